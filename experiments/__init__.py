@@ -1,0 +1,1 @@
+"""The studies, one program each: `python -m experiments.NAME --help`."""

@@ -1,0 +1,256 @@
+"""How every study is judged: embed all sets, compute every number, write the report.
+
+The network's representation h stands beside two baselines in every table: raw pixels and the same
+network before training.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from PIL import Image
+
+from experiments.protocol import Data, Protocol
+from jaxssl.analysis import embeddings, figures, report, results
+from jaxssl.analysis.probes import knn_accuracy
+from jaxssl.augment.views import two_views
+from jaxssl.data.images import ImageSet
+from jaxssl.data.streams import eval_batches
+from jaxssl.errors import InputError
+from jaxssl.training.checkpoint import Checkpoints
+from jaxssl.training.devices import Placement
+from jaxssl.training.runs import RunFolder, config_hash
+from jaxssl.training.state import TrainState
+
+RAW_PIXELS_SIDE = 32
+THUMBNAIL_SIDE = 64
+KNN_BANK = 2000
+Encode = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], jax.Array]
+
+
+def embed(
+    encode: Encode, state: TrainState, images: ImageSet, placement: Placement, batch_size: int
+) -> np.ndarray:
+    """What `encode` makes of every image, float32 [n, d], in the set's order."""
+    key = jax.random.key(0)  # evaluation draws nothing; a compiled step takes a key
+    rows = []
+    for batch in eval_batches(images, batch_size=batch_size):
+        vectors = jax.device_get(encode(state, placement.put(batch), key))
+        rows.append(vectors[batch["mask"]])
+    return np.concatenate(rows)
+
+
+def validation(
+    contrast: Callable[[TrainState, Mapping[str, jax.Array], jax.Array], tuple],
+    encode: Encode,
+    data: Data,
+    placement: Placement,
+    config: Protocol,
+) -> Callable[[TrainState], dict[str, float]]:
+    """What a contrastive study measures on validation images, the same views every time.
+
+    Args:
+      contrast: compiled `(state, batch, key) -> (loss, metrics)`.
+      encode: compiled `(state, batch, key) -> h`, for the kNN accuracy on the seen classes:
+        validation images against at most 2,000 training images.
+      data: the protocol's images.
+      placement: where batches go.
+      config: the study's flags.
+
+    Returns:
+      `validate(state) -> {"loss": ..., "knn_accuracy": ..., ...}`, loss and metrics as means over
+      batches of equal size, whose chance level is therefore one number.
+    """
+    random = np.random.default_rng(0)
+    many = placement.device_count
+    size = min(config.batch_size, len(data.val)) // many * many
+    if not size:
+        raise InputError(
+            f"{len(data.val)} validation images cannot be split over {many} devices: use fewer "
+            "devices or more images"
+        )
+    order = random.permutation(len(data.val))[: len(data.val) // size * size]
+    batches = [
+        {"image": np.stack([data.val[i]["image"] for i in rows])}
+        for rows in order.reshape(-1, size)
+    ]
+    bank = data.train.subset(np.sort(random.permutation(len(data.train))[:KNN_BANK]))
+
+    def validate(state: TrainState) -> dict[str, float]:
+        rows = []
+        for i, batch in enumerate(batches):
+            key = jax.random.fold_in(jax.random.key(config.seed), i)
+            loss, metrics = contrast(state, placement.put(batch), key)
+            rows.append({"loss": loss, **metrics})
+        rows = jax.device_get(rows)
+        h_bank = embed(encode, state, bank, placement, config.batch_size)
+        h_val = embed(encode, state, data.val, placement, config.batch_size)
+        accuracy = knn_accuracy(h_bank, bank.labels, h_val, data.val.labels, k=20)
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        return means | {"knn_accuracy": accuracy}
+
+    return validate
+
+
+def save_what_goes_in(run: RunFolder, data: Data, view: Any, seed: int) -> None:
+    """`report/views.png`, x, t1(x), t2(x) of a few training images; `skipped.json` of bad files."""
+    if data.skipped:
+        results.write_json(run.path / "skipped.json", data.skipped)
+    images = data.train
+    rows = np.random.default_rng(seed).permutation(len(images))[:8]
+    originals = np.stack([images[i]["image"] for i in rows])
+    views = two_views(jax.random.key(seed), jax.numpy.asarray(originals), view)
+    drawn = [np.asarray(np.round(255 * v), np.uint8) for v in jax.device_get(views)]
+    (run.path / "report").mkdir(exist_ok=True)
+    figures.save_png(figures.view_sheet(originals, *drawn), run.path / "report" / "views.png")
+
+
+def judge(
+    config: Protocol,
+    run: RunFolder,
+    data: Data,
+    encode: Encode,
+    placement: Placement,
+    checkpoints: Checkpoints,
+    *,
+    last: TrainState,
+    untrained: TrainState,
+    distance: Literal["euclidean", "angular"],
+    training: Mapping[str, Any],
+) -> None:
+    """Write `embeddings/`, `results.json` and `report/`; print the headline and where it is.
+
+    Args:
+      config: the study's flags.
+      run: its open folder.
+      data: its images.
+      encode: the compiled `(state, batch, key) -> h`.
+      placement: where batches go.
+      checkpoints: the run's, to find the best step.
+      last: the state training ended with.
+      untrained: the state it began with.
+      distance: the one the embedding was trained for.
+      training: what `fit` returned, and what else stands beside the numbers.
+    """
+    last_step = int(last.step)
+    best_step = checkpoints.best_step() or last_step
+    states = {"last": last, "best": last}
+    if best_step != last_step:
+        states["best"], _ = checkpoints.restore(last, step=best_step)
+    judged = {"test": data.test, **data.unseen}
+    about = {
+        "config_hash": config_hash(vars(config)),
+        "layer": "h",
+        "distance": distance,
+        "checkpoint": {"best": best_step, "last": last_step}[config.judge],
+    }
+    seconds = {"training": training["seconds"]}
+    record = {
+        "protocol": {"seed": config.seed, "judged": config.judge, "layer": "h"},
+        "training": {**training, "best_step": best_step, "last_step": last_step},
+        "wall_seconds": seconds,
+    }
+
+    def embed_into(folder: str, state: TrainState, sets: Mapping[str, ImageSet]) -> None:
+        for name, images in sets.items():
+            vectors = embed(encode, state, images, placement, config.batch_size)
+            _save(
+                run.path / "embeddings" / folder / f"{name}.parquet", images, name, vectors, about
+            )
+
+    with _timed("embedding", seconds):
+        every = {"train": data.train, "val": data.val, **judged}
+        embed_into(".", states[config.judge], every)
+        embed_into("untrained", untrained, judged)
+        if best_step != last_step:
+            other = "last" if config.judge == "best" else "best"
+            embed_into(other, states[other], judged)
+        for name, images in judged.items():
+            pixels = about | {"layer": f"{RAW_PIXELS_SIDE} px grey", "distance": "euclidean"}
+            path = run.path / "embeddings" / "raw_pixels" / f"{name}.parquet"
+            _save(path, images, name, raw_pixels(images), pixels)
+    results.write_json(run.path / "results.json", record)
+    with _timed("analysis", seconds):
+        numbers = results.analyse(run.path, draws=config.draws, progress=_say)
+    numbers["wall_seconds"] = seconds
+    results.write_json(run.path / "results.json", results.plain(numbers))
+    page = report.write_report(run.path)
+    print(headline(numbers))
+    print(f"report: {page}")
+
+
+def raw_pixels(images: ImageSet) -> np.ndarray:
+    """The baseline that knows nothing: grey pixels at no more than 32 x 32, float32 in [0, 1]."""
+
+    def flat(image: np.ndarray) -> np.ndarray:
+        grey = Image.fromarray(image.squeeze()).convert("L")
+        side = min(RAW_PIXELS_SIDE, *grey.size)
+        resized = grey.resize((side, side), Image.Resampling.BILINEAR)
+        return np.asarray(resized, np.float32).ravel() / 255
+
+    return np.stack([flat(images[i]["image"]) for i in range(len(images))])
+
+
+def headline(numbers: Mapping[str, Any]) -> str:
+    """The few numbers that a run is about, as a small table for the terminal."""
+    rows = [
+        row
+        for row in numbers["label_efficiency"]
+        if row["classifier"] == "svc" and (row["labels"] in (30, 90, 300) or row.get("all"))
+    ]
+    lines = []
+    for name in dict.fromkeys(row["set"] for row in rows):
+        here = [row for row in rows if row["set"] == name]
+        labels = sorted({row["labels"] for row in here})
+        lines.append(f"\nbalanced accuracy on {name} classes (SVC, mean of draws)")
+        lines.append(f"  {'labels':14}" + "".join(f"{n:>8}" for n in labels))
+        for embedding in dict.fromkeys(row["embedding"] for row in here):
+            means = {r["labels"]: r["mean"] for r in here if r["embedding"] == embedding}
+            lines.append(f"  {embedding:14}" + "".join(f"{means[n]:>8.3f}" for n in labels))
+    return "\n".join([*lines, ""])
+
+
+def _save(
+    path: Path, images: ImageSet, split: str, vectors: np.ndarray, about: Mapping[str, Any]
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    table = embeddings.Embeddings(
+        ids=images.ids,
+        paths=images.paths,
+        class_names=tuple(images.class_names[label] for label in images.labels),
+        class_index=images.labels,
+        split=(split,) * len(images),
+        vectors=vectors,
+        # The page draws only the judged embedding: the others need no pictures.
+        thumbnails=[_thumbnail(images[i]["image"]) for i in range(len(images))]
+        if path.parent.name == "embeddings"
+        else [],
+    )
+    embeddings.save(path, table, about)
+
+
+def _thumbnail(image: np.ndarray) -> bytes:
+    picture = Image.fromarray(image.squeeze())
+    picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+    out = io.BytesIO()
+    picture.save(out, "PNG")
+    return out.getvalue()
+
+
+def _say(stage: str) -> None:
+    print(f"  {stage}", flush=True)
+
+
+@contextmanager
+def _timed(stage: str, seconds: dict[str, float]) -> Iterator[None]:
+    print(f"{stage} ...", flush=True)
+    begin = time.monotonic()
+    yield
+    seconds[stage] = time.monotonic() - begin

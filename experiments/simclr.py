@@ -1,0 +1,157 @@
+"""SimCLR (Chen et al. 2020): an embedding learnt without labels, from two views of each image.
+
+scikit-learn's digits, minutes on a laptop:
+  `python -m experiments.simclr`
+
+A folder of plankton images, one folder a class, on two CPU cores (48 px grey):
+  `python -m experiments.simclr --preset plankton-cpu --data-dir DIR`
+
+The study's 128 px RGB, on a TPU:
+  `python -m experiments.simclr --dataset plankton --data-dir DIR --tpu`
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from experiments import cli, protocol
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(protocol.Protocol):
+    """The flags of SimCLR beside those of every study."""
+
+    head: Literal["mlp3", "mlp2", "mlp-bn", "linear"] = "mlp3"
+    """Projection head g: three linear layers with ReLU (the plankton study's), SimCLR's two, two
+    with BatchNorm, or one."""
+    features: int = 128
+    """Size of the projection z."""
+    temperature: float = 0.1
+    """Of NT-Xent; lower weighs the hardest negatives more."""
+    learning_rate: float = 0.0015
+    """Of Adam."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """constant, as in the study; cosine: down to 0 over the epochs, after a short warm-up."""
+
+
+DIGITS = Config()
+PLANKTON = Config(
+    dataset="plankton",
+    seen=protocol.PLANKTON_SEEN,
+    unseen=protocol.PLANKTON_UNSEEN,
+    lookalikes=protocol.PLANKTON_LOOKALIKES,
+    image_size=128,
+    color="rgb",
+)
+PRESETS = {
+    "digits": DIGITS,
+    "plankton": PLANKTON,
+    "plankton-cpu": dataclasses.replace(PLANKTON, image_size=48, color="grey", epochs=30),
+}
+
+
+def main(config: Config) -> None:
+    """Data, model, method, loop, evaluation."""
+    protocol.start(config)
+    import jax
+    import jax.numpy as jnp
+    import optax
+    from flax import nnx
+
+    from experiments import judging
+    from jaxssl.augment import views
+    from jaxssl.data.streams import train_stream
+    from jaxssl.losses import nt_xent
+    from jaxssl.models import Embedder, ProjectionHead, describe, make_encoder
+    from jaxssl.training import devices, health
+    from jaxssl.training.checkpoint import Checkpoints
+    from jaxssl.training.loop import fit
+    from jaxssl.training.state import create_state
+    from jaxssl.training.step import make_eval_step, make_train_step
+
+    # Model: h = f(x) is what we want, z = g(h) is what the loss sees.
+    dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
+    rngs = nnx.Rngs(config.seed)
+    encoder = make_encoder(
+        config.encoder,
+        image_size=config.image_size,
+        channels=config.channels,
+        dtype=dtype,
+        rngs=rngs,
+    )
+    head = ProjectionHead(
+        encoder.features, kind=config.head, out_features=config.features, dtype=dtype, rngs=rngs
+    )
+    model = Embedder(encoder, head)
+    if config.describe:
+        print(describe(model, (config.image_size, config.image_size, config.channels)))
+        return
+
+    # Data.
+    print(protocol.intention("SimCLR", config), flush=True)
+    placement = devices.data_placement(config.batch_size)
+    data = protocol.load_data(config)
+    plan = protocol.plan(config, data)
+    total_steps = config.epochs * plan.steps_per_epoch
+
+    # Method: rows i of z_a and z_b are two views of image i; all other rows are negatives.
+    view = views.digits if config.dataset == "digits" else views.plankton
+
+    def simclr(model: Embedder, batch: dict, key: jax.Array, step: jax.Array | None = None):
+        pairs = jnp.stack(views.two_views(key, batch["image"], view), axis=1)
+        # Both views go through the network in one batch, so that BatchNorm sees them together; an
+        # image's two lie side by side, so that nothing has to move between devices.
+        _, z = model(pairs.reshape(-1, *pairs.shape[2:]))
+        z_a, z_b = jnp.moveaxis(z.reshape(-1, 2, config.features), 1, 0)
+        loss = nt_xent(z_a, z_b, temperature=config.temperature)
+        chance = jnp.asarray(health.chance_loss(len(z_a)))
+        return loss, {"chance": chance, **health.view_geometry(z_a, z_b)}
+
+    def encode(model: Embedder, batch: dict, key: jax.Array) -> jax.Array:
+        return model.encoder(views.to_float(batch["image"]))
+
+    # Loop.
+    rate = config.learning_rate
+    if config.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(0.0, rate, total_steps // 20, total_steps)
+    optimizer = optax.adam(rate)
+    train_step = make_train_step(model, optimizer, simclr, placement)
+    embed_step = make_eval_step(model, encode, placement)
+    validate = judging.validation(
+        make_eval_step(model, simclr, placement), embed_step, data, placement, config
+    )
+    with (
+        protocol.open_run(config, "simclr", data) as run,
+        Checkpoints(run.path / "checkpoints") as checkpoints,
+    ):
+        judging.save_what_goes_in(run, data, view, config.seed)
+        state, training = fit(
+            placement.replicate(create_state(model, optimizer)),
+            train_step,
+            lambda step: train_stream(
+                data.train, batch_size=config.batch_size, seed=config.seed, start_step=step
+            ),
+            validate,
+            key=jax.random.key(config.seed),
+            plan=plan,
+            placement=placement,
+            run=run,
+            checkpoints=checkpoints,
+        )
+        judging.judge(
+            config,
+            run,
+            data,
+            embed_step,
+            placement,
+            checkpoints,
+            last=state,
+            untrained=placement.replicate(create_state(model, optimizer)),
+            distance="angular",
+            training=training,
+        )
+
+
+if __name__ == "__main__":
+    cli.run(main, PRESETS)

@@ -1,0 +1,10 @@
+"""Embedding tables to numbers, figures and a report: numpy and scikit-learn, no jax.
+
+- `embeddings`: the table on disk (parquet): `Embeddings`, `load`, `save`
+- `distances`: class-by-class mean Euclidean and angular distances
+- `projection`: UMAP and t-SNE of several sets together
+- `exemplars`: the typical and the odd images of a class; nearest neighbours of a query
+- `probes`: how far n labels go; kNN and linear evaluation
+- `retrieval`: P@1, R-precision, MAP@R; NMI and silhouette
+- `figures`, `report`: what a person looks at
+"""

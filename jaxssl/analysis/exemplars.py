@@ -1,0 +1,134 @@
+"""Which images stand for a class, which do not, and which look like a given one."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxssl.analysis.distances import Metric, as_points, distance_tile, nearest_columns
+from jaxssl.analysis.embeddings import Embeddings
+
+
+@dataclass(frozen=True, eq=False)
+class Exemplars:
+    """Rows of a table, int64, and their distances, float64, from the centre of one class.
+
+    Args:
+        closest: images of the class, the nearest to its centre first.
+        farthest: images of the class, the farthest from its centre first.
+        closest_of_others: images of the other classes, the nearest to its centre first.
+        closest_distances: of `closest`; degrees for `"angular"`.
+        farthest_distances: of `farthest`.
+        closest_of_others_distances: of `closest_of_others`.
+    """
+
+    closest: np.ndarray
+    farthest: np.ndarray
+    closest_of_others: np.ndarray
+    closest_distances: np.ndarray
+    farthest_distances: np.ndarray
+    closest_of_others_distances: np.ndarray
+
+
+def exemplars(
+    table: Embeddings, *, count: int = 5, metric: Metric = "euclidean"
+) -> dict[str, Exemplars]:
+    """For each class the most typical images, the least typical, and the look-alikes.
+
+    The centre of a class is the mean of its vectors; for `"angular"` the direction of the mean of
+    its unit vectors. Of images equally far, the one of the lower row comes first.
+
+    Args:
+        table: the embeddings.
+        count: how many of each, 1 or more; a class with fewer images has fewer.
+        metric: `"euclidean"`, or `"angular"` in degrees.
+
+    Returns:
+        `Exemplars` by class name, in the order of `table.class_list`.
+
+    Example:
+        >>> table = Embeddings(
+        ...     vectors=np.array([[0.0], [1.0], [5.0], [3.0]]),
+        ...     ids=("a/1", "a/2", "a/3", "b/1"),
+        ...     paths=("",) * 4,
+        ...     class_names=("a", "a", "a", "b"),
+        ...     class_index=np.array([0, 0, 0, 1]),
+        ...     split=("test",) * 4,
+        ... )
+        >>> of_a = exemplars(table, count=2)["a"]
+        >>> of_a.closest, of_a.farthest, of_a.closest_of_others
+        (array([1, 0]), array([2, 0]), array([3]))
+    """
+    _check_count(count)
+    points = as_points(table.vectors, metric)
+    found = {}
+    for label, name in enumerate(table.class_list):
+        member = table.labels == label
+        mean = points[member].mean(axis=0, keepdims=True)
+        centre = mean if metric == "euclidean" else as_points(mean[:, :-1], metric)
+        distances = distance_tile(centre, points, metric)[0]
+        inside, outside = np.flatnonzero(member), np.flatnonzero(~member)
+        closest = inside[np.argsort(distances[inside], kind="stable")][:count]
+        farthest = inside[np.argsort(-distances[inside], kind="stable")][:count]
+        others = outside[np.argsort(distances[outside], kind="stable")][:count]
+        found[name] = Exemplars(
+            closest, farthest, others, distances[closest], distances[farthest], distances[others]
+        )
+    return found
+
+
+def nearest_neighbours(
+    queries: np.ndarray,
+    bank: np.ndarray,
+    *,
+    count: int = 5,
+    metric: Metric = "euclidean",
+    exclude_self: bool = False,
+    block: int = 256,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest images of a bank for each query.
+
+    Args:
+        queries: `[m, d]`.
+        bank: `[n, d]`.
+        count: how many, 1 or more; at most what the bank holds (one less with `exclude_self`).
+        metric: `"euclidean"`, or `"angular"` in degrees.
+        exclude_self: the queries are the bank, and row i is no neighbour of query i.
+        block: queries compared with the whole bank at a time; memory is block·n.
+
+    Returns:
+        Rows of the bank int64 `[m, count]`, nearest first and the lower row first of two equally
+        near, and their distances float64 `[m, count]`.
+
+    Raises:
+        ValueError: queries and bank of different d, or not the same n with `exclude_self`.
+
+    Example:
+        >>> bank = np.array([[0.0], [2.0], [3.0]])
+        >>> nearest_neighbours(bank, bank, count=1, exclude_self=True)[0].tolist()
+        [[1], [2], [1]]
+    """
+    _check_count(count)
+    x, y = as_points(queries, metric), as_points(bank, metric)
+    if x.shape[1] != y.shape[1] or (exclude_self and len(x) != len(y)):
+        raise ValueError(
+            f"queries have shape {np.shape(queries)} and bank {np.shape(bank)}: not [m, d] and "
+            f"[n, d]{' with m = n, to leave out self' if exclude_self else ''}"
+        )
+    count = min(count, len(y) - exclude_self)
+    indices = np.empty((len(x), count), np.int64)
+    distances = np.empty((len(x), count))
+    for top in range(0, len(x), block):
+        rows = np.arange(top, min(top + block, len(x)))
+        tile = distance_tile(x[rows], y, metric)
+        if exclude_self:
+            tile[rows - top, rows] = np.inf
+        indices[rows] = nearest_columns(tile, count)
+        distances[rows] = np.take_along_axis(tile, indices[rows], axis=1)
+    return indices, distances
+
+
+def _check_count(count: int) -> None:
+    if count < 1:
+        raise ValueError(f"count is {count}, not 1 or more")

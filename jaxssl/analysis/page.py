@@ -1,0 +1,178 @@
+"""What a page is made of: figures with their files, matrices as tables, one HTML file.
+
+The page opens from disk without a network and refuses one by its own policy. Every name goes
+through jinja2's escaping; only SVG made by `drawing.to_svg`, which escapes itself, and the files of
+this folder do not.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+import matplotlib
+import numpy as np
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from numpy.typing import ArrayLike
+
+from jaxssl.analysis.drawing import PALETTE, cell_text, save_png, to_svg
+from jaxssl.analysis.run import write_json
+
+_HERE = Path(__file__).parent
+_SHADES = 32
+
+
+class FigureFiles:
+    """Figures of one page: inline as SVG, beside it as PNG, their numbers as JSON.
+
+    Args:
+        folder: Where the page stands.
+    """
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self._count = 0
+
+    def add(
+        self, name: str, numbers: Any, *, alt: str, wide: Figure, narrow: Figure | None = None
+    ) -> dict[str, Any]:
+        """Writes `name.png` and `name.json`, and returns what the macro `plot` shows.
+
+        Args:
+            name: File name without ending.
+            numbers: What the figure shows, as JSON values.
+            alt: What the figure says, for who cannot see it.
+            wide: The figure; it becomes the PNG.
+            narrow: The same for a narrow screen; without it the figure is only linked.
+        """
+        save_png(wide, self._folder / f"{name}.png")
+        write_json(self._folder / f"{name}.json", numbers)
+        self._count += 1
+        figure = {"png": quote(f"{name}.png"), "json": quote(f"{name}.json"), "alt": alt}
+        if narrow is not None:
+            figure["wide"] = to_svg(wide, f"w{self._count}")
+            figure["narrow"] = to_svg(narrow, f"n{self._count}")
+        return figure
+
+
+def seriation(matrix: ArrayLike) -> list[int]:
+    """An order of classes that puts look-alikes side by side: the first principal coordinate.
+
+    Classical scaling: the leading eigenvector of -½ J D² J, with D made symmetric and its diagonal
+    (a class with itself) zero.
+
+    Args:
+        matrix: Distances `[k, k]`, NaN where there is none.
+
+    Returns:
+        The k indices in their new order.
+
+    Reference:
+        Torgerson 1952, "Multidimensional scaling: I. Theory and method".
+
+    Example:
+        >>> seriation([[0.1, 9.0, 1.0], [9.0, 0.1, 8.0], [1.0, 8.0, 0.1]])
+        [0, 2, 1]
+    """
+    distances = np.nan_to_num(np.asarray(matrix, np.float64))
+    distances = (distances + distances.T) / 2
+    np.fill_diagonal(distances, 0)
+    squared = distances**2
+    means = squared.mean(0)
+    gram = (means[:, None] + means[None, :] - squared - squared.mean()) / 2
+    axis = np.linalg.eigh(gram)[1][:, -1]
+    axis = (
+        axis if axis[0] <= axis[-1] else -axis
+    )  # an eigenvector has no sign: keep the first first
+    return np.argsort(axis, kind="stable").tolist()
+
+
+def matrix_table(
+    matrix: ArrayLike, classes: Sequence[str], counts: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """Rows of a matrix for the macro `matrix`: a name, a count, and cells with text and shade.
+
+    Args:
+        matrix: `[k, k]` in the order of `classes`.
+        classes: k names.
+        counts: Images of each class.
+
+    Returns:
+        One object a row: `name`, `count`, `cells` of `text` and `shade` (a CSS class of
+        `shades_css`, "" where there is no number).
+    """
+    values = np.asarray(matrix, np.float64)  # null is NaN
+    known = values[np.isfinite(values)]
+    low, high = (known.min(), known.max()) if known.size else (0, 1)
+    level = (values - low) / max(high - low, 1e-12)
+    return [
+        {
+            "name": name,
+            "count": counts.get(name, 0),
+            "cells": [
+                {"text": cell_text(value), "shade": _shade(share)}
+                for value, share in zip(row, shares, strict=True)
+            ],
+        }
+        for name, row, shares in zip(classes, values, level, strict=True)
+    ]
+
+
+def _shade(share: float) -> str:
+    return f"s{min(int(share * _SHADES), _SHADES - 1)}" if np.isfinite(share) else ""
+
+
+def shades_css() -> str:
+    """The CSS classes s0 to s31: cividis, with black or white text by what reads better."""
+    colors = matplotlib.colormaps["cividis"]((np.arange(_SHADES) + 0.5) / _SHADES)[:, :3]
+    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]  # WCAG 2; black and white tie at 0.179
+    return "".join(
+        f".s{i}{{background:{to_hex(color)};color:{'#000' if bright > 0.179 else '#fff'}}}"
+        for i, (color, bright) in enumerate(zip(colors, luminance, strict=True))
+    )
+
+
+def render(template: str, **context: Any) -> str:
+    """A template of this folder as a page; undefined names raise, all values are escaped.
+
+    Args:
+        template: File name, e.g. "report.html.j2".
+        **context: What the template names.
+
+    Returns:
+        The HTML.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_HERE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "cell": cell_text}
+    script = (_HERE / "map.js").read_text(encoding="utf-8")
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template(template).render(
+        css=(_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),
+        script=script,
+        script_hash=f"sha256-{digest}",
+        palette=PALETTE,
+        **context,
+    )
+
+
+def percent(value: float | None) -> str:
+    """A share in per cent with one decimal.
+
+    Example:
+        >>> percent(0.9463), percent(None)
+        ('94.6', '–')
+    """
+    return "–" if value is None else f"{100 * value:.1f}"

@@ -1,0 +1,304 @@
+"""How good frozen embeddings are: classifiers on few labels, kNN and linear evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import numpy as np
+
+from jaxssl.analysis.distances import as_points
+from jaxssl.analysis.sampling import stratified_sample
+from jaxssl.errors import InputError
+
+CLASSIFIERS = ("svc", "linear", "knn")
+
+
+def label_efficiency(
+    vectors: np.ndarray,
+    labels: np.ndarray,
+    *,
+    sizes: Sequence[int] | None = None,
+    draws: int = 5,
+    classifiers: Sequence[str] = CLASSIFIERS,
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Balanced accuracy on held-out images when only n of the others are labelled.
+
+    For each draw the images are split 70/30 by class; of the 70 % (the pool) n are labelled, drawn
+    by class; features are standardised by those n; the classifiers learn from them and are scored
+    on all of the 30 %. All classifiers, and every table of the same images and seed, see the same
+    draws. `svc`: RBF kernel, C = 1, gamma = 1/d. `linear`: logistic regression, C = 1. `knn`: vote
+    of the 10 nearest, or of all n where n < 10.
+
+    `low` and `high` are the 95 % t interval of the mean over draws, within [0, 1]. The draws share
+    images, so it says how far the mean would move with other random splits of THESE images, and is
+    too narrow for what other images would give.
+
+    Args:
+        vectors: `[n, d]`.
+        labels: int `[n]`, two classes or more, each with two images or more.
+        sizes: numbers of labels; by default `default_sizes`. Those under the number of classes, or
+            not under the pool's size, are left out; the whole pool always comes last.
+        draws: random splits, 2 or more.
+        classifiers: of `"svc"`, `"linear"`, `"knn"`.
+        seed: of the draws.
+        progress: called with (done, total) after each draw of each size.
+
+    Returns:
+        One row a classifier and size: `classifier`, `labels` (how many), `mean`, `low`, `high`,
+        `draws`, `scores` (one a draw), and `all`: True on the rows of the whole pool.
+
+    Raises:
+        InputError: fewer than two classes, or a class with one image.
+        ValueError: shapes that do not fit, an unknown classifier, fewer than 2 draws.
+
+    Reference:
+        Brodersen et al.: The balanced accuracy and its posterior distribution (ICPR 2010).
+
+    Example:
+        >>> x = np.concatenate([np.zeros((20, 2)), np.ones((20, 2))])
+        >>> y = np.repeat([0, 1], 20)
+        >>> for row in label_efficiency(x, y, sizes=[4], classifiers=["knn"], draws=2):
+        ...     print(row["labels"], row["mean"], row.get("all", False))
+        4 0.5 False
+        28 1.0 True
+    """
+    labels = _check(vectors, labels, draws, classifiers)
+    vectors = np.asarray(vectors, np.float64)
+    classes = labels.max() + 1
+    held_out = max(int(np.ceil(0.3 * len(labels))), classes)
+    pool_size = len(labels) - held_out
+    asked = default_sizes(pool_size) if sizes is None else sorted(set(sizes))
+    counts = [n for n in asked if classes <= n < pool_size] + [pool_size]
+    scores = np.zeros((len(counts), len(classifiers), draws))
+    for draw in range(draws):
+        test = stratified_sample(labels, held_out, np.random.default_rng([seed, draw]))
+        pool = np.setdiff1d(np.arange(len(labels)), test)
+        for position, n in enumerate(counts):
+            rng = np.random.default_rng([seed, draw, n])
+            train = pool[stratified_sample(labels[pool], n, rng)]
+            with _one_thread():
+                predicted = _predict(vectors[train], labels[train], vectors[test], classifiers)
+            scores[position, :, draw] = [_balanced_accuracy(labels[test], p) for p in predicted]
+            if progress is not None:
+                progress(draw * len(counts) + position + 1, draws * len(counts))
+    return [
+        {"classifier": name, "labels": n, **_interval(scores[position, column])}
+        | ({"all": True} if n == pool_size else {})
+        for column, name in enumerate(classifiers)
+        for position, n in enumerate(counts)
+    ]
+
+
+def default_sizes(pool: int) -> list[int]:
+    """Numbers of labels under `pool`: 30 to 90 by 10, 100 to 900 by 100, from 1,000 by 200.
+
+    Example:
+        >>> default_sizes(250)
+        [30, 40, 50, 60, 70, 80, 90, 100, 200]
+    """
+    sizes = [*range(30, 100, 10), *range(100, 1000, 100), *range(1000, pool, 200)]
+    return [n for n in sizes if n < pool]
+
+
+def knn_accuracy(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    query_labels: np.ndarray,
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    block: int = 256,
+) -> float:
+    """Share of queries whose class wins the weighted vote of their nearest neighbours.
+
+    The k bank images of highest cosine each vote for their class with weight exp(cos / T).
+
+    Args:
+        bank: `[n, d]`, labelled.
+        bank_labels: int `[n]`, 0 or more.
+        queries: `[m, d]`.
+        query_labels: int `[m]`.
+        k: neighbours, 1 or more; all of the bank where it is smaller.
+        temperature: T, above 0.
+        block: queries at a time; memory is block·n.
+
+    Returns:
+        Top-1 accuracy, 0 to 1.
+
+    Raises:
+        ValueError: shapes that do not fit, k or temperature out of range.
+
+    Reference:
+        Wu et al.: Unsupervised Feature Learning via Non-Parametric Instance Discrimination
+        (arXiv:1805.01978), section 3.4, with its k = 200; T = .1 is lightly's.
+
+    Example:
+        >>> bank = np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> knn_accuracy(bank, np.array([0, 1]), np.array([[2.0, 1.0]]), np.array([0]), k=2)
+        1.0
+    """
+    if k < 1 or temperature <= 0:
+        raise ValueError(f"k is {k} and temperature {temperature}: 1 or more, and above 0")
+    bank_labels, query_labels = np.asarray(bank_labels), np.asarray(query_labels)
+    _check_pair(bank, bank_labels, queries, query_labels)
+    x, y = as_points(queries, "angular"), as_points(bank, "angular")
+    k = min(k, len(y))
+    right = 0
+    for top in range(0, len(x), block):
+        cosines = x[top : top + block] @ y.T
+        nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
+        close = np.take_along_axis(cosines, nearest, axis=1)
+        # Relative to the nearest: the winner is the same, and exp(1 / T) cannot overflow.
+        weights = np.exp((close - close.max(axis=1, keepdims=True)) / temperature)
+        votes = np.zeros((len(close), bank_labels.max() + 1))
+        np.add.at(votes, (np.arange(len(close))[:, None], bank_labels[nearest]), weights)
+        right += int((votes.argmax(axis=1) == query_labels[top : top + block]).sum())
+    return right / len(x)
+
+
+def linear_accuracy(
+    train: np.ndarray,
+    train_labels: np.ndarray,
+    test: np.ndarray,
+    test_labels: np.ndarray,
+    *,
+    top: Sequence[int] = (1, 3),
+) -> dict[str, float]:
+    """Linear evaluation: logistic regression on frozen, standardised features.
+
+    Args:
+        train: `[n, d]`.
+        train_labels: int `[n]`, two classes or more.
+        test: `[m, d]`.
+        test_labels: int `[m]`.
+        top: the numbers t of guesses allowed.
+
+    Returns:
+        `{"top1": …, "top3": …}`: the share of test images whose class is among the t most probable,
+        0 to 1.
+
+    Raises:
+        ValueError: shapes that do not fit.
+
+    Example:
+        >>> x, y = np.array([[-1.0], [-2.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
+        >>> linear_accuracy(x, y, x, y, top=[1])
+        {'top1': 1.0}
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
+    _check_pair(train, train_labels, test, test_labels)
+    scaler = StandardScaler().fit(train)
+    with _one_thread():
+        model = _logistic(scaler.transform(train), train_labels)
+    # decision_function has one column for two classes, probabilities have two.
+    ranked = np.argsort(-model.predict_proba(scaler.transform(test)), axis=1, kind="stable")
+    hits = model.classes_[ranked] == test_labels[:, None]
+    return {f"top{t}": float(hits[:, :t].any(axis=1).mean()) for t in top}
+
+
+def _predict(
+    train: np.ndarray, labels: np.ndarray, test: np.ndarray, classifiers: Sequence[str]
+) -> list[np.ndarray]:
+    """Labels predicted for `test`, an array a classifier."""
+    from sklearn.metrics import euclidean_distances
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
+    from sklearn.svm import SVC
+
+    scaler = StandardScaler().fit(train)
+    train, test = scaler.transform(train), scaler.transform(test)
+    # One matrix product serves the SVC's kernel and kNN; libsvm's own kernel loop takes most of
+    # the time on a thousand features.
+    near, far = (euclidean_distances(x, train, squared=True) for x in (train, test))
+    gamma = 1 / train.shape[1]
+    predicted = []
+    for name in classifiers:
+        if name == "svc":
+            model = SVC(kernel="precomputed").fit(np.exp(-gamma * near), labels)
+            predicted.append(model.predict(np.exp(-gamma * far)))
+        elif name == "knn":
+            model = KNeighborsClassifier(min(10, len(train)), metric="precomputed")
+            predicted.append(model.fit(near, labels).predict(far))
+        else:
+            predicted.append(_logistic(train, labels).predict(test))
+    return predicted
+
+
+def _logistic(train: np.ndarray, labels: np.ndarray) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(max_iter=1000).fit(train, labels)
+
+
+def _one_thread() -> AbstractContextManager[object]:
+    """For thousands of small matrix products.
+
+    With two BLAS threads on two cores that had other work, logistic regression took 10 to 40
+    times as long as with one.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(1)
+
+
+def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
+    """Mean over the classes of the share of its images that are found."""
+    found = np.bincount(labels, labels == predicted)
+    return float(np.mean(found / np.bincount(labels)))
+
+
+def _interval(scores: np.ndarray) -> dict[str, Any]:
+    from scipy.special import stdtrit
+
+    mean, draws = scores.mean(), len(scores)
+    half = stdtrit(draws - 1, 0.975) * scores.std(ddof=1) / np.sqrt(draws)
+    return {
+        "mean": float(mean),
+        "low": float(max(mean - half, 0)),
+        "high": float(min(mean + half, 1)),
+        "draws": draws,
+        "scores": scores.tolist(),
+    }
+
+
+def _check(
+    vectors: np.ndarray, labels: np.ndarray, draws: int, classifiers: Sequence[str]
+) -> np.ndarray:
+    """The labels as 0 to k - 1."""
+    if np.ndim(vectors) != 2 or np.shape(labels) != np.shape(vectors)[:1]:
+        raise ValueError(
+            f"vectors have shape {np.shape(vectors)} and labels {np.shape(labels)}, not [n, d] "
+            "and [n]"
+        )
+    unknown = set(classifiers) - set(CLASSIFIERS)
+    if unknown or draws < 2:
+        raise ValueError(
+            f"classifiers are {list(classifiers)} and draws {draws}: of {list(CLASSIFIERS)}, and "
+            "2 or more for an interval"
+        )
+    names, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    if len(names) < 2:
+        raise InputError(f"label efficiency needs two classes or more, there are {len(names)}")
+    if sizes.min() < 2:
+        raise InputError(
+            f"label efficiency needs two images of each class, class {names[sizes.argmin()]} has "
+            "one: leave it out"
+        )
+    return labels
+
+
+def _check_pair(
+    bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, query_labels: np.ndarray
+) -> None:
+    shapes = [np.shape(array) for array in (bank, bank_labels, queries, query_labels)]
+    b, bl, q, ql = shapes
+    fits = len(b) == len(q) == 2 and b[1] == q[1] and bl == b[:1] and ql == q[:1]
+    if not fits or 0 in b + q:
+        raise ValueError(f"shapes are {shapes}, not [n, d], [n], [m, d], [m] of 1 or more")

@@ -1,0 +1,142 @@
+"""Two-dimensional maps of several tables together: UMAP and t-SNE."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+from jaxssl.analysis.embeddings import Embeddings
+from jaxssl.analysis.sampling import stratified_sample
+from jaxssl.errors import InputError
+
+Maps = dict[str, tuple[np.ndarray, np.ndarray]]
+
+FEWEST = 5  # under this a neighbourhood means nothing, and the eigenvectors of UMAP do not exist
+
+
+def standardise(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Each feature to mean 0 and standard deviation 1 over all arrays together.
+
+    (x − μ) / σ with μ and σ of the rows of all arrays; a constant feature becomes 0.
+
+    Args:
+        *arrays: `[n_i, d]`, of one d.
+
+    Returns:
+        One float64 `[n_i, d]` an array, in their order.
+
+    Raises:
+        ValueError: no array, or arrays of different d.
+
+    Example:
+        >>> standardise(np.array([[1.0], [3.0]]), np.array([[5.0]]))[1].round(3)
+        array([[1.225]])
+    """
+    shapes = [np.shape(array) for array in arrays]
+    if not arrays or any(len(s) != 2 or s[1] != shapes[0][1] for s in shapes):
+        raise ValueError(f"arrays have shapes {shapes}, not [n, d] with one d")
+    together = np.concatenate([np.asarray(array, np.float64) for array in arrays])
+    spread = together.std(axis=0)
+    # The mean of n equal numbers is off by rounding, which is no spread to divide by.
+    constant = np.ptp(together, axis=0) == 0
+    together = (together - together.mean(axis=0)) / np.where(constant, 1, spread)
+    together[:, constant] = 0
+    return tuple(np.split(together, np.cumsum([len(array) for array in arrays])[:-1]))
+
+
+def umap_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: int = 0) -> Maps:
+    """UMAP of several sets in one plane, so that their places can be compared.
+
+    All sets are standardised together and fitted together, with umap-learn's defaults (15
+    neighbours, or all the others where there are fewer; minimum distance .1; Euclidean).
+
+    Args:
+        tables: name of a set to its table; one d for all.
+        limit: at most this many images a set, drawn by class in proportion.
+        seed: of the draw and of UMAP; the same seed gives the same map on the same machine.
+
+    Returns:
+        For each set the row numbers drawn, int64 `[m]`, ascending, and their places, float32
+        `[m, 2]`.
+
+    Raises:
+        InputError: fewer than 5 images in all.
+
+    Reference:
+        McInnes, Healy, Melville: UMAP (arXiv:1802.03426).
+    """
+
+    def fit(points: np.ndarray) -> np.ndarray:
+        with warnings.catch_warnings():
+            # It misses TensorFlow, which only its ParametricUMAP uses.
+            warnings.simplefilter("ignore", ImportWarning)
+            from umap import UMAP
+
+        reducer = UMAP(
+            n_neighbors=min(15, len(points) - 1),
+            # The spectral start needs more points than eigenvectors, and distinct ones.
+            init="spectral" if len(np.unique(points, axis=0)) > 15 else "random",
+            random_state=seed,
+            n_jobs=1,  # what random_state forces, said here so that UMAP need not warn
+        )
+        return reducer.fit_transform(points)
+
+    return _together(tables, limit, seed, fit)
+
+
+def tsne_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: int = 0) -> Maps:
+    """t-SNE of several sets in one plane; the counterpart of `umap_together`.
+
+    scikit-learn's defaults (perplexity 30, or a third of the others where there are fewer).
+
+    Args:
+        tables: name of a set to its table; one d for all.
+        limit: at most this many images a set, drawn by class in proportion.
+        seed: of the draw and of t-SNE.
+
+    Returns:
+        As `umap_together`.
+
+    Raises:
+        InputError: fewer than 5 images in all.
+
+    Reference:
+        van der Maaten, Hinton: Visualizing Data using t-SNE (JMLR 9, 2008).
+    """
+
+    def fit(points: np.ndarray) -> np.ndarray:
+        from sklearn.manifold import TSNE
+        from threadpoolctl import threadpool_limits
+
+        perplexity = min(30.0, (len(points) - 1) / 3)
+        # PCA's start needs two axes, and divides by its own spread.
+        init = "pca" if points.shape[1] > 1 and points.any() else "random"
+        # One thread: the sums of several come in any order, and under load they wait for another.
+        with threadpool_limits(1):
+            return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(points)
+
+    return _together(tables, limit, seed, fit)
+
+
+def _together(
+    tables: Mapping[str, Embeddings],
+    limit: int,
+    seed: int,
+    fit: Callable[[np.ndarray], np.ndarray],
+) -> Maps:
+    rows = {
+        name: stratified_sample(table.labels, min(limit, len(table)), np.random.default_rng(seed))
+        for name, table in tables.items()
+    }
+    total = sum(map(len, rows.values()))
+    if total < FEWEST:
+        raise InputError(
+            f"a map of {total} images ({', '.join(tables) or 'no set'}) shows nothing: "
+            f"{FEWEST} or more are needed"
+        )
+    points = standardise(*(tables[name].vectors[rows[name]] for name in rows))
+    places = fit(np.concatenate(points)).astype(np.float32)
+    parts = np.split(places, np.cumsum([len(array) for array in points])[:-1])
+    return {name: (rows[name], part) for name, part in zip(rows, parts, strict=True)}

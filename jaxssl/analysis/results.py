@@ -1,0 +1,200 @@
+"""The numbers of a run: embedding tables in, `results.json` out; the report draws them later."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxssl.analysis.distances import Metric, class_distances, separation
+from jaxssl.analysis.embeddings import Embeddings, save
+from jaxssl.analysis.exemplars import exemplars
+from jaxssl.analysis.probes import label_efficiency
+from jaxssl.analysis.projection import umap_together
+from jaxssl.analysis.retrieval import clustering_nmi, retrieval, silhouette
+from jaxssl.analysis.run import Tables, plain, read_run, write_json
+from jaxssl.errors import InputError
+
+
+def analyse(
+    run_dir: str | os.PathLike[str],
+    *,
+    draws: int = 5,
+    limit: int = 2500,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda stage: None,
+) -> dict[str, Any]:
+    """Computes everything the report shows and writes it to `results.json`.
+
+    Keys written (all else in the file stays): `embedding`, `sets`, `spread`, `distances`,
+    `separation`, `retrieval`, `nmi`, `silhouette`, `exemplars`, `label_efficiency`. Distances and
+    exemplars are of the trained embedding; the others have a value for each embedding. UMAP
+    coordinates go into the tables, as columns `x_umap`, `y_umap`, NaN where a point was not drawn.
+
+    Args:
+        run_dir: The run folder.
+        draws: Random draws of the labels for each point of a label-efficiency curve.
+        limit: Most points of a set on the map.
+        seed: For draws, UMAP and k-means.
+        progress: Called with the name of each stage as it starts.
+
+    Returns:
+        What `results.json` now holds.
+
+    Raises:
+        InputError: If the folder or one of its files cannot be used.
+    """
+    folder = Path(run_dir)
+    run = read_run(folder)
+    h = run.tables["h"]
+    first = next(iter(h.values()))
+    judged = {name: table for name, table in h.items() if name not in ("train", "val")}
+    results = dict(run.results)
+    results["embedding"] = {
+        "layer": first.metadata.get("layer", "h"),
+        "distance": proper_metric(first),
+        "dimensions": first.vectors.shape[1],
+    }
+    results["sets"] = {name: {"images": len(t), "classes": _counts(t)} for name, t in h.items()}
+    results["spread"] = {name: spread(table.vectors) for name, table in judged.items()}
+    progress("distances between classes")
+    results["distances"] = {name: _distances(table) for name, table in judged.items()}
+    results["exemplars"] = {name: _exemplars(table) for name, table in judged.items()}
+    progress("retrieval and clustering")
+    results.update(_by_set_and_embedding(run.tables, seed))
+    results["label_efficiency"] = _label_efficiency(run.tables, draws, seed, progress)
+    drawn = {name: table for name, table in h.items() if name != "val"}
+    progress(f"UMAP of {sum(min(limit, len(table)) for table in drawn.values()):,} images")
+    _write_umap(folder / "embeddings", drawn, limit, seed)
+    write_json(folder / "results.json", results)
+    return plain(results)
+
+
+def proper_metric(table: Embeddings) -> Metric:
+    """The distance the embedding was trained for, as its table says; Euclidean where it does not.
+
+    Raises:
+        InputError: If the table names another distance.
+    """
+    metric = table.metadata.get("distance", "euclidean")
+    if metric not in ("euclidean", "angular"):
+        raise InputError(f"the table's distance is {metric!r}; it must be euclidean or angular")
+    return metric
+
+
+def spread(vectors: np.ndarray) -> dict[str, float]:
+    """Whether the embedding fills its space, on l2-normalised rows.
+
+    `std` = mean over dimensions of std · sqrt(d): 1 = uniform on the sphere, 0 = one point.
+    `effective_rank` = exp(entropy of the normalised squared singular values), centred: 1 to d.
+
+    Args:
+        vectors: `[n, d]`.
+
+    Returns:
+        `std` and `effective_rank`.
+
+    Reference:
+        Roy and Vetterli 2007, "The effective rank", on the covariance's spectrum.
+
+    Example:
+        >>> spread(np.ones((4, 3)))
+        {'std': 0.0, 'effective_rank': 1.0}
+        >>> spread(np.concatenate([np.eye(3), -np.eye(3)]))
+        {'std': 1.0, 'effective_rank': 3.0}
+    """
+    rows = np.asarray(vectors, np.float64)
+    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
+    centred = rows - rows.mean(0, keepdims=True)
+    covariance = centred.T @ centred / len(rows)
+    spectrum = np.maximum(np.linalg.eigvalsh(covariance), 0)
+    p = spectrum / max(spectrum.sum(), 1e-12)
+    entropy = -np.sum(p * np.log(np.maximum(p, 1e-30)))
+    std = np.sqrt(np.diagonal(covariance)).mean() * math.sqrt(rows.shape[1])
+    return {"std": round(float(std), 6), "effective_rank": round(math.exp(entropy), 6)}
+
+
+def _counts(table: Embeddings) -> dict[str, int]:
+    counts = np.bincount(table.labels, minlength=len(table.class_list))
+    return dict(zip(table.class_list, counts.tolist(), strict=True))
+
+
+def _distances(table: Embeddings) -> dict[str, Any]:
+    classes = table.class_list
+    both: dict[str, Any] = {"classes": list(classes)}
+    metrics: tuple[Metric, ...] = ("euclidean", "angular")
+    for metric in metrics:
+        both[metric] = class_distances(table.vectors, table.labels, len(classes), metric=metric)
+    return both
+
+
+def _exemplars(table: Embeddings) -> dict[str, Any]:
+    def listed(rows: np.ndarray, distances: np.ndarray) -> list[dict[str, Any]]:
+        return [
+            {"id": table.ids[row], "class": table.class_names[row], "distance": distance}
+            for row, distance in zip(rows, distances, strict=True)
+        ]
+
+    return {
+        name: {
+            "closest": listed(found.closest, found.closest_distances),
+            "farthest": listed(found.farthest, found.farthest_distances),
+            "closest_of_others": listed(found.closest_of_others, found.closest_of_others_distances),
+        }
+        for name, found in exemplars(table, metric=proper_metric(table)).items()
+    }
+
+
+def _judged(tables: Mapping[str, Tables]) -> Iterator[tuple[str, str, Embeddings]]:
+    """(set, embedding, table) of every judged set with two classes or more, h first."""
+    for embedding, sets in tables.items():
+        for name, table in sets.items():
+            judged = name in tables["h"] and name not in ("train", "val")
+            if judged and len(table.class_list) > 1:
+                yield name, embedding, table
+
+
+def _by_set_and_embedding(tables: Mapping[str, Tables], seed: int) -> dict[str, Any]:
+    """separation, retrieval, nmi, silhouette: {set: {embedding: value}}."""
+    results: dict[str, Any] = {"separation": {}, "retrieval": {}, "nmi": {}, "silhouette": {}}
+    for name, embedding, table in _judged(tables):
+        metric, v, y = proper_metric(table), table.vectors, table.labels
+        distances = _distances(table)
+        values = {
+            "separation": {m: separation(distances[m]) for m in ("euclidean", "angular")},
+            "retrieval": retrieval(v, y, metric=metric),
+            "nmi": clustering_nmi(v, y, seed=seed),
+            "silhouette": silhouette(v, y, metric=metric, seed=seed),
+        }
+        for key, value in values.items():
+            results[key].setdefault(name, {})[embedding] = value
+    return results
+
+
+def _label_efficiency(
+    tables: Mapping[str, Tables], draws: int, seed: int, progress: Callable[[str], None]
+) -> list[dict[str, Any]]:
+    rows = []
+    for name, embedding, table in _judged(tables):
+        # A draw needs an image to learn from and one to be tested on.
+        if not name.startswith("unseen") or min(_counts(table).values()) < 2:
+            continue
+        progress(f"label efficiency of {embedding} on {name}")
+        for row in label_efficiency(table.vectors, table.labels, draws=draws, seed=seed):
+            row.pop("scores")
+            rows.append({"set": name, "embedding": embedding, **row})
+    return rows
+
+
+def _write_umap(folder: Path, tables: Tables, limit: int, seed: int) -> None:
+    for name, (rows, xy) in umap_together(tables, limit=limit, seed=seed).items():
+        everywhere = np.full((2, len(tables[name])), np.nan, np.float32)
+        everywhere[:, rows] = xy.T
+        columns = dict(zip(("x_umap", "y_umap"), everywhere, strict=True))
+        table = replace(tables[name], extra={**tables[name].extra, **columns})
+        save(folder / f"{name}.parquet", table)

@@ -1,0 +1,252 @@
+"""The recipes by name, and the two views of contrastive learning.
+
+A recipe is a function (key, image) -> view of one image [h, w, c]; bind other strengths with
+`functools.partial(plankton, hue=0.0)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from jaxssl.augment import color, geometry
+
+View = Callable[[Array, Array], Array]
+
+
+def plankton(
+    key: Array,
+    image: Array,
+    *,
+    degrees: float = 180.0,
+    area: tuple[float, float] = (0.5, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    brightness: float = 0.2,
+    hue: float = 0.3,
+    kernel_max: int = 11,
+) -> Array:
+    """A view of one plankton organism on white.
+
+    Rotation by any angle, random crop and resize, and flip, in one resampling that fills with
+    white; brightness and hue jitter; Gaussian blur of random odd kernel size. An organism has no
+    upright and its scale carries little, hence the rotation and the crop.
+
+    Brightness comes after the fill and scales background and fill alike, so no seam shows where
+    the image ended.
+
+    Args:
+        key: a PRNG key.
+        image: float32 [h, w, c] in [0, 1].
+        degrees: largest angle, in [0, 180].
+        area: least and greatest share of the image's area that the crop keeps.
+        aspect: least and greatest width / height of the crop.
+        brightness: strength of the jitter, >= 0.
+        hue: strength of the jitter in turns, in [0, .5]; without effect on grey images.
+        kernel_max: largest blur kernel, odd.  Never wider than a quarter of the image's side.
+
+    Returns:
+        float32 [h, w, c] in [0, 1].
+
+    Raises:
+        ValueError: an option out of its range, or not an image.
+
+    Example:
+        >>> plankton(jax.random.key(0), jnp.ones((48, 48, 1))).shape
+        (48, 48, 1)
+    """
+    image = geometry.check_image(image)
+    shape = image.shape[0], image.shape[1]
+    key_angle, key_crop, key_flip, key_color, key_blur = jax.random.split(key, 5)
+    window = geometry.random_window(key_crop, shape=shape, area=area, aspect=aspect)
+    matrix = geometry.compose(
+        geometry.rotation(geometry.random_angle(key_angle, degrees=degrees)),
+        geometry.crop(window, shape=shape),
+        geometry.flip(geometry.random_chance(key_flip, p=0.5)),
+    )
+    image = geometry.warp(image, matrix, fill=1.0)
+    image = color.color_jitter(key_color, image, brightness=brightness, hue=hue)
+    return color.random_blur(key_blur, image, kernel_max=_cap(kernel_max, shape))
+
+
+def digits(
+    key: Array,
+    image: Array,
+    *,
+    degrees: float = 15.0,
+    shift: float = 0.1,
+    zoom: tuple[float, float] = (0.85, 1.15),
+    brightness: float = 0.2,
+    kernel_max: int = 3,
+) -> Array:
+    """A view of one handwritten digit on black, still the same digit.
+
+    A small rotation, zoom and shift in one resampling that fills with black; brightness jitter;
+    a slight blur. No flip and no large angle: 6 must not become 9, nor 2 its mirror image.
+
+    Args:
+        key: a PRNG key.
+        image: float32 [h, w, c] in [0, 1], bright on black.
+        degrees: largest angle, in [0, 90).
+        shift: largest shift along each axis, as a share of the side, in [0, .5].
+        zoom: least and greatest enlargement, 0 < least <= greatest.
+        brightness: strength of the jitter, >= 0.
+        kernel_max: largest blur kernel, odd. Never wider than a quarter of the image's side.
+
+    Returns:
+        float32 [h, w, c] in [0, 1].
+
+    Raises:
+        ValueError: an option out of its range, or not an image.
+
+    Example:
+        >>> digits(jax.random.key(0), jnp.zeros((16, 16, 1))).max().item()
+        0.0
+    """
+    if not 0 <= degrees < 90:
+        raise ValueError(f"degrees must lie in [0, 90) to tell 6 from 9, got {degrees}")
+    if not 0 <= shift <= 0.5:
+        raise ValueError(f"shift must lie in [0, .5] of the side, got {shift}")
+    if not 0 < zoom[0] <= zoom[1]:
+        raise ValueError(f"zoom must satisfy 0 < least <= greatest, got {zoom}")
+    image = geometry.check_image(image)
+    shape = image.shape[0], image.shape[1]
+    key_angle, key_zoom, key_shift, key_color, key_blur = jax.random.split(key, 5)
+    factor = jax.random.uniform(key_zoom, (), jnp.float32, zoom[0], zoom[1])
+    rows, columns = jax.random.uniform(key_shift, (2,), jnp.float32, -shift, shift)
+    matrix = geometry.compose(
+        geometry.rotation(geometry.random_angle(key_angle, degrees=degrees)),
+        geometry.scaling(factor, factor),
+        geometry.translation(rows * shape[0], columns * shape[1]),
+    )
+    image = geometry.warp(image, matrix, fill=0.0)
+    image = color.color_jitter(key_color, image, brightness=brightness)
+    return color.random_blur(key_blur, image, kernel_max=_cap(kernel_max, shape))
+
+
+def cifar(
+    key: Array,
+    image: Array,
+    *,
+    area: tuple[float, float] = (0.08, 1.0),
+    aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    strength: float = 0.5,
+    jitter_p: float = 0.8,
+    grey_p: float = 0.2,
+    blur_p: float = 0.0,
+) -> Array:
+    """SimCLR's view of a natural image.
+
+    Random resized crop, flip, colour jitter (brightness, contrast, saturation .8 s, hue .2 s, in
+    random order), grey, blur (kernel about a tenth of the side, sigma .1-2). The defaults are the
+    paper's for CIFAR-10: s = .5 and no blur.
+
+    Args:
+        key: a PRNG key.
+        image: float32 [h, w, c] in [0, 1].
+        area: least and greatest share of the image's area that the crop keeps.
+        aspect: least and greatest width / height of the crop.
+        strength: s of the jitter, in [0, 2.5].
+        jitter_p: probability of the jitter.
+        grey_p: probability of greyscale.
+        blur_p: probability of blur; .5 in the paper's ImageNet recipe.
+
+    Returns:
+        float32 [h, w, c] in [0, 1].
+
+    Raises:
+        ValueError: an option out of its range, or not an image.
+
+    Reference:
+        Chen et al. 2020 (SimCLR), appendices A and B.9.
+
+    Example:
+        >>> cifar(jax.random.key(0), jnp.ones((32, 32, 3))).shape
+        (32, 32, 3)
+    """
+    key_crop, key_flip, key_chance, key_color, key_grey, key_blur = jax.random.split(key, 6)
+    image = geometry.random_resized_crop(key_crop, image, area=area, aspect=aspect)
+    image = geometry.random_flip(key_flip, image)
+    jittered = color.color_jitter(
+        key_color,
+        image,
+        brightness=0.8 * strength,
+        contrast=0.8 * strength,
+        saturation=0.8 * strength,
+        hue=0.2 * strength,
+    )
+    image = jnp.where(geometry.random_chance(key_chance, p=jitter_p), jittered, image)
+    image = color.random_grey(key_grey, image, p=grey_p)
+    if blur_p == 0:  # static: no matrix product for nothing
+        return image
+    kernel = 2 * (image.shape[0] // 20) + 1
+    return color.random_gaussian_blur(key_blur, image, kernel=kernel, p=blur_p)
+
+
+def two_views(key: Array, images: Array, view: View) -> tuple[Array, Array]:
+    """Makes two independent views of each image of a batch.
+
+    Image i of the global batch draws from `fold_in(key, i)` whatever the batch size and however
+    many devices the batch is spread over, so the views depend on neither.
+
+    Args:
+        key: a PRNG key, new for every step: `fold_in(key, step)`.
+        images: uint8 or float [b, h, w, c]; floats in [0, 1].
+        view: (key, image) -> view of one image, such as `plankton`.
+
+    Returns:
+        Two arrays float32 [b, h, w, c]: rows i of both are views of image i.
+
+    Raises:
+        ValueError: `images` has not four axes, or is neither uint8 nor float.
+
+    Reference:
+        Chen et al. 2020 (SimCLR), algorithm 1.
+
+    Example:
+        >>> images = jnp.zeros((4, 16, 16, 1), jnp.uint8)
+        >>> first, second = two_views(jax.random.key(0), images, digits)
+        >>> first.shape, second.dtype
+        ((4, 16, 16, 1), dtype('float32'))
+    """
+    if images.ndim != 4:
+        raise ValueError(f"images must be [b, h, w, c], got {list(images.shape)}")
+    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(
+        jnp.arange(images.shape[0])
+    )
+    # Both views in one vmap: the recipe is traced and compiled once.
+    per_image = jax.vmap(view, in_axes=(0, None))
+    views = jax.vmap(per_image)(keys, to_float(images))
+    return views[:, 0], views[:, 1]
+
+
+def to_float(images: Array) -> Array:
+    """Converts images to float32 in [0, 1]: uint8 is divided by 255, floats are kept.
+
+    Args:
+        images: uint8 or float [..., h, w, c].
+
+    Returns:
+        float32 [..., h, w, c].
+
+    Raises:
+        ValueError: neither uint8 nor float.
+
+    Example:
+        >>> to_float(jnp.array([0, 255], jnp.uint8)).tolist()
+        [0.0, 1.0]
+    """
+    if images.dtype == jnp.uint8:
+        return images.astype(jnp.float32) / 255
+    if not jnp.issubdtype(images.dtype, jnp.floating):
+        raise ValueError(f"images must be uint8 or float, got {images.dtype}")
+    return images.astype(jnp.float32)
+
+
+def _cap(kernel_max: int, shape: tuple[int, int]) -> int:
+    """The largest odd kernel within `kernel_max` and a quarter of the shorter side."""
+    if kernel_max < 1 or kernel_max % 2 == 0:
+        raise ValueError(f"kernel_max must be odd and >= 1, got {kernel_max}")
+    return min(kernel_max, 2 * ((min(shape) // 4 - 1) // 2) + 1 if min(shape) >= 4 else 1)

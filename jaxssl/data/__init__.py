@@ -1,0 +1,30 @@
+"""Images on disk to batches: folders, digits, splits, streams.
+
+`open_folder` and `load_digits` give an `ImageSet`; `split_classes`, `train_val_test` and
+`label_fraction` cut it; `train_stream` and `eval_batches` read it, as pure functions of seed and
+step.
+"""
+
+from jaxssl.data.decode import UnreadableImage, decode
+from jaxssl.data.digits import load_digits
+from jaxssl.data.folder import FolderReport, open_folder
+from jaxssl.data.images import ImageSet
+from jaxssl.data.splits import Splits, describe, label_fraction, split_classes, train_val_test
+from jaxssl.data.streams import eval_batches, steps_per_epoch, train_stream
+
+__all__ = [
+    "FolderReport",
+    "ImageSet",
+    "Splits",
+    "UnreadableImage",
+    "decode",
+    "describe",
+    "eval_batches",
+    "label_fraction",
+    "load_digits",
+    "open_folder",
+    "split_classes",
+    "steps_per_epoch",
+    "train_stream",
+    "train_val_test",
+]

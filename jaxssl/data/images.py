@@ -1,0 +1,127 @@
+"""`ImageSet`: the one table of images that every program reads."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with labels, random access by position (Grain's `RandomAccessDataSource`).
+
+    Nothing is read until an image is asked for; a subset shares the loader of its parent.
+
+    Args:
+      ids: n unique names, e.g. "chaetognath_other/271.jpg" or "digits/0003".
+      paths: n absolute paths, "" where an image has no file.
+      labels: int32 [n], positions in `class_names`.
+      class_names: k names.
+      load: position -> uint8 [h, w, c] of the shape `shape`.
+      groups: int64 [n]; images of equal number must not straddle a split (byte-identical files).
+      shape: (h, w, c) of every image; c is 1 (grey) or 3 (RGB).
+
+    Raises:
+      ValueError: columns of different length, a repeated id, or a label outside `class_names`.
+
+    Example:
+      >>> import numpy as np
+      >>> ramp = np.arange(3 * 4, dtype=np.uint8).reshape(3, 2, 2, 1)
+      >>> images = ImageSet(
+      ...     ids=("a/0", "a/1", "b/0"),
+      ...     paths=("", "", ""),
+      ...     labels=np.array([0, 0, 1], np.int32),
+      ...     class_names=("a", "b"),
+      ...     load=ramp.__getitem__,
+      ...     groups=np.arange(3),
+      ...     shape=(2, 2, 1),
+      ... )
+      >>> images[2]["image"].ravel().tolist(), int(images[2]["label"])
+      ([8, 9, 10, 11], 1)
+      >>> images.subset([2, 0]).ids
+      ('b/0', 'a/0')
+      >>> images.images().shape
+      (3, 2, 2, 1)
+    """
+
+    ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    labels: NDArray[np.int32]
+    class_names: tuple[str, ...]
+    load: Callable[[int], NDArray[np.uint8]]
+    groups: NDArray[np.int64]
+    shape: tuple[int, int, int]
+
+    def __post_init__(self) -> None:
+        lengths = [len(self.ids), len(self.paths), len(self.labels), len(self.groups)]
+        if len(set(lengths)) > 1:
+            raise ValueError(f"ids, paths, labels, groups must be equally long, got {lengths}")
+        if len(set(self.ids)) < len(self.ids):
+            raise ValueError("ids must be unique")
+        outside = (self.labels < 0) | (self.labels >= len(self.class_names))
+        if outside.any():
+            raise ValueError(
+                f"label {self.labels[outside][0]} outside the {len(self.class_names)} classes"
+            )
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """One image: {"image": uint8 [h, w, c], "label": int32, "index": int32}."""
+        return {
+            "image": self.load(index),
+            "label": self.labels[index],
+            "index": np.int32(index),
+        }
+
+    def batch(self, indices: Sequence[int] | NDArray[np.integer]) -> dict[str, NDArray[Any]]:
+        """Images by position: {"image": uint8 [b, h, w, c], "label": int32 [b], "index": ...}."""
+        index = np.asarray(indices, np.int32)
+        return {
+            "image": np.stack([self.load(int(i)) for i in index]),
+            "label": self.labels[index],
+            "index": index,
+        }
+
+    def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> ImageSet:
+        """The images at these positions, in this order, with the same classes."""
+        index = np.arange(len(self))[np.asarray(indices, np.intp)]
+        return dataclasses.replace(
+            self,
+            ids=tuple(self.ids[i] for i in index),
+            paths=tuple(self.paths[i] for i in index),
+            labels=self.labels[index],
+            groups=self.groups[index],
+            load=partial(_load_through, self.load, index),
+        )
+
+    def images(self) -> NDArray[np.uint8]:
+        """All images in order: uint8 [n, h, w, c]."""
+        pixels = np.empty((len(self), *self.shape), np.uint8)
+        for i in range(len(self)):
+            pixels[i] = self.load(i)
+        return pixels
+
+    def fingerprint(self) -> str:
+        """sha256 over ordered ids, labels and shape: a run resumes only on the data it began with.
+
+        Pixels are left out: a folder's pixels are looked after by its scan (`open_folder`).
+        """
+        digest = hashlib.sha256(repr(self.shape).encode())
+        digest.update("\0".join(self.ids).encode())
+        digest.update(self.labels.astype("<i4").tobytes())
+        return digest.hexdigest()
+
+
+def _load_through(
+    load: Callable[[int], NDArray[np.uint8]], index: NDArray[np.intp], position: int
+) -> NDArray[np.uint8]:
+    return load(int(index[position]))

@@ -1,0 +1,217 @@
+"""Every file of a folder decoded once, with what was learnt kept in a cache.
+
+The cache of one folder, all of it safe to delete:
+
+    CACHE_DIR/<hash of the folder's path>/verdicts.json     per file: size, mtime, sha256, reason
+    CACHE_DIR/<hash of the folder's path>/<key>.npy         pixels, uint8 [n, h, w, c]
+
+A file that changes has another size or mtime, so its verdict and the pixels are made again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from errno import ELOOP, ENOENT
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+
+from jaxssl.data.decode import UnreadableImage, decode
+from jaxssl.data.walk import ImageFile
+from jaxssl.errors import InputError
+
+# Up to this much the resized pixels are kept on disk and mapped into memory, and an epoch costs no
+# decoding; above it images are decoded when they are asked for.
+MAX_CACHED_BYTES = 2 * 1024**3
+# Change the number whenever `decode` gives other pixels or other verdicts.
+_VERSION = f"1, Pillow {PIL.__version__}"
+_CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What one full decode said: the file's sha256, or the reason why it cannot be used."""
+
+    sha256: str
+    reason: str
+    lasting: bool = (
+        True  # False: the system's fault (permission, memory, disk); ask again next time
+    )
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The verdict of every file, and its resized pixels unless they are over the limit."""
+
+    verdicts: list[Verdict]
+    pixels: NDArray[np.uint8] | None
+
+
+def default_cache_dir() -> Path:
+    """`$XDG_CACHE_HOME/jaxssl`, or `~/.cache/jaxssl`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxssl"
+
+
+def scan(
+    files: Sequence[ImageFile],
+    *,
+    root: str,
+    settings: dict[str, Any],
+    cache_dir: str | Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Scan:
+    """Decodes every file that the cache does not know, in threads, and keeps what it learns.
+
+    Args:
+      files: the files, in an order that is the same each time.
+      root: the folder they came from; names the cache.
+      settings: the keyword arguments of `decode`.
+      cache_dir: where the cache lives; None is `default_cache_dir()`.
+      progress: called with (files done, files to do) from time to time.
+
+    Returns:
+      Verdicts and pixels, row by row as `files`; a row of pixels is zero where the file is bad.
+
+    Raises:
+      InputError: the cache folder cannot be written.
+    """
+    folder = Path(cache_dir or default_cache_dir()) / _hash(root)[:16]
+    settings_key = _hash([_VERSION, settings, sorted({f.id.split("/")[0] for f in files})])[:16]
+    files_key = _hash([[f.id, *f.stamp] for f in files])[:16]
+    packed = folder / f"{settings_key}-{files_key}.npy"
+    shape = (len(files), settings["size"], settings["size"], settings["channels"])
+    cacheable = int(np.prod(shape)) <= MAX_CACHED_BYTES
+
+    known = _read_verdicts(folder / "verdicts.json", files)
+    missing = [i for i in range(len(files)) if i not in known]
+    pixels = _read_pixels(packed, shape) if cacheable else None
+    if not missing and (pixels is not None or not cacheable):
+        return Scan([known[i] for i in range(len(files))], pixels)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if cacheable:
+            _remove_stale(folder, settings_key, packed)
+            with _atomic(packed) as out:
+                header = {"descr": "|u1", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(out, header)
+                for i, (verdict, image) in _examine(files, range(len(files)), settings, progress):
+                    known[i] = verdict
+                    out.write(image.tobytes())
+            pixels = _read_pixels(packed, shape)
+        else:
+            for i, (verdict, _) in _examine(files, missing, settings, progress):
+                known[i] = verdict
+        _write_verdicts(folder / "verdicts.json", files, known)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the image cache in {folder}: {error.strerror or error}; free space, "
+            "or choose another place with the XDG_CACHE_HOME variable"
+        ) from error
+    return Scan([known[i] for i in range(len(files))], pixels)
+
+
+def _examine(
+    files: Sequence[ImageFile],
+    todo: Sequence[int],
+    settings: dict[str, Any],
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[tuple[int, tuple[Verdict, NDArray[np.uint8]]]]:
+    """(position, (verdict, pixels)) in order; Pillow decodes outside the interpreter's lock."""
+
+    def one(i: int) -> tuple[Verdict, NDArray[np.uint8]]:
+        try:
+            image = decode(files[i].path, **settings)
+            with open(files[i].path, "rb") as file:
+                return Verdict(hashlib.file_digest(file, "sha256").hexdigest(), ""), image
+        except UnreadableImage as error:
+            cause = error.__cause__
+            errno_ = getattr(cause, "errno", None)  # None: Pillow's word on the content
+            system = isinstance(cause, MemoryError) or errno_ not in (None, ENOENT, ELOOP)
+            blank = np.zeros((settings["size"], settings["size"], settings["channels"]), np.uint8)
+            return Verdict("", error.reason, lasting=not system), blank
+
+    with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
+        # A file that is refused is listed, and one that is read needs no library's remark.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        for start in range(0, len(todo), _CHUNK):
+            chunk = todo[start : start + _CHUNK]
+            yield from zip(chunk, pool.map(one, chunk), strict=True)
+            if progress is not None:
+                progress(start + len(chunk), len(todo))
+
+
+def _hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _read_pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
+    try:
+        pixels = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):  # absent or damaged: made again
+        return None
+    # A plain view: rows of an np.memmap cost twenty times as much to slice.
+    return pixels.view(np.ndarray) if pixels.shape == shape else None
+
+
+def _read_stored(path: Path) -> dict[str, list[Any]]:
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        return stored["files"] if stored["version"] == _VERSION else {}
+    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: made again
+        return {}
+
+
+def _read_verdicts(path: Path, files: Sequence[ImageFile]) -> dict[int, Verdict]:
+    stored = _read_stored(path)
+    known = {}
+    for i, file in enumerate(files):
+        size, mtime, sha256, reason = stored.get(file.id, (None, None, "", ""))
+        if (size, mtime) == file.stamp:
+            known[i] = Verdict(sha256, reason)
+    return known
+
+
+def _write_verdicts(path: Path, files: Sequence[ImageFile], known: dict[int, Verdict]) -> None:
+    stored = _read_stored(path)  # other classes of the same folder stay
+    for i, verdict in known.items():
+        stored.pop(files[i].id, None)
+        if verdict.lasting:
+            stored[files[i].id] = [*files[i].stamp, verdict.sha256, verdict.reason]
+    with _atomic(path) as out:
+        out.write(json.dumps({"version": _VERSION, "files": stored}).encode())
+
+
+def _remove_stale(folder: Path, settings_key: str, packed: Path) -> None:
+    """Pixels of an older state of the same folder, and what a killed scan left behind."""
+    for path in folder.glob(f"{settings_key}-*"):
+        abandoned = path.suffix == ".tmp" and time.time() - path.stat().st_mtime > 24 * 3600
+        if abandoned or (path.suffix == ".npy" and path != packed):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _atomic(path: Path) -> Iterator[IO[bytes]]:
+    """A file that appears under its name whole or not at all."""
+    with tempfile.NamedTemporaryFile(
+        dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False
+    ) as out:
+        try:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+            os.replace(out.name, path)
+        except BaseException:
+            os.unlink(out.name)
+            raise

@@ -1,0 +1,29 @@
+"""What every loss refuses, with the value it got."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+
+
+def check_positive(name: str, value: float | jax.Array) -> None:
+    """Raise unless 0 < value < inf; a traced value cannot be looked at and passes."""
+    if not isinstance(value, jax.core.Tracer) and not 0 < value < math.inf:
+        raise ValueError(f"{name} must lie in (0, inf), got {value}")
+
+
+def check_margin(value: float | jax.Array, high: float) -> None:
+    """Raise unless 0 <= value < high; a traced value cannot be looked at and passes."""
+    if not isinstance(value, jax.core.Tracer) and not 0 <= value < high:
+        raise ValueError(f"margin must lie in [0, {high:.4g}), got {value}")
+
+
+def check_labelled(embeddings: jax.Array, labels: jax.Array) -> None:
+    """Raise unless `embeddings` are [n, d] and `labels` [n] integers, n and d at least 1."""
+    if embeddings.ndim != 2 or 0 in embeddings.shape or labels.shape != embeddings.shape[:1]:
+        raise ValueError(
+            "embeddings must be [n, d] and labels [n], none empty, "
+            f"got {embeddings.shape} and {labels.shape}"
+        )
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(f"labels must be integers, got {labels.dtype}")

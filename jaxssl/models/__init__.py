@@ -1,0 +1,37 @@
+"""Encoders and heads in flax.nnx.
+
+An encoder takes images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features].
+A step splits a model once, `graphdef, params, rest = nnx.split(model, nnx.Param, ...)`, and merges
+it inside `jax.jit`, `nnx.merge(graphdef, params, rest, copy=True)`. Training or evaluation is in
+the graphdef.
+"""
+
+from jaxssl.models.backbone import PlanktonBackbone
+from jaxssl.models.convnet import ConvNet
+from jaxssl.models.describe import describe
+from jaxssl.models.embedder import Embedder
+from jaxssl.models.encoders import ENCODERS, EncoderName, make_encoder
+from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
+from jaxssl.models.layers import Frozen, freeze
+from jaxssl.models.pretrained import Pretrained, load_pretrained
+from jaxssl.models.resnet import ResNet, resnet18, resnet50
+
+__all__ = [
+    "ENCODERS",
+    "ClassWeights",
+    "Classifier",
+    "ConvNet",
+    "Embedder",
+    "EncoderName",
+    "Frozen",
+    "PlanktonBackbone",
+    "Pretrained",
+    "ProjectionHead",
+    "ResNet",
+    "describe",
+    "freeze",
+    "load_pretrained",
+    "make_encoder",
+    "resnet18",
+    "resnet50",
+]

@@ -1,0 +1,148 @@
+"""EfficientNetV2-S up to its third stage: torchvision's `features[:4]`, the plankton study's cut.
+
+Reference: Tan and Le 2021, EfficientNetV2: Smaller Models and Faster Training.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from jaxssl.models.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BatchNorm,
+    StochasticDepth,
+    conv,
+    normalize,
+)
+
+Convention = Literal["torchvision", "tensorflow"]
+
+# (expansion, features, stride of the first block, blocks) of the stages that are kept.
+STAGES = ((1, 24, 1, 2), (4, 48, 2, 4), (4, 64, 2, 4))
+# The rate of stochastic depth grows to this over the 40 blocks of the whole network.
+DEPTH_RATE, ALL_BLOCKS = 0.2, 40
+
+
+class FusedMBConv(nnx.Module):
+    """A 3x3 convolution that widens, a 1x1 that narrows, and the sum with the input.
+
+    Without expansion the 3x3 convolution stands alone.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        expansion: int,
+        stride: int,
+        depth_rate: float,
+        same_padding: bool,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        wide = features if expansion == 1 else expansion * in_features
+        convs = [_conv(in_features, wide, 3, stride, same_padding, dtype=dtype, rngs=rngs)]
+        norms = [BatchNorm(wide, epsilon=1e-3, rngs=rngs)]
+        if expansion != 1:
+            convs.append(_conv(wide, features, 1, 1, same_padding, dtype=dtype, rngs=rngs))
+            norms.append(BatchNorm(features, epsilon=1e-3, rngs=rngs))
+        self.convs, self.norms = nnx.List(convs), nnx.List(norms)
+        self.residual = stride == 1 and in_features == features
+        self.depth = StochasticDepth(depth_rate, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Maps [b, h, w, in_features] -> [b, ceil(h / stride), ceil(w / stride), features]."""
+        y = nnx.silu(self.norms[0](self.convs[0](x)))
+        for convolution, norm in zip(self.convs[1:], self.norms[1:], strict=True):
+            y = norm(convolution(y))
+        return self.depth(y) + x if self.residual else y
+
+
+class EfficientNetTrunk(nnx.Module):
+    """Stem and three stages of fused blocks: images to maps of an eighth of the side, 64 channels.
+
+    903,896 parameters. RGB images are normalised inside, as the pretrained weights expect.
+
+    Args:
+      channels: of the images, 1 or 3.
+      convention: what the weights were, or will be, trained with. `torchvision`: symmetric padding,
+        ImageNet's mean and deviation. `tensorflow`: SAME padding, mean and deviation .5 (timm's
+        `tf_efficientnetv2_s`).
+      dtype: computes in it; parameters and statistics are float32.
+      rngs: source of the parameters and of stochastic depth.
+
+    Example:
+      >>> trunk = nnx.eval_shape(lambda: EfficientNetTrunk(channels=3, rngs=nnx.Rngs(0)))
+      >>> sum(leaf.size for leaf in jax.tree.leaves(nnx.state(trunk, nnx.Param)))
+      903896
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        convention: Convention = "torchvision",
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        same_padding = convention == "tensorflow"
+        features = STAGES[0][1]
+        self.stem_conv = _conv(channels, features, 3, 2, same_padding, dtype=dtype, rngs=rngs)
+        self.stem_norm = BatchNorm(features, epsilon=1e-3, rngs=rngs)
+        self.stages = nnx.List()
+        index = 0
+        for expansion, stage_features, first_stride, count in STAGES:
+            blocks = nnx.List()
+            for block in range(count):
+                blocks.append(
+                    FusedMBConv(
+                        features,
+                        stage_features,
+                        expansion=expansion,
+                        stride=first_stride if block == 0 else 1,
+                        depth_rate=DEPTH_RATE * index / ALL_BLOCKS,
+                        same_padding=same_padding,
+                        dtype=dtype,
+                        rngs=rngs,
+                    )
+                )
+                features = stage_features
+                index += 1
+            self.stages.append(blocks)
+        self.convention = convention
+        self.channels = channels
+        self.features = features
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images float32 [b, h, w, c] in [0, 1] -> maps [b, ceil(h / 8), ceil(w / 8), 64]."""
+        if self.channels == 3 and self.convention == "torchvision":
+            images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+        elif self.channels == 3:
+            images = normalize(images, (0.5,) * 3, (0.5,) * 3)
+        x = nnx.silu(self.stem_norm(self.stem_conv(images)))
+        for blocks in self.stages:
+            for block in blocks:
+                x = block(x)
+        return x
+
+
+def _conv(
+    in_features: int,
+    features: int,
+    kernel_size: int,
+    stride: int,
+    same_padding: bool,
+    *,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    layer = conv(in_features, features, kernel_size, stride, dtype=dtype, rngs=rngs)
+    if same_padding:
+        layer.padding = "SAME"
+    return layer

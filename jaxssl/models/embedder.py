@@ -1,0 +1,28 @@
+"""Encoder f and projection head g in one module."""
+
+from __future__ import annotations
+
+import jax
+from flax import nnx
+
+
+class Embedder(nnx.Module):
+    """h = f(x), z = g(h): the loss works on z, the analysis on h.
+
+    Args:
+      encoder: images [b, h, w, c] -> representation h [b, features].
+      head: h -> projection z [b, d].
+
+    Reference:
+      Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
+      section 2.1: h serves later tasks better than z.
+    """
+
+    def __init__(self, encoder: nnx.Module, head: nnx.Module):
+        self.encoder = encoder
+        self.head = head
+
+    def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """Return (h, z) of float images."""
+        h = self.encoder(images)
+        return h, self.head(h)

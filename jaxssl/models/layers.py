@@ -1,0 +1,145 @@
+"""What every encoder here is made of: torch's padding, float32 BatchNorm, frozen parameters.
+
+Whether a network trains or evaluates is part of its graphdef (`model.train()`, `model.eval()`,
+`nnx.view(model, use_running_average=True, deterministic=True)`), never an argument of a call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+# He et al. 2015 on the outputs, as torchvision initialises every convolution before a ReLU.
+he_normal = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+# Of ImageNet's RGB images in [0, 1]: what torchvision's weights expect to be taken off.
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
+    """(images - mean) / std, a number each for every channel of [b, h, w, c]."""
+    return (images - jnp.reshape(jnp.array(mean), (1, 1, 1, -1))) / jnp.reshape(
+        jnp.array(std), (1, 1, 1, -1)
+    )
+
+
+class Frozen(nnx.Variable):
+    """A parameter that is not trained.
+
+    It is no `nnx.Param`, so `nnx.split(model, nnx.Param, ...)` leaves it with the rest of the
+    state: no gradient is computed for it, the optimizer never sees it (no mask is needed), weight
+    decay cannot reach it, and a checkpoint still holds it.
+    """
+
+
+def freeze(module: nnx.Module) -> None:
+    """Makes a module (in place) a fixed function: what `requires_grad = False` and `eval()` do.
+
+    Every `nnx.Param` under it becomes `Frozen`; BatchNorm under it keeps to its running statistics
+    and stochastic depth keeps every branch, even after `model.train()`.
+
+    Args:
+      module: any module of this package; a part of a model (`freeze(encoder.trunk)`) as well.
+
+    Example:
+      >>> from jaxssl.models import ConvNet
+      >>> encoder = ConvNet(widths=(8, 8), channels=1, rngs=nnx.Rngs(0))
+      >>> freeze(encoder)
+      >>> jax.tree.leaves(nnx.state(encoder, nnx.Param))
+      []
+    """
+    for _, part in nnx.iter_modules(module):
+        if isinstance(part, BatchNorm | StochasticDepth):
+            part.frozen = True
+        for name, value in list(vars(part).items()):
+            if isinstance(value, nnx.Param):
+                setattr(part, name, Frozen(value.get_value()))
+
+
+def conv(
+    in_features: int,
+    out_features: int,
+    kernel_size: int,
+    stride: int = 1,
+    *,
+    groups: int = 1,
+    dtype: jnp.dtype,
+    rngs: nnx.Rngs,
+) -> nnx.Conv:
+    """A convolution without bias, padded by k // 2 on every side as torch does.
+
+    Flax's default, SAME, pads (0, 1) at stride 2 and an even size: other features from the same
+    weights.
+    """
+    return nnx.Conv(
+        in_features,
+        out_features,
+        (kernel_size, kernel_size),
+        stride,
+        padding=kernel_size // 2,
+        feature_group_count=groups,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=he_normal,
+        rngs=rngs,
+    )
+
+
+class BatchNorm(nnx.BatchNorm):
+    """BatchNorm over all axes but the last; statistics in float32, the result in the input's type.
+
+    Under `jax.jit` on an array sharded over the batch the statistics are the global batch's.
+    `momentum=0.9` is torch's 0.1.
+
+    Args:
+      features: channels.
+      epsilon: added to the variance.
+      scale_init: initializer of the scale (zeros makes a residual branch start as nothing).
+      rngs: as every layer takes; unused.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        epsilon: float = 1e-5,
+        scale_init: nnx.Initializer = nnx.initializers.ones,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            features,
+            momentum=0.9,
+            epsilon=epsilon,
+            dtype=jnp.float32,
+            scale_init=scale_init,
+            rngs=rngs,
+        )
+        self.frozen = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Normalises [..., features]."""
+        running = self.frozen or self.use_running_average
+        return super().__call__(x, use_running_average=running).astype(x.dtype)
+
+
+class StochasticDepth(nnx.Module):
+    """Drops a residual branch for whole images with probability `rate` (Huang et al. 2016).
+
+    What is kept is divided by 1 - rate, as torchvision's "row" mode does.
+
+    Args:
+      rate: probability of dropping, in [0, 1).
+      rngs: its stream `dropout` makes the choice.
+    """
+
+    def __init__(self, rate: float, *, rngs: nnx.Rngs):
+        self.dropout = nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
+        self.frozen = False
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """A branch [b, h, w, c] -> the same, some images' zero."""
+        return self.dropout(x, deterministic=self.frozen or self.dropout.deterministic)

@@ -1,0 +1,230 @@
+"""Checkpoints that are whole or not there; the only Orbax is here.
+
+Orbax survives kills but loads flipped bits without a word (119 of 120 tried), so each step's
+folder gets a manifest with the sha256 of every file after it is committed, and a step without a
+manifest, or one that does not match it, is never loaded.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+from orbax.checkpoint import v1 as ocp
+
+from jaxssl.errors import CheckpointError, InputError
+from jaxssl.training.state import TrainState
+
+MANIFEST = "MANIFEST.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run: the newest few and the best.
+
+    Args:
+      directory: absolute folder of the steps, each in a folder named by its number.
+      keep: how many of the newest steps stay besides the best.
+      say: where a sentence about a skipped checkpoint goes.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 2, say: Callable[[str], object] = print):
+        self._directory = directory
+        self._keep = keep
+        self._say = say
+        self._pending: concurrent.futures.Future[None] | None = None
+        # One thread: waits for Orbax's own, then writes the manifest and prunes.
+        self._committer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+
+    def __enter__(self) -> Checkpoints:
+        self._directory.mkdir(parents=True, exist_ok=True)
+        for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
+            shutil.rmtree(leftover)  # a save that a kill cut short; the run's lock is held
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        try:
+            self.finish()
+        finally:
+            self._committer.shutdown()
+
+    def save(self, step: int, state: TrainState, facts: dict[str, Any]) -> None:
+        """Begin to save; returns once the arrays are copied off the devices.
+
+        Args:
+          step: the number of finished steps; saving a step again is a no-op.
+          state: may be donated to the next step right away.
+          facts: JSON-able, kept in the manifest; `score`, where given, is lower-is-better.
+
+        Raises:
+          CheckpointError: the save before this one failed; names the folder and the free space.
+        """
+        self.finish()
+        path = self._directory / str(step)
+        if (path / MANIFEST).exists():
+            return
+        if path.exists():
+            shutil.rmtree(path)  # committed but never finished with a manifest
+        response = ocp.save_async(path, _named(state))
+        self._pending = self._committer.submit(self._commit, path, response, facts)
+
+    def poll(self) -> None:
+        """Raise the failure of a finished save; does not wait."""
+        if self._pending is not None and self._pending.done():
+            self.finish()
+
+    def finish(self) -> None:
+        """Wait for the save under way and raise its failure."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def steps(self) -> list[int]:
+        """The steps that have a folder, oldest first."""
+        return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
+
+    def best_step(self) -> int | None:
+        """The kept step with the lowest `score`; the earliest of equals."""
+        scored = [
+            (facts["score"], step)
+            for step in self.steps()
+            if (facts := self._facts(step)) is not None and facts.get("score") is not None
+        ]
+        return min(scored)[1] if scored else None
+
+    def restore(self, like: TrainState, *, step: int | None = None) -> tuple[TrainState, dict]:
+        """Load a step, by default the newest whole one.
+
+        Args:
+          like: a state of the same shapes, on the devices where the result is to live; their
+            number may differ from that of the saving run.
+          step: this step and no other; None falls back from the newest to older ones. A damaged
+            step is moved to `quarantine/` and named.
+
+        Returns:
+          The state and the facts saved beside it; (like, {}) where there is none.
+
+        Raises:
+          InputError: the asked step is missing or damaged, or the checkpoint is of another model
+            (every differing parameter is named).
+        """
+        wanted = [step] if step is not None else self.steps()[::-1]
+        for candidate in wanted:
+            path = self._directory / str(candidate)
+            fault = damage(path)
+            if fault is None:
+                _check_same_model(path, like)
+                names = _named(like)
+                # An explicit target: a checkpoint of 8 devices then restores on 1.
+                target = {
+                    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+                    for name, leaf in names.items()
+                }
+                loaded = ocp.load(path, target)
+                leaves = [loaded[name] for name in names]  # in the state's own order
+                state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+                return state, self._facts(candidate) or {}
+            if step is not None:
+                raise InputError(f"checkpoint {path} cannot be used: {fault}")
+            quarantine = self._directory / "quarantine"
+            quarantine.mkdir(exist_ok=True)
+            shutil.rmtree(quarantine / path.name, ignore_errors=True)
+            path.rename(quarantine / path.name)
+            self._say(f"checkpoint {candidate} skipped: {fault}; moved to {quarantine}")
+        return like, {}
+
+    def _facts(self, step: int) -> dict[str, Any] | None:
+        try:
+            return json.loads((self._directory / str(step) / MANIFEST).read_text())["facts"]
+        except (OSError, ValueError, KeyError):
+            return None
+
+    def _commit(self, path: Path, response: Any, facts: dict[str, Any]) -> None:
+        try:
+            response.result()
+            write_manifest(path, facts)
+            self._prune()
+        except Exception as error:
+            free = shutil.disk_usage(self._directory).free / 1e6
+            raise CheckpointError(
+                f"saving checkpoint {path} failed, {free:.0f} MB free there: {error}"
+            ) from error
+
+    def _prune(self) -> None:
+        whole = [step for step in self.steps() if self._facts(step) is not None]
+        stay = {*whole[-self._keep :], self.best_step()}
+        for step in whole:
+            if step not in stay:
+                shutil.rmtree(self._directory / str(step))
+
+
+def write_manifest(path: Path, facts: dict[str, Any]) -> None:
+    """Write `MANIFEST.json` with every file's size and sha256, so that it appears whole."""
+    files = {
+        str(file.relative_to(path)): _digest(file)
+        for file in sorted(path.rglob("*"))
+        if file.is_file() and not file.name.startswith(MANIFEST)
+    }
+    temporary = path / f"{MANIFEST}.tmp"
+    with open(temporary, "w") as out:
+        json.dump({"facts": facts, "files": files}, out, indent=1)
+        out.flush()
+        os.fsync(out.fileno())
+    os.replace(temporary, path / MANIFEST)
+    for folder in (path, path.parent):  # the rename itself must survive a power loss
+        descriptor = os.open(folder, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
+
+
+def damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint folder, in words; None where it matches its manifest."""
+    try:
+        expected = json.loads((path / MANIFEST).read_text())["files"]
+    except FileNotFoundError:
+        return "its save was not finished" if path.exists() else "there is no such folder"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{MANIFEST} cannot be read"
+    for name, (size, sha256) in expected.items():
+        file = path / name
+        if not file.is_file():
+            return f"{name} is missing"
+        if _digest(file) != [size, sha256]:
+            return f"{name} was changed after it was written"
+    return None
+
+
+def _digest(file: Path) -> list[int | str]:
+    with open(file, "rb") as opened:
+        return [file.stat().st_size, hashlib.file_digest(opened, "sha256").hexdigest()]
+
+
+def _named(state: TrainState) -> dict[str, Any]:
+    """The state's arrays by name, such as "params.encoder.blocks.0.kernel"."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(state)
+    }
+
+
+def _check_same_model(path: Path, like: TrainState) -> None:
+    """Name what differs, which Orbax's own errors do not."""
+    stored = ocp.metadata(path).metadata
+    expected = _named(like)
+    lines = [f"{name} is not in the checkpoint" for name in expected.keys() - stored.keys()]
+    lines += [f"{name} is not in the model" for name in stored.keys() - expected.keys()]
+    for name in expected.keys() & stored.keys():
+        leaf = expected[name]
+        is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        if not is_key and tuple(stored[name].shape) != leaf.shape:
+            lines.append(f"{name}: checkpoint {stored[name].shape}, model {leaf.shape}")
+    if lines:
+        shown = "; ".join(sorted(lines)[:8])
+        more = f"; and {len(lines) - 8} more" if len(lines) > 8 else ""
+        raise InputError(f"checkpoint {path} is of another model: {shown}{more}")

@@ -1,0 +1,99 @@
+"""Whether an embedding is alive: four numbers of its geometry, and what they mean in words."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+
+def chance_loss(rows: int) -> float:
+    """NT-Xent of an embedding that tells nothing apart: ln(2N - 1) for N pairs.
+
+    Example:
+      >>> round(chance_loss(256), 4)
+      6.2364
+    """
+    return math.log(2 * rows - 1) if rows > 1 else 0.0
+
+
+def view_geometry(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
+    """Alignment, uniformity, spread and effective rank of projections of two views.
+
+    With rows l2-normalised, z the 2b rows of both views and S the singular values of z minus
+    its mean, p = S² / ΣS²:
+
+      alignment      = mean ‖z_a − z_b‖²                         0 = views agree
+      uniformity     = ln mean_{i≠j} exp(−2 ‖z_i − z_j‖²)        0 = one point, about −4 = uniform
+      z_std          = mean over dimensions of std(z) · √d       1 = uniform, 0 = one point
+      effective_rank = exp(−Σ p ln p)                            from 1 to d
+
+    Args:
+      z_a: projections of the first views, [b, d].
+      z_b: projections of the second views, [b, d].
+
+    Returns:
+      The four as float32 scalars.
+
+    Reference:
+      Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment
+      and Uniformity on the Hypersphere"; Roy and Vetterli 2007, "The effective rank".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> same = jnp.eye(4)
+      >>> {name: round(float(v), 2) for name, v in view_geometry(same, same).items()}
+      {'alignment': 0.0, 'uniformity': -1.84, 'z_std': 0.87, 'effective_rank': 3.0}
+    """
+    if z_a.shape != z_b.shape or z_a.ndim != 2:
+        raise ValueError(f"two [b, d] arrays of one shape expected, got {z_a.shape}, {z_b.shape}")
+    z_a, z_b = (_normalise(z.astype(jnp.float32)) for z in (z_a, z_b))
+    z = jnp.concatenate([z_a, z_b])
+    n, d = z.shape
+    squared = jnp.maximum(2 - 2 * jnp.matmul(z, z.T, precision="highest"), 0)
+    off_diagonal = jnp.exp(-2 * squared).sum() - jnp.exp(-2 * jnp.diagonal(squared)).sum()
+    centred = z - z.mean(0, keepdims=True)
+    # Eigenvalues of the d x d covariance: cheaper than the singular values of z.
+    spectrum = jnp.maximum(jnp.linalg.eigvalsh(centred.T @ centred), 0)
+    # The floor is above float32's rounding of n equal unit rows: one point has rank 1.
+    p = spectrum / jnp.maximum(spectrum.sum(), 1e-8 * n)
+    return {
+        "alignment": ((z_a - z_b) ** 2).sum(1).mean(),
+        "uniformity": jnp.log(jnp.maximum(off_diagonal / (n * (n - 1)), 1e-30)),
+        "z_std": jnp.sqrt((centred**2).mean(0)).mean() * math.sqrt(d),
+        "effective_rank": jnp.exp(-(p * jnp.log(jnp.maximum(p, 1e-30))).sum()),
+    }
+
+
+def verdict(metrics: Mapping[str, float]) -> str:
+    """One sentence on an embedding's health.
+
+    Args:
+      metrics: `z_std` and `effective_rank`, and `loss` with `chance` where there is a chance level.
+
+    Returns:
+      A sentence that begins with "collapsed", "at chance", or "healthy".
+
+    Example:
+      >>> verdict({"z_std": 0.01, "effective_rank": 1.0, "loss": 6.2, "chance": 6.2})[:9]
+      'collapsed'
+    """
+    std, rank = metrics["z_std"], metrics["effective_rank"]
+    shape = f"spread {std:.2f} of 1, effective rank {rank:.1f}"
+    if std < 0.1 or rank < 2:
+        return (
+            f"collapsed: all images fall on nearly one point or line ({shape}); lower the "
+            "learning rate, raise the batch size or the temperature"
+        )
+    if "chance" in metrics and metrics["loss"] > 0.95 * metrics["chance"]:
+        return (
+            f"at chance: the loss {metrics['loss']:.2f} is still near ln(2N-1) = "
+            f"{metrics['chance']:.2f} ({shape}); train longer or weaken the views"
+        )
+    return f"healthy: {shape}"
+
+
+def _normalise(z: jax.Array) -> jax.Array:
+    return z / jnp.sqrt(jnp.maximum((z**2).sum(1, keepdims=True), 1e-12))

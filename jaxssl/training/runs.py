@@ -1,0 +1,220 @@
+"""A run's folder: one writer, its configuration, its metrics."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxssl.errors import InputError
+
+_PACKAGES = ("jaxssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+class RunFolder:
+    """The folder of one run, held by one process at a time.
+
+    A context manager: the lock is held from `__enter__` to `__exit__`, and freed by the system
+    when the process is killed. Layout: `config.json`, `metrics.jsonl`, `tensorboard/`,
+    `checkpoints/`, `embeddings/`, `report/`, `results.json`.
+
+    Args:
+      path: the folder; made when missing, resumed when it holds a `config.json`.
+      config: every setting, JSON-able; compared with the folder's when it is resumed.
+      may_differ: settings that may change between sessions of one run.
+      facts: what else `config.json` records once (devices, data fingerprint under "data", ...).
+
+    Raises:
+      InputError: on entering, when another process holds the folder, it cannot be written, or it
+        was written with other settings or other data; the fields are named.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        config: Mapping[str, Any],
+        *,
+        may_differ: Collection[str] = (),
+        facts: Mapping[str, Any] | None = None,
+    ):
+        self.path = Path(path).expanduser().resolve()
+        self._config = json.loads(json.dumps(config))
+        self._may_differ = set(may_differ)
+        self._facts = dict(facts or {})
+        self._tensorboard: Any = None
+
+    def __enter__(self) -> RunFolder:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock = open(self.path / ".lock", "a+")
+        except OSError as error:
+            raise InputError(f"--run-dir {self.path} cannot be written: {error.strerror}") from None
+        _lock_or_fail(self._lock, self.path)
+        try:
+            self.resumed = self._compare_or_write_config()
+        except BaseException:
+            self._lock.close()
+            raise
+        self._metrics = open(self.path / "metrics.jsonl", "a")
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._metrics.close()
+        if self._tensorboard is not None:
+            self._tensorboard.close()
+        self._lock.close()
+
+    def rewind(self, step: int) -> list[dict[str, Any]]:
+        """Drop the metrics after `step`, which a resumed run writes again; return the others."""
+        self._metrics.close()
+        path = self.path / "metrics.jsonl"
+        rows = [row for row in read_metrics(path) if row["step"] <= step]
+        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._metrics = open(path, "a")
+        # A log, not a result: a machine without tensorboardX trains as well.
+        with contextlib.suppress(ImportError):
+            from tensorboardX import SummaryWriter
+
+            self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
+        return rows
+
+    def log(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
+        """Append one line to `metrics.jsonl` (flushed) and to TensorBoard."""
+        row = {"step": step, "epoch": round(epoch, 4), "split": split, "time": time.time()}
+        row.update({name: float(value) for name, value in values.items()})
+        self._metrics.write(json.dumps(row) + "\n")
+        self._metrics.flush()
+        if self._tensorboard is not None:
+            for name, value in values.items():
+                self._tensorboard.add_scalar(f"{split}/{name}", float(value), step)
+
+    def _compare_or_write_config(self) -> bool:
+        path = self.path / "config.json"
+        if not path.exists():
+            if (self.path / "checkpoints").exists():
+                raise InputError(f"{self.path} has checkpoints but no config.json: use another")
+            record = {"config": self._config, **self._facts, **provenance()}
+            write_atomically(path, json.dumps(record, indent=2) + "\n")
+            return False
+        record = read_json(path)
+        old, new = record["config"], self._config
+        differing = [
+            f"--{name.replace('_', '-')} was {old.get(name)!r}, is {new.get(name)!r}"
+            for name in sorted(old.keys() | new.keys())
+            if old.get(name) != new.get(name) and name not in self._may_differ
+        ]
+        if record.get("data") != self._facts.get("data"):
+            differing.append("the images or their order are others than this run was trained on")
+        if differing:
+            raise InputError(
+                f"--run-dir {self.path} was written by another configuration: "
+                f"{'; '.join(differing)}. Use the old settings to resume, or another --run-dir"
+            )
+        return True
+
+
+def config_hash(config: Mapping[str, Any]) -> str:
+    """Twelve hex digits that name a configuration.
+
+    Example:
+      >>> config_hash({"b": 1, "a": 2}) == config_hash({"a": 2, "b": 1})
+      True
+    """
+    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def default_run_dir(experiment: str, dataset: str) -> Path:
+    """`runs/<experiment>-<dataset>-<time>`, in the current folder."""
+    now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{experiment}-{dataset}-{now}"
+
+
+def provenance() -> dict[str, Any]:
+    """What a number needs beside it: command, versions, commit, host, time."""
+    versions = {"python": platform.python_version()}
+    for name in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            versions[name] = importlib.metadata.version(name)
+    module = getattr(sys.modules.get("__main__"), "__spec__", None)
+    program = f"python -m {module.name}" if module else Path(sys.argv[0]).name
+    return {
+        "command": " ".join([program, *sys.argv[1:]]),
+        "versions": versions,
+        "commit": _commit(),
+        "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
+        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def read_json(path: Path) -> Any:
+    """A JSON file, or an `InputError` that names it."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON: {error}") from None
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The complete lines of a `metrics.jsonl`; a last line cut short by a kill is left out."""
+    rows = []
+    if path.exists():
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                rows.append(json.loads(line))
+    return rows
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Write a text file so that a reader, or a kill, meets the old one or the new one, whole."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+
+
+def _lock_or_fail(file: Any, path: Path) -> None:
+    """One writer: two processes on one folder hang or lose checkpoints."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        file.seek(0)
+        holder = file.read().strip() or "another process"
+        file.close()
+        raise InputError(
+            f"--run-dir {path} is in use by {holder}: wait for it or choose another"
+        ) from None
+    file.seek(0)
+    file.truncate()
+    file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}")
+    file.flush()
+
+
+def _commit() -> str:
+    """The commit of the code that runs, with "+changes" where the tree is not clean."""
+    here = Path(__file__).resolve().parent
+    try:
+        git = ["git", "-C", str(here)]
+        commit = subprocess.run(
+            [*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        changes = subprocess.run(
+            [*git, "status", "--porcelain"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return commit + ("+changes" if changes else "")

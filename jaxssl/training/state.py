@@ -1,0 +1,75 @@
+"""What a training step reads and returns: one pytree, all of it in a checkpoint."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes.
+
+    The position in the data is not here: the stream is a function of `step`, and so is every
+    random key, so that a restored state continues as if it had never stopped.
+
+    Attributes:
+      step: int32 scalar, the number of finished steps.
+      params: what the gradient moves.
+      rest: every other variable of the model: batch statistics, random counters, frozen weights.
+      opt_state: optax's state for `params`.
+      first_bad_step: int32 scalar, -1, or the step whose loss or gradient was not finite; from
+        then on the step returns the state unchanged.
+    """
+
+    step: jax.Array
+    params: nnx.State
+    rest: nnx.State
+    opt_state: optax.OptState
+    first_bad_step: jax.Array
+
+
+def create_state(
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    trainable: Any = nnx.Param,
+) -> TrainState:
+    """The state before the first step.
+
+    Args:
+      model: any module; its variables are copied out of it.
+      optimizer: initialised on the trainable variables only.
+      trainable: an nnx filter; what it leaves out is never moved by a gradient.
+
+    Returns:
+      A `TrainState` at step 0.
+
+    Example:
+      >>> from flax import nnx
+      >>> import optax
+      >>> state = create_state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), optax.sgd(0.1))
+      >>> int(state.step), state.params["kernel"].shape
+      (0, (3, 2))
+    """
+    # Copied, because a step donates its state: the model must outlive it.
+    params, rest = jax.tree.map(jnp.copy, split(model, trainable))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        rest=rest,
+        opt_state=optimizer.init(params),
+        first_bad_step=jnp.full((), -1, jnp.int32),
+    )
+
+
+def split(model: nnx.Module, trainable: Any = nnx.Param) -> tuple[nnx.State, nnx.State]:
+    """The model's variables as plain arrays: (trainable, all others)."""
+    # Raw arrays instead of nnx variables: 5 ms of host time a step instead of 18.
+    _, params, rest = nnx.split(model, trainable, ...)
+    return nnx.as_pure(params), nnx.as_pure(rest)

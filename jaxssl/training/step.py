@@ -1,0 +1,129 @@
+"""One compiled step, for one device or many; the only place where a model is put together again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+
+from jaxssl.training.devices import Placement
+from jaxssl.training.state import TrainState, split
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+# (model, batch, key, step) -> (loss, metrics): what a study is about, in one function.
+Method = Callable[[Any, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
+TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+
+
+def make_train_step(
+    model: nnx.Module,
+    optimizer: optax.GradientTransformation,
+    method: Method,
+    placement: Placement,
+    trainable: Any = nnx.Param,
+) -> TrainStep:
+    """Compile `method` and the optimizer's update into one step over the data mesh.
+
+    The batch is sharded over the mesh and the state is replicated; because the step is one
+    program over global arrays, the loss sees the negatives of all devices and BatchNorm the
+    statistics of the global batch, with no collective written by hand. The state is donated.
+
+    A loss or gradient that is not finite leaves the whole state as it was (BatchNorm's running
+    statistics too) and marks the step in `first_bad_step`: no host sync is needed to protect it.
+
+    Args:
+      model: gives the structure; its variables are not read.
+      optimizer: optax transformation.
+      method: `(model, batch, key, step) -> (loss, metrics)`; the model is in training mode, the
+        key is `fold_in(key, step)`, the loss and all metrics are scalars.
+      placement: where batch and state live.
+      trainable: the filter given to `create_state`.
+
+    Returns:
+      `step(state, batch, key) -> (state, metrics)`; metrics gain `loss` and `grad_norm`.
+    """
+    graphdef = _graphdef(model, training=True)
+
+    def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
+        def objective(params: nnx.State, rest: nnx.State) -> tuple[jax.Array, tuple]:
+            # copy=True: without it the merged model aliases `rest`, and the guard below is void.
+            merged = nnx.merge(graphdef, params, rest, copy=True)
+            step_key = jax.random.fold_in(key, state.step)
+            loss, metrics = method(merged, batch, step_key, state.step)
+            return loss, (metrics, split(merged, trainable)[1])
+
+        (loss, (metrics, rest)), grads = jax.value_and_grad(objective, has_aux=True)(
+            state.params, state.rest
+        )
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        grad_norm = optax.tree.norm(grads)
+        ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & (state.first_bad_step < 0)
+        stepped = TrainState(
+            step=state.step + 1,
+            params=optax.apply_updates(state.params, updates),
+            rest=rest,
+            opt_state=opt_state,
+            first_bad_step=state.first_bad_step,
+        )
+        first_bad = jnp.where(state.first_bad_step < 0, state.step, state.first_bad_step)
+        frozen = dataclasses.replace(state, first_bad_step=first_bad)
+        state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), stepped, frozen)
+        return state, {"loss": loss, "grad_norm": grad_norm, **metrics}
+
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        in_shardings=(placement.replicated, placement.sharded, placement.replicated),
+        out_shardings=placement.replicated,
+    )
+
+
+def make_eval_step(
+    model: nnx.Module,
+    function: Callable[..., Any],
+    placement: Placement,
+) -> Callable[..., Any]:
+    """Compile `function(model, batch, key)` with the model in evaluation mode.
+
+    Args:
+      model: gives the structure; its variables are not read.
+      function: `(model, batch, key) -> pytree`; running statistics are used, nothing is dropped.
+      placement: where batch and state live.
+
+    Returns:
+      `evaluate(state, batch, key)`; its result is replicated on all devices.
+    """
+    graphdef = _graphdef(model, training=False)
+
+    def evaluate(params: nnx.State, rest: nnx.State, batch: Batch, key: jax.Array) -> Any:
+        return function(nnx.merge(graphdef, params, rest, copy=True), batch, key)
+
+    compiled = jax.jit(
+        evaluate,
+        in_shardings=(
+            placement.replicated,
+            placement.replicated,
+            placement.sharded,
+            placement.replicated,
+        ),
+        out_shardings=placement.replicated,
+    )
+    return lambda state, batch, key: compiled(state.params, state.rest, batch, key)
+
+
+def _graphdef(model: nnx.Module, *, training: bool) -> nnx.GraphDef:
+    """The model's structure with BatchNorm and dropout in the given mode."""
+    return nnx.graphdef(
+        nnx.view(
+            model,
+            use_running_average=not training,
+            deterministic=not training,
+            raise_if_not_found=False,  # a model need not have BatchNorm or dropout
+        )
+    )

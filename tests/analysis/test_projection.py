@@ -1,0 +1,100 @@
+import numpy as np
+import pytest
+from sklearn.manifold import trustworthiness
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.preprocessing import StandardScaler
+
+from jaxssl.analysis.embeddings import Embeddings
+from jaxssl.analysis.projection import standardise, tsne_together, umap_together
+from jaxssl.errors import InputError
+
+
+def table_of(vectors, labels):
+    n = len(vectors)
+    return Embeddings(
+        vectors=vectors,
+        ids=tuple(map(str, range(n))),
+        paths=("",) * n,
+        class_names=tuple(f"c{label}" for label in labels),
+        class_index=labels,
+        split=("test",) * n,
+    )
+
+
+def clusters(n, seed):
+    rng = np.random.default_rng(seed)
+    labels = rng.choice(3, n, p=[0.5, 0.3, 0.2])
+    return table_of(4 * np.eye(3, 6)[labels] + 0.3 * rng.normal(size=(n, 6)), labels)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return {"train": clusters(90, 0), "test": clusters(40, 1)}
+
+
+@pytest.mark.parametrize("together", [umap_together, tsne_together])
+def test_maps_keep_neighbourhoods_across_sets_and_repeat_themselves(together, tables):
+    maps = together(tables, limit=50, seed=3)
+    assert list(maps) == ["train", "test"]
+    labels, points, places = [], [], []
+    for name, (rows, xy) in maps.items():
+        assert len(rows) == len(xy) == min(50, len(tables[name]))
+        assert (np.diff(rows) > 0).all()
+        assert xy.shape[1] == 2
+        assert xy.dtype == np.float32
+        labels.append(tables[name].labels[rows])
+        points.append(tables[name].vectors[rows])
+        places.append(xy)
+    shares = np.bincount(labels[0]) / 50 - np.bincount(tables["train"].labels) / 90
+    assert np.abs(shares).max() <= 0.02  # by class, to one image
+    scaled = StandardScaler().fit_transform(np.concatenate(points))
+    assert trustworthiness(scaled, np.concatenate(places), n_neighbors=5) > 0.8
+    # One plane for both: the places of one set tell the classes of the other.
+    knn = KNeighborsClassifier(3).fit(places[0], labels[0])
+    assert knn.score(places[1], labels[1]) == 1
+    again = together(tables, limit=50, seed=3)
+    for name, (rows, xy) in maps.items():
+        np.testing.assert_array_equal(again[name][0], rows)
+        np.testing.assert_array_equal(again[name][1], xy)
+    assert (together(tables, limit=50, seed=4)["train"][0] != maps["train"][0]).any()
+
+
+SMALL = {
+    "five": np.random.default_rng(0).normal(size=(5, 4)),
+    "sixteen": np.random.default_rng(0).normal(size=(16, 4)),
+    "equal": np.ones((40, 4)),
+    "two points": np.repeat(np.eye(2, 4), 20, axis=0),
+    "one axis": np.random.default_rng(0).normal(size=(30, 1)),
+}
+
+
+@pytest.mark.parametrize("together", [umap_together, tsne_together])
+@pytest.mark.parametrize("vectors", SMALL.values(), ids=SMALL)
+def test_small_and_collapsed_sets_have_a_map(together, vectors):
+    rows, xy = together({"set": table_of(vectors, np.arange(len(vectors)) % 2)})["set"]
+    np.testing.assert_array_equal(rows, np.arange(len(vectors)))
+    assert np.isfinite(xy).all()
+
+
+@pytest.mark.parametrize("together", [umap_together, tsne_together])
+def test_four_images_are_refused(together):
+    table = table_of(np.ones((2, 3)), np.arange(2))
+    with pytest.raises(InputError, match=r"a map of 4 images \(test, unseen\) .* 5 or more"):
+        together({"test": table, "unseen": table})
+
+
+def test_standardise_is_the_scaler_of_all_rows():
+    rng = np.random.default_rng(1)
+    a, b = rng.normal(3, 5, (20, 4)), rng.normal(-2, 0.1, (7, 4))
+    a[:, 2] = b[:, 2] = 0.1  # constant: its mean over 27 rows is not exactly .1
+    expected = StandardScaler().fit_transform(np.concatenate([a, b]))
+    found = standardise(a, b)
+    np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-12)
+    assert [len(part) for part in found] == [20, 7]
+    np.testing.assert_array_equal(found[0][:, 2], 0)
+
+
+@pytest.mark.parametrize("arrays", [(), (np.ones((2, 3)), np.ones((2, 4))), (np.ones(3),)])
+def test_standardise_wants_one_width(arrays):
+    with pytest.raises(ValueError, match="arrays have shapes"):
+        standardise(*arrays)

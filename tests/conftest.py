@@ -1,0 +1,14 @@
+"""Strict tests: eight CPU devices, no implicit rank promotion, warnings are errors (pyproject)."""
+
+import os
+
+# Before jax is imported anywhere: the tests compare one device with many.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+
+jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -1,0 +1,492 @@
+"""A folder as people have them: what is read, what is left out, what is said about it."""
+
+from __future__ import annotations
+
+import json
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxssl.data import FolderReport, ImageSet, UnreadableImage, folder, open_folder, scan
+from jaxssl.errors import InputError
+
+
+def save(path: Path, level: int, mode: str = "L") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new(mode, (4, 4), level if mode == "L" else (level,) * 3).save(path)
+    return path
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three classes, 1 + 2 + 2 images, each of its own grey level."""
+    names = ["b/0.png", "a/1.png", "a/10.JPG", "c/x/y/0.png", "c/z.png"]
+    for level, name in enumerate(names):
+        save(tmp_path / "root" / name, 40 * level)
+    return tmp_path / "root"
+
+
+@pytest.fixture
+def decoded(monkeypatch) -> list[str]:
+    """The paths decoded, by the scan and on demand."""
+    calls: list[str] = []
+    decode = scan.decode
+
+    def recording(path, **options):
+        calls.append(Path(path).name)
+        return decode(path, **options)
+
+    monkeypatch.setattr(scan, "decode", recording)
+    monkeypatch.setattr(folder, "decode", recording)
+    return calls
+
+
+def read(root: Path, **options) -> tuple[ImageSet, FolderReport]:
+    options = {"size": 4, "channels": 1, "cache_dir": root.parent / "cache"} | options
+    return open_folder(root, **options)
+
+
+def refusal(root: Path, **options) -> str:
+    with pytest.raises(InputError) as caught:
+        read(root, **options)
+    return str(caught.value)
+
+
+# ------------------------------------------------------------------------------------ what is read
+
+
+def test_order_is_by_code_point_and_pixels_belong_to_their_ids(root):
+    images, report = read(root)
+    assert images.ids == ("a/1.png", "a/10.JPG", "b/0.png", "c/x/y/0.png", "c/z.png")
+    assert images.class_names == ("a", "b", "c")
+    assert images.labels.tolist() == [0, 0, 1, 2, 2]
+    assert images.images()[:, 0, 0, 0].tolist() == [40, 80, 0, 120, 160]
+    assert [Path(path).relative_to(root).as_posix() for path in images.paths] == list(images.ids)
+    assert report.counts == {"a": 2, "b": 1, "c": 2}
+    assert len(set(images.groups.tolist())) == 5
+
+
+def test_named_classes_in_their_order_and_nothing_else(root):
+    (root / "b" / "bad.png").touch()  # a class not named is not even looked at
+    images, report = read(root, classes=["c", "a"])
+    assert images.class_names == ("c", "a")
+    assert images.ids[0] == "c/x/y/0.png"
+    assert images.labels.tolist() == [0, 0, 1, 1]
+    assert set(report.counts) == {"a", "c"}
+
+
+def test_decode_options_reach_the_pixels(root):
+    Image.new("L", (4, 2), 9).save(root / "b" / "0.png")
+    images, _ = read(root, classes=["b"], channels=3, size=2, fit="pad", fill=3)
+    assert images.images()[0, ..., 0].tolist() == [[9, 9], [3, 3]]
+    assert images.shape == (2, 2, 3)
+
+
+def test_names_that_are_hard_to_say(root):
+    names = [
+        "part<Crustacea",
+        "other<living",
+        "dead leaves",
+        "Ünï",
+        "=cmd",
+        "$\\frac$",
+        "a[b]",
+        "'",
+    ]
+    for level, name in enumerate(names):
+        save(root / name / "<script>\n.png", level)
+    (root / names[0] / "a\nb.txt").touch()
+    images, report = read(root, classes=names)
+    assert images.class_names == tuple(names)
+    assert images.ids[0] == "part<Crustacea/<script>\n.png"
+    assert len(str(report).splitlines()) == 3  # a line break in a name breaks no line
+    assert str(report).splitlines()[2] == r"  'part<Crustacea/a\nb.txt'"
+
+
+def test_what_computers_leave_behind_is_passed_over(root):
+    for name in [
+        ".git/0.png",
+        "__MACOSX/0.png",
+        ".ipynb_checkpoints/0.png",
+        "a/.hidden.png",
+        "a/._1.png",
+        "a/__MACOSX/0.png",
+        "a/.thumbs/0.png",
+    ]:
+        save(root / name, 1)
+    for name in ["Thumbs.db", "desktop.ini", ".DS_Store"]:
+        (root / "a" / name).touch()
+        (root / name).touch()
+    images, report = read(root)
+    assert len(images) == 5
+    assert images.class_names == ("a", "b", "c")
+    assert report.other_files == ()
+    assert report.warnings == ()
+
+
+def test_other_files_are_counted_and_listed(root):
+    for name in ["a/notes.txt", "a/photo.HEIC", "c/x/table.csv", "c/README"]:
+        (root / name).touch()
+    _, report = read(root)
+    assert report.other_files == ("a/notes.txt", "a/photo.HEIC", "c/README", "c/x/table.csv")
+    assert "4 files of other kinds passed over (.csv 1, .heic 1, .txt 1, none 1)" in str(report)
+    assert "  a/photo.HEIC" in str(report)
+
+
+def test_images_beside_the_class_folders_are_mentioned(root):
+    save(root / "lost.png", 1)
+    images, report = read(root)
+    assert len(images) == 5
+    assert "1 images lie beside the class folders and have no class" in report.warnings
+
+
+# -------------------------------------------------------------------------------------------- links
+
+
+@pytest.mark.parametrize("target", ["root", "root/a", "outside"])
+def test_links_to_folders_are_not_followed(root, target):
+    save(root.parent / "outside" / "0.png", 1)
+    (root / "a" / "link").symlink_to(root.parent / target)
+    (root / "classlink").symlink_to(root.parent / target)
+    images, report = read(root)
+    assert len(images) == 5
+    assert [w for w in report.warnings if w.endswith(("a/link", ": classlink"))] == list(
+        report.warnings
+    )
+    assert len(report.warnings) == 2
+    assert report.other_files == ()
+    assert "links to folders are not followed" in refusal(root, classes=["classlink"])
+
+
+def test_the_root_may_be_a_link_and_files_may_be_links(root):
+    (root / "a" / "again.png").symlink_to(root / "b" / "0.png")
+    (root.parent / "shortcut").symlink_to(root)
+    images, report = read(root.parent / "shortcut")
+    assert len(images) == 6
+    assert report.duplicates == (("a/again.png", "b/0.png"),)
+
+
+# --------------------------------------------------------------------------------------- bad images
+
+
+@pytest.fixture
+def bad_root(root: Path) -> Path:
+    (root / "a" / "zero.png").touch()
+    (root / "a" / "text.png").write_text("text")
+    os.mkfifo(root / "b" / "pipe.png")
+    Image.new("1", (9_500, 9_500)).save(root / "b" / "vast.png")  # Pillow warns of a bomb
+    (root / "c" / "dangling.jpg").symlink_to(root / "nowhere")
+    whole = save(root / "c" / "cut.png", 5).read_bytes()
+    (root / "c" / "cut.png").write_bytes(whole[:-20])
+    with open(os.fsencode(root / "c") + b"/latin\xe9.png", "wb") as file:
+        file.write(whole)
+    return root
+
+
+BAD = {
+    "a/zero.png": "an empty file",
+    "a/text.png": "not an image of a format read here",
+    "b/pipe.png": "not a regular file",
+    "b/vast.png": "more than 89 megapixels",
+    "c/dangling.jpg": "no such file, or a link to none",
+    "c/cut.png": "cut short",
+    "c/latin\\udce9.png": "not valid UTF-8",
+}
+
+
+def test_fail_lists_every_bad_file_and_the_other_way(bad_root):
+    text = refusal(bad_root)
+    head, *lines = text.splitlines()
+    assert head.startswith(f"7 files of {bad_root} cannot be read")
+    assert "--on-bad-image skip" in head
+    assert len(lines) == 7
+    for path, why in BAD.items():
+        assert sum(f"{path}: " in line and why in line for line in lines) == 1
+    assert refusal(bad_root) == text  # from the cache
+
+
+@pytest.mark.parametrize("limit", [None, 0])
+def test_skip_leaves_them_out_and_keeps_the_list(bad_root, monkeypatch, limit):
+    if limit is not None:
+        monkeypatch.setattr(scan, "MAX_CACHED_BYTES", limit)
+    for _ in range(2):
+        images, report = read(bad_root, on_bad_image="skip")
+        assert images.ids == ("a/1.png", "a/10.JPG", "b/0.png", "c/x/y/0.png", "c/z.png")
+        assert images.images()[:, 0, 0, 0].tolist() == [40, 80, 0, 120, 160]
+        assert set(report.unreadable) == set(BAD)
+        assert all(why in report.unreadable[path] for path, why in BAD.items())
+        assert "7 that cannot be read, left out:" in str(report)
+
+
+def test_a_long_list_is_cut_at_twenty_lines(root):
+    for i in range(30):
+        (root / "a" / f"bad{i:02d}.png").touch()
+    lines = refusal(root).splitlines()
+    assert len(lines) == 1 + 20 + 1
+    assert lines[-1] == "  and 10 more"
+
+
+def test_a_class_of_bad_images_only(root):
+    (root / "d").mkdir()
+    (root / "d" / "0.png").touch()
+    assert "1 files of" in refusal(root)
+    assert "class 'd' of" in refusal(root, on_bad_image="skip")
+
+
+# ------------------------------------------------------------------------------ clear refusals
+
+
+def test_no_such_folder(root):
+    text = refusal(root / "nowhere")
+    assert text == f"cannot open the image folder {root / 'nowhere'}: No such file or directory"
+    assert "Not a directory" in refusal(root / "b" / "0.png")
+
+
+def test_no_class_folders(root):
+    (root / "a" / "readme.txt").touch()
+    text = refusal(root / "a")
+    assert "holds no class folders (found 2 images and 1 other files)" in text
+    assert "ROOT/<class>/<image>" in text
+
+
+def test_a_class_named_twice_or_none(root):
+    assert refusal(root, classes=["a", "b", "a"]) == "class 'a' is named 2 times; name it once"
+    assert "no class of" in refusal(root, classes=[])
+
+
+def test_an_unknown_class_names_what_is_close(root):
+    save(root / "chaetognath_other" / "0.png", 1)
+    text = refusal(root, classes=["chaetognat_other", "zzz"])
+    assert text.startswith("no class folder 'chaetognat_other', 'zzz' among the 4 in ")
+    assert text.endswith("; did you mean 'chaetognath_other'?")
+
+
+def test_a_root_one_level_too_high(root):
+    text = refusal(root.parent, classes=["a"])
+    assert text.endswith(f"; it is in {root}: name that folder instead")
+
+
+def test_an_empty_class_is_refused_before_anything_is_decoded(root, decoded):
+    (root / "empty").mkdir()
+    (root / "empty" / "x.heic").touch()
+    text = refusal(root, classes=["a", "empty"])
+    assert text.startswith(f"class 'empty' of {root} holds no image that can be read (0 unreadable")
+    assert "1 files of other kinds" in text
+    assert decoded == []
+    assert len(read(root, classes=["a"])[0]) == 2
+
+
+def test_a_class_folder_that_is_not_utf8(root):
+    os.mkdir(os.fsencode(root) + b"/\xff")
+    assert "is no UTF-8 name; rename it" in refusal(root)
+    assert len(read(root, classes=["a"])[0]) == 2
+    inside = Path(os.fsdecode(os.fsencode(root) + b"/\xff"))
+    assert "is no UTF-8 path" in refusal(inside, cache_dir=root.parent / "cache")
+
+
+def test_a_class_typed_in_the_other_unicode_form(root):
+    decomposed = unicodedata.normalize("NFD", "é")
+    save(root / decomposed / "0.png", 1)
+    images, _ = read(root, classes=["é"])
+    assert images.class_names == ("é",)
+    assert images.ids == ("é/0.png",)
+
+
+def test_names_that_differ_by_case_only_are_mentioned(root):
+    save(root / "A" / "0.png", 1)
+    save(root / "c" / "Z.png", 2)
+    _, report = read(root)
+    assert sum("differ only by case or Unicode form" in w for w in report.warnings) == 2
+
+
+# --------------------------------------------------------------------------------------- duplicates
+
+
+def test_identical_files_share_a_group_and_two_classes_warn(root):
+    same = (root / "b" / "0.png").read_bytes()
+    (root / "c" / "copy.png").write_bytes(same)
+    (root / "b" / "copy.png").write_bytes(same)
+    (root / "a" / "1copy.png").write_bytes((root / "a" / "1.png").read_bytes())
+    images, report = read(root)
+    group = dict(zip(images.ids, images.groups.tolist(), strict=True))
+    assert group["b/0.png"] == group["b/copy.png"] == group["c/copy.png"]
+    assert group["a/1.png"] == group["a/1copy.png"] != group["b/0.png"]
+    assert len(set(group.values())) == 5
+    assert report.duplicates == (
+        ("a/1.png", "a/1copy.png"),
+        ("b/0.png", "b/copy.png", "c/copy.png"),
+    )
+    conflict = "the same image in more than one class: b/0.png = b/copy.png = c/copy.png"
+    assert report.warnings == (conflict,)
+    assert "3 byte-identical copies" in str(report)
+
+
+# -------------------------------------------------------------------------------------------- cache
+
+
+def test_the_second_opening_and_every_epoch_decode_nothing(root, decoded):
+    first, _ = read(root)
+    assert len(decoded) == 5
+    second, _ = read(root)
+    np.testing.assert_array_equal(first.images(), second.images())
+    assert first.fingerprint() == second.fingerprint()
+    assert len(decoded) == 5
+
+
+@pytest.mark.parametrize("change", ["pixels", "new", "gone", "setting", "classes"])
+def test_any_change_makes_the_pixels_anew(root, decoded, change):
+    read(root)
+    options, want = {}, [40, 80, 0, 120, 160]
+    if change == "pixels":
+        save(root / "a" / "1.png", 99)
+        os.utime(root / "a" / "1.png", ns=(1, 1))  # PNGs of one grey level are of equal size
+        want[0] = 99
+    elif change == "new":
+        save(root / "a" / "11.png", 99)
+        want.insert(2, 99)
+    elif change == "gone":
+        (root / "b" / "extra.png").unlink(missing_ok=True)
+        (root / "a" / "1.png").unlink()
+        del want[0]
+    elif change == "setting":
+        options = {"size": 5}
+    else:
+        options, want = {"classes": ["c"]}, [120, 160]
+    images, _ = read(root, **options)
+    assert images.images()[:, 0, 0, 0].tolist() == want
+    assert len(decoded) == 5 + len(want)
+    packs = list((root.parent / "cache").glob("*/*.npy"))
+    assert len(packs) == (2 if change in ("setting", "classes") else 1)  # the stale one is gone
+
+
+def test_a_change_seen_at_one_size_is_seen_at_every_size(root):
+    for size in (4, 5):
+        read(root, size=size)
+    save(root / "a" / "1.png", 99)
+    os.utime(root / "a" / "1.png", ns=(1, 1))
+    for size in (4, 5):
+        assert read(root, size=size)[0].load(0).max() == 99
+
+
+def test_over_the_limit_images_are_decoded_on_demand(root, decoded, monkeypatch):
+    packed, _ = read(root, cache_dir=root.parent / "other")
+    monkeypatch.setattr(scan, "MAX_CACHED_BYTES", 0)
+    decoded.clear()
+    images, _ = read(root)
+    assert len(decoded) == 5
+    np.testing.assert_array_equal(images.images(), packed.images())
+    assert len(decoded) == 10
+    assert not list((root.parent / "cache").glob("*/*.npy"))
+    decoded.clear()
+    save(root / "a" / "11.png", 99)
+    read(root)
+    assert decoded == ["11.png"]  # the verdicts of the others are known
+    (root / "a" / "11.png").write_bytes(b"no image")
+    assert "a/11.png: not an image" in refusal(root)
+
+
+@pytest.mark.parametrize("how", ["pixels", "truncated", "deleted"])
+def test_a_file_that_changes_after_the_scan_is_named(root, monkeypatch, how):
+    monkeypatch.setattr(scan, "MAX_CACHED_BYTES", 0)
+    images, _ = read(root)
+    path = root / "a" / "1.png"
+    if how == "pixels":
+        save(path, 99)
+        os.utime(path, ns=(1, 1))
+    elif how == "truncated":
+        path.write_bytes(path.read_bytes()[:-20])
+    else:
+        path.unlink()
+    with pytest.raises(UnreadableImage, match=f"^{path}: "):
+        images.load(0)
+
+
+@pytest.mark.parametrize("damage", ["emptied", "wrong shape", "object"])
+def test_a_damaged_cache_is_made_again(root, decoded, damage):
+    want = read(root)[0].images()
+    (pack,) = (root.parent / "cache").glob("*/*.npy")
+    (verdicts,) = (root.parent / "cache").glob("*/verdicts.json")
+    if damage == "emptied":
+        pack.write_bytes(b"")
+        verdicts.write_text("{")
+    elif damage == "wrong shape":
+        np.save(pack, np.zeros((1, 4, 4, 1), np.uint8))
+    else:
+        np.save(pack, np.array([{}]), allow_pickle=True)
+        verdicts.write_text("[]")
+    np.testing.assert_array_equal(read(root)[0].images(), want)
+    assert len(decoded) == 10
+
+
+def test_verdicts_of_another_version_are_not_trusted(root, decoded):
+    read(root)
+    (verdicts,) = (root.parent / "cache").glob("*/verdicts.json")
+    verdicts.write_text(json.dumps(json.loads(verdicts.read_text()) | {"version": "0"}))
+    read(root)
+    assert len(decoded) == 10
+
+
+def test_a_failure_of_the_system_is_asked_again(root, monkeypatch):
+    decode = scan.decode
+
+    def flaky(path, **options):
+        if path.endswith("z.png"):
+            raise UnreadableImage(f"{path}: Input/output error", "Input/output error") from OSError(
+                5, "Input/output error"
+            )
+        return decode(path, **options)
+
+    monkeypatch.setattr(scan, "decode", flaky)
+    assert len(read(root, on_bad_image="skip")[0]) == 4
+    monkeypatch.setattr(scan, "decode", decode)
+    images, report = read(root)
+    assert images.load(4).max() == 160
+    assert not report.unreadable
+
+
+def test_a_scan_that_is_stopped_leaves_no_file_behind(root, monkeypatch):
+    def interrupted(path, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(scan, "decode", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        read(root)
+    assert [path.name for path in (root.parent / "cache").glob("*/*")] == []
+
+
+def test_what_a_killed_scan_left_is_removed_after_a_day(root):
+    read(root)
+    (pack,) = (root.parent / "cache").glob("*/*.npy")
+    old, young = pack.with_name(f"{pack.name}.old.tmp"), pack.with_name(f"{pack.name}.new.tmp")
+    old.touch()
+    young.touch()
+    os.utime(old, (1, 1))
+    save(root / "a" / "new.png", 3)
+    read(root)
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_a_cache_that_cannot_be_written_says_so(root):
+    (root.parent / "cache").touch()
+    text = refusal(root)
+    assert text.startswith(f"cannot write the image cache in {root.parent / 'cache'}")
+    assert "XDG_CACHE_HOME" in text
+
+
+def test_the_default_place_of_the_cache(root, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(root.parent / "xdg"))
+    read(root, cache_dir=None)
+    assert len(list((root.parent / "xdg" / "jaxssl").glob("*/*.npy"))) == 1
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert scan.default_cache_dir() == Path.home() / ".cache" / "jaxssl"
+
+
+def test_progress_reaches_the_end(root):
+    seen: list[tuple[int, int]] = []
+    read(root, progress=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == (5, 5)

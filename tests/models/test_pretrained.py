@@ -1,0 +1,152 @@
+"""What load_pretrained says and refuses; that the features are right is in the networks' tests."""
+
+import json
+import struct
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxssl.errors import InputError
+from jaxssl.models import ConvNet, PlanktonBackbone, load_pretrained, resnet18
+from jaxssl.models.resnet import BasicBlock, ResNet
+
+
+def save(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+    header, body = {}, b""
+    for name, array in tensors.items():
+        data = array.astype(np.float16).tobytes()
+        header[name] = {
+            "dtype": "F16",
+            "shape": list(array.shape),
+            "data_offsets": [len(body), len(body) + len(data)],
+        }
+        body += data
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path
+
+
+def norm(prefix: str, size: int) -> dict[str, np.ndarray]:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {f"{prefix}.{n}": np.full(size, i + 1.0) for i, n in enumerate(names)}
+
+
+def weights() -> dict[str, np.ndarray]:
+    """Of a ResNet of one block of width 2, as torchvision names them."""
+    return {
+        "conv1.weight": np.arange(2 * 3 * 49.0).reshape(2, 3, 7, 7),
+        **norm("bn1", 2),
+        "bn1.num_batches_tracked": np.array(0),
+        "layer1.0.conv1.weight": np.ones((2, 2, 3, 3)),
+        **norm("layer1.0.bn1", 2),
+        "layer1.0.conv2.weight": np.ones((2, 2, 3, 3)),
+        **norm("layer1.0.bn2", 2),
+        "fc.weight": np.ones((10, 2)),
+        "fc.bias": np.ones(10),
+    }
+
+
+@pytest.fixture
+def encoder(build) -> ResNet:
+    return build(
+        lambda: ResNet(BasicBlock, (1,), channels=3, stem="imagenet", width=2, rngs=nnx.Rngs(0))
+    )
+
+
+def test_every_number_comes_to_its_place(encoder, tmp_path):
+    file = weights()
+    report = load_pretrained(encoder, save(tmp_path / "net.safetensors", file))
+    for (o, i, y, x), number in np.ndenumerate(file["conv1.weight"]):
+        assert encoder.conv1.kernel[...][y, x, i, o] == number
+    bn2 = encoder.stages[0][0].bn2
+    assert [float(v[0]) for v in (bn2.scale, bn2.bias, bn2.mean, bn2.var)] == [1, 2, 3, 4]
+    assert encoder.conv1.kernel.dtype == jnp.float32
+    assert (report.loaded, report.missing, report.left_over) == (15, (), ("fc.weight", "fc.bias"))
+    assert str(report) == "net.safetensors: 15 tensors loaded, 2 left over; random: nothing"
+
+
+def changed(**changes) -> dict[str, np.ndarray]:
+    file = weights() | {name.replace("__", "."): value for name, value in changes.items()}
+    return {name: value for name, value in file.items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        (changed(bn1__running_var=None), r"no tensor bn1\.running_var: is this file of another"),
+        (
+            changed(conv1__weight=np.ones((2, 3, 3, 3))),
+            r"conv1\.weight is \(3, 3, 3, 2\) .*\(7, 7,",
+        ),
+        (changed(bn1__bias=np.ones(3)), r"bn1\.bias is \(3,\)"),
+        (changed(bn1__bias=np.array([1, np.nan])), r"bn1\.bias is not finite"),
+        (
+            changed(layer1__1__conv1__weight=np.ones((2, 2, 3, 3))),
+            r"1 tensors have no place in this encoder, such as layer1\.1\.conv1\.weight",
+        ),
+    ],
+)
+def test_a_file_that_does_not_fit_changes_nothing(file, message, encoder, tmp_path):
+    before = nnx.state(encoder)
+    before = nnx.to_pure_dict(before)
+    path = save(tmp_path / "net.safetensors", file)
+    with pytest.raises(InputError, match=message):
+        load_pretrained(encoder, path)
+    after = nnx.to_pure_dict(nnx.state(encoder))
+    assert str(after) == str(before)
+
+
+def test_a_file_whose_name_promises_another_content_is_refused(encoder, tmp_path):
+    path = save(tmp_path / "resnet-0123abcd.safetensors", weights())
+    with pytest.raises(
+        InputError, match=r"sha256 begins with \w{8}, not 0123abcd as its name says"
+    ):
+        load_pretrained(encoder, path)
+
+
+def test_encoders_that_no_file_fits_are_named(build, tmp_path):
+    path = save(tmp_path / "net.safetensors", weights())
+    refused = [
+        (lambda: ConvNet(channels=3, rngs=nnx.Rngs(0)), "no pretrained weights for ConvNet"),
+        (
+            lambda: resnet18(channels=3, stem="cifar", rngs=nnx.Rngs(0)),
+            "need the ImageNet stem, .*raise --image-size above 64",
+        ),
+        (
+            lambda: ResNet(
+                BasicBlock, (1,), channels=1, stem="imagenet", width=2, rngs=nnx.Rngs(0)
+            ),
+            "are for RGB images, this encoder takes grey ones: use 3 channels",
+        ),
+        (
+            lambda: PlanktonBackbone(
+                image_size=16, channels=3, convention="tensorflow", rngs=nnx.Rngs(0)
+            ),
+            "are torchvision's, .*use --encoder efficientnet_v2_s",
+        ),
+    ]
+    for make, message in refused:
+        with pytest.raises(InputError, match=message):
+            load_pretrained(nnx.eval_shape(make), path)
+
+
+def test_the_backbone_says_which_layers_stay_random(build, tmp_path):
+    backbone = build(lambda: PlanktonBackbone(image_size=16, channels=3, rngs=nnx.Rngs(0)))
+    timm = save(tmp_path / "timm.safetensors", {"conv_stem.weight": np.ones((24, 3, 3, 3))})
+    with pytest.raises(InputError, match="are timm's, .*use --encoder tf_efficientnetv2_s"):
+        load_pretrained(backbone, timm)
+    file = {"features.0.0.weight": np.ones((24, 3, 3, 3)), **norm("features.0.1", 24)}
+    for stage, blocks in enumerate(backbone.trunk.stages, start=1):
+        for index, block in enumerate(blocks):
+            for part, conv in enumerate(block.convs):
+                prefix = f"features.{stage}.{index}.block.{part}"
+                file[f"{prefix}.0.weight"] = np.ones(conv.kernel.shape).transpose(3, 2, 0, 1)
+                file |= norm(f"{prefix}.1", conv.out_features)
+    whole = file | {"features.4.0.block.0.0.weight": np.ones(3), "classifier.1.bias": np.ones(3)}
+    report = load_pretrained(backbone, save(tmp_path / "net.safetensors", whole))
+    assert report.missing == ("bn1", "bn2", "conv1", "conv2", "linear")
+    assert report.left_over == ("features.4.0.block.0.0.weight", "classifier.1.bias")
+    assert report.loaded == len(file)

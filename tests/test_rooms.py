@@ -1,0 +1,101 @@
+"""Imports point one way; what is written once is written in its room."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+ROOMS = {
+    "losses": {"jax"},
+    "augment": {"jax"},
+    "models": {"jax", "flax", "numpy"},
+    "data": {"numpy", "grain", "tensorflow_datasets", "PIL", "sklearn"},
+    "training": {"jax", "flax", "optax", "orbax", "numpy", "tqdm", "tensorboardX"},
+    "analysis": {
+        *("numpy", "sklearn", "scipy", "matplotlib", "pyarrow", "jinja2", "umap", "PIL"),
+        "threadpoolctl",
+    },
+}
+
+
+def imports(file: Path) -> set[str]:
+    """Every module a file imports, wherever in it, but for type checking."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_room_imports_only_what_it_may(room):
+    files = sorted((ROOT / "jaxssl" / room).rglob("*.py"))
+    assert files
+    own = (f"jaxssl.{room}", "jaxssl.errors")
+    for file in files:
+        for name in imports(file):
+            package = name.split(".")[0]
+            if package == "jaxssl":
+                assert name.startswith(own), f"{file} imports {name}"
+            elif package not in sys.stdlib_module_names:
+                assert package in ROOMS[room], f"{file} imports {name}"
+
+
+def test_nothing_in_the_library_imports_a_program():
+    for file in (ROOT / "jaxssl").rglob("*.py"):
+        assert not {name for name in imports(file) if name.startswith("experiments")}, file
+
+
+@pytest.mark.parametrize(
+    ("text", "home"),
+    [
+        ("nnx.merge(", {"training/step.py", "models/describe.py"}),  # describe runs nothing
+        ("make_mesh(", {"training/devices.py"}),
+        ("from orbax", {"training/checkpoint.py"}),
+    ],
+)
+def test_written_once(text, home):
+    found = {
+        str(file.relative_to(ROOT / "jaxssl"))
+        for file in (ROOT / "jaxssl").rglob("*.py")
+        if text in file.read_text()
+    }
+    assert found == home
+
+
+def loaded_by(code: str) -> set[str]:
+    """The top-level packages in a fresh process after some code."""
+    script = f"{code}\nimport sys\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    return set(done.stdout.split())
+
+
+def test_help_does_not_pay_for_jax():
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", "-m", "experiments.simclr", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    )
+    assert "--temperature" in done.stdout
+    modules = {line.rsplit("|", 1)[-1].strip() for line in done.stderr.splitlines()}
+    assert not modules & {"jax", "numpy", "umap", "sklearn", "matplotlib"}
+
+
+def test_a_loss_needs_jax_alone():
+    heavy = {"flax", "optax", "orbax", "grain", "sklearn", "matplotlib", "PIL"}
+    assert not loaded_by("from jaxssl.losses import nt_xent") & heavy
+
+
+def test_the_analysis_needs_no_jax():
+    code = "import jaxssl.analysis.report, jaxssl.analysis.probes, jaxssl.analysis.projection"
+    assert not loaded_by(code) & {"jax", "umap", "numba"}

@@ -1,0 +1,47 @@
+"""Platforms and meshes; a demanded platform is never replaced in silence."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+
+from jaxssl.errors import InputError
+from jaxssl.training import devices
+
+
+def test_batches_are_split_and_states_are_whole():
+    where = devices.data_placement(16)
+    batch = where.put({"image": np.arange(32.0).reshape(16, 2)})
+    assert where.device_count == 8
+    assert {shard.data.shape for shard in batch["image"].addressable_shards} == {(2, 2)}
+    np.testing.assert_array_equal(batch["image"], np.arange(32.0).reshape(16, 2))
+    whole = where.replicate({"w": np.ones(3, np.float32)})
+    assert {shard.data.shape for shard in whole["w"].addressable_shards} == {(3,)}
+
+
+def test_a_batch_that_cannot_be_split():
+    with pytest.raises(InputError, match=r"--batch-size 12 cannot be split over 8 devices"):
+        devices.data_placement(12)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "gpu"])
+def test_a_missing_platform_is_one_clear_line(platform):
+    code = f"""
+from jaxssl.errors import InputError
+from jaxssl.training import devices
+import jax
+try:
+    devices.require({platform!r})
+except InputError as error:
+    print(error)
+print(jax.devices()[0].platform)
+"""
+    if jax.default_backend() == platform:
+        pytest.skip(f"this machine has a {platform}")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"--{platform}: no {platform.upper()} found; JAX")
+    assert "leave the flag out" in first
+    assert second == "cpu"

@@ -1,0 +1,54 @@
+"""The four numbers of an embedding's geometry against loops, scipy and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.spatial.distance import pdist
+
+from jaxssl.training.health import chance_loss, verdict, view_geometry
+
+
+def test_against_numpy_and_scipy():
+    random = np.random.default_rng(0)
+    a, b = random.normal(size=(2, 20, 6))
+    found = jax.jit(view_geometry)(jnp.float32(a), jnp.float32(b))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    z = np.concatenate([a, b])
+    singular = np.linalg.svd(z - z.mean(0), compute_uv=False) ** 2
+    p = singular / singular.sum()
+    expected = {
+        "alignment": np.mean([np.sum((x - y) ** 2) for x, y in zip(a, b, strict=True)]),
+        "uniformity": np.log(np.mean(np.exp(-2 * pdist(z, "sqeuclidean")))),
+        "z_std": z.std(0).mean() * np.sqrt(6),
+        "effective_rank": np.exp(-np.sum(p * np.log(p))),
+    }
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, rtol=2e-5, err_msg=name)
+
+
+def test_a_uniform_sphere_and_one_point():
+    sphere = jax.random.normal(jax.random.key(0), (2, 1000, 16))
+    found = view_geometry(*sphere)
+    np.testing.assert_allclose(found["z_std"], 1, atol=0.02)
+    np.testing.assert_allclose(found["effective_rank"], 16, atol=0.3)
+    point = jnp.ones((8, 16))
+    collapsed = view_geometry(point, point)
+    assert all(bool(jnp.isfinite(value)) for value in collapsed.values())
+    assert float(collapsed["uniformity"]) == pytest.approx(0, abs=1e-5)
+    assert verdict({k: float(v) for k, v in collapsed.items()}).startswith("collapsed")
+    assert verdict({k: float(v) for k, v in found.items()}).startswith("healthy")
+
+
+def test_chance_is_the_loss_of_equal_similarities():
+    # Softmax over the 2N - 1 other rows with equal logits.
+    assert chance_loss(8) == pytest.approx(-np.log(1 / 15))
+    assert chance_loss(1) == 0
+    assert (
+        verdict({"z_std": 1, "effective_rank": 9, "loss": 2.7, "chance": 2.708})[:9] == "at chance"
+    )
+
+
+def test_shapes_that_do_not_match():
+    with pytest.raises(ValueError, match=r"\(4, 3\).*\(5, 3\)"):
+        view_geometry(jnp.ones((4, 3)), jnp.ones((5, 3)))

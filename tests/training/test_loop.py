@@ -1,0 +1,166 @@
+"""The loop stopped, killed, poisoned and resumed: it ends where an uninterrupted one does."""
+
+import dataclasses
+import json
+import os
+import signal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxssl.errors import NonFiniteLoss, Stopped
+from jaxssl.training.runs import read_metrics
+
+from .conftest import batch_at, classify, same
+
+
+def rows(training):
+    """metrics.jsonl without the wall clock."""
+    found = read_metrics(training.path / "metrics.jsonl")
+    return [{name: value for name, value in row.items() if name != "time"} for row in found]
+
+
+def stopping(step: int, number: signal.Signals):
+    """The same stream, and a signal to this process while batch `step` is fetched."""
+
+    def stream(start: int):
+        while True:
+            if start == step:
+                os.kill(os.getpid(), number)
+            yield batch_at(start)
+            start += 1
+
+    return stream
+
+
+class Killed(BaseException):
+    """Stands in for SIGKILL inside one process: nothing of the loop may handle it."""
+
+
+def killing(step: int):
+    def stream(start: int):
+        while True:
+            if start == step:
+                raise Killed
+            yield batch_at(start)
+            start += 1
+
+    return stream
+
+
+def test_stopped_twice_and_killed_twice_ends_bit_for_bit(tmp_path, training):
+    whole, facts = training()
+    broken = dataclasses.replace(training, path=tmp_path / "broken")
+    for stream, ending in [
+        (stopping(2, signal.SIGTERM), Stopped),
+        (killing(6), Killed),
+        (stopping(7, signal.SIGINT), Stopped),
+        (killing(11), Killed),
+    ]:
+        with pytest.raises(ending):
+            dataclasses.replace(broken, stream=stream)()
+    state, broken_facts = broken()
+    assert same(state, whole)
+    assert rows(broken) == rows(training)
+    assert broken_facts["steps"] == facts["steps"] == 12
+
+
+def test_a_time_based_save_loses_nothing(tmp_path, training):
+    whole, _ = training()
+    broken = dataclasses.replace(training, path=tmp_path / "broken", save_seconds=0.0)
+    with pytest.raises(Killed):
+        dataclasses.replace(broken, stream=killing(3))()
+    assert [int(p.name) for p in (broken.path / "checkpoints").iterdir() if p.name.isdigit()] == [2]
+    state, _ = broken()
+    assert same(state, whole)
+    assert rows(broken) == rows(training)
+
+
+def test_a_finished_run_is_not_trained_again(training):
+    whole, _ = training()
+    before = rows(training)
+    state, facts = dataclasses.replace(training, stream=killing(0))()
+    assert same(state, whole)
+    assert facts["steps"] == 12
+    assert rows(training) == before
+
+
+def test_what_is_logged(training):
+    training()
+    logged = rows(training)
+    assert [row["step"] for row in logged if row["split"] == "train"] == [2, 4, 6, 8, 10, 12]
+    assert [row["step"] for row in logged if row["split"] == "val"] == [4, 8, 12]
+    train = [row for row in logged if row["split"] == "train"]
+    assert [row["epoch"] for row in train] == [0.5, 1.0, 1.5, 2.0, 2.5, 3.0]
+    # Row of step s is batch s - 1: the noise is within .01 of the batch's own mean.
+    for row in train:
+        assert abs(row["brightness"] - batch_at(row["step"] - 1)["image"].mean()) < 0.01
+        assert row["loss"] > 0
+        assert row["grad_norm"] > 0
+
+
+def test_tensorboard_holds_the_same_numbers(training):
+    accumulator = pytest.importorskip(
+        "tensorboard.backend.event_processing.event_accumulator", reason="reader not installed"
+    )
+    training()
+    events = accumulator.EventAccumulator(str(training.path / "tensorboard")).Reload()
+    read = {e.step: e.value for e in events.Scalars("train/loss")}
+    for row in rows(training):
+        if row["split"] == "train":
+            np.testing.assert_allclose(read[row["step"]], row["loss"], rtol=1e-6)
+
+
+def test_best_is_chosen_by_the_evaluation(training):
+    losses = {4: 2.0, 8: 1.0, 12: 3.0}
+    dataclasses.replace(training, evaluate=lambda s: {"loss": losses[int(s.step)]})()
+    kept = {int(p.name) for p in (training.path / "checkpoints").iterdir() if p.name.isdigit()}
+    assert kept == {8, 12}
+
+
+def test_patience_stops_early_also_after_a_resume(tmp_path, training):
+    losses = {4: 2.0, 8: 1.0, 12: 1.5, 16: 1.2, 20: 9.0, 24: 0.1}
+    early = dataclasses.replace(
+        training, total=24, patience=2, evaluate=lambda s: {"loss": losses[int(s.step)]}
+    )
+    state, facts = early()
+    assert (int(state.step), facts["stopped_early"]) == (16, True)
+    again = dataclasses.replace(early, path=tmp_path / "again")
+    with pytest.raises(Killed):
+        dataclasses.replace(again, stream=killing(14))()
+    assert same(again()[0], state)
+    state, facts = dataclasses.replace(early, stream=killing(0))()
+    assert facts["stopped_early"]
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(training):
+    def poisoned(model, batch, key, step):
+        loss, metrics = classify(model, batch, key, step)
+        return jnp.where(step == 5, jnp.inf, loss), metrics
+
+    bad = dataclasses.replace(training, method=poisoned)
+    message = r"not finite at step 5; the last good checkpoint is step 4"
+    with pytest.raises(NonFiniteLoss, match=message):
+        bad()
+    newest = max(p for p in (training.path / "checkpoints").iterdir() if p.name.isdigit())
+    assert newest.name == "4"
+    good, _ = training()  # resumed by a sane method from a finite state
+    assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(good.params))
+
+
+def test_a_plain_line_where_there_is_no_terminal(training, capsys):
+    training()
+    out = capsys.readouterr().out
+    assert "step 8/12, epoch 2.0: loss" in out
+    assert "images/s" in out
+    assert "left" in out
+
+
+def test_config_records_where_numbers_come_from(training):
+    training()
+    record = json.loads((training.path / "config.json").read_text())
+    assert record["config"] == {"seed": 0}
+    assert record["versions"]["jax"] == jax.__version__
+    assert {"command", "commit", "machine", "started"} <= record.keys()

@@ -1,0 +1,93 @@
+"""The run folder: one writer, one configuration, metrics that survive a kill."""
+
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+from jaxssl.errors import InputError
+from jaxssl.training.runs import RunFolder, read_metrics
+
+
+def test_another_configuration_is_refused_and_every_field_named(tmp_path):
+    with RunFolder(tmp_path, {"seed": 0, "batch_size": 8, "steps": 2, "seen": ("a", "b")}):
+        pass
+    with (
+        pytest.raises(InputError, match=r"--batch-size was 8, is 16; --seed was 0, is 1") as error,
+        RunFolder(
+            tmp_path,
+            {"seed": 1, "batch_size": 16, "steps": 9, "seen": ("a", "b")},
+            may_differ={"steps"},
+        ),
+    ):
+        pass
+    assert "--steps" not in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_other_images_are_refused(tmp_path):
+    with RunFolder(tmp_path, {}, facts={"data": "abc"}):
+        pass
+    with (
+        pytest.raises(InputError, match="images or their order"),
+        RunFolder(tmp_path, {}, facts={"data": "abd"}),
+    ):
+        pass
+
+
+def test_a_refused_folder_is_free_again(tmp_path):
+    with RunFolder(tmp_path, {"seed": 0}):
+        pass
+    for _ in range(2):
+        with pytest.raises(InputError), RunFolder(tmp_path, {"seed": 1}):
+            pass
+    with RunFolder(tmp_path, {"seed": 0}) as run:
+        assert run.resumed
+
+
+HOLD = """
+import sys, time
+from jaxssl.training.runs import RunFolder
+with RunFolder(sys.argv[1], {}):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_second_process_is_refused_and_a_kill_frees_the_folder(tmp_path):
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(HOLD), tmp_path], stdout=subprocess.PIPE, text=True
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        with (
+            pytest.raises(InputError, match=rf"in use by process {holder.pid} on "),
+            RunFolder(tmp_path, {}),
+        ):
+            pass
+        holder.kill()
+    with RunFolder(tmp_path, {}):
+        pass
+
+
+def test_a_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(InputError, match=r"--run-dir .*file/run cannot be written"),
+        RunFolder(tmp_path / "file" / "run", {}),
+    ):
+        pass
+
+
+def test_a_last_line_cut_short_is_passed_over_and_later_rows_are_dropped(tmp_path):
+    with RunFolder(tmp_path, {}) as run:
+        run.rewind(0)
+        for step in (1, 2, 3):
+            run.log(step, step / 2, "train", {"loss": 0.5})
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 4, "lo')
+    with RunFolder(tmp_path, {}) as run:
+        assert [row["step"] for row in run.rewind(2)] == [1, 2]
+        run.log(3, 1.5, "train", {"loss": 0.25})
+    read = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["loss"]) for row in read] == [(1, 0.5), (2, 0.5), (3, 0.25)]

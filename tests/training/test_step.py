@@ -1,0 +1,127 @@
+"""The step against one written out by hand, on one device and on eight."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+from jaxssl.training.state import create_state, split
+from jaxssl.training.step import make_eval_step, make_train_step
+
+from .conftest import Net, batch_at, classify, compiled, leaves, placement, same
+
+
+def run(devices: int, steps: int, method=classify):
+    model, optimizer, where, step = compiled(devices, method)
+    state = where.replicate(create_state(model, optimizer))
+    losses = []
+    for i in range(steps):
+        state, metrics = step(state, where.put(batch_at(i)), jax.random.key(7))
+        losses.append(float(metrics["loss"]))
+    return state, losses
+
+
+def test_step_equals_nnx_written_out_by_hand():
+    """Against flax's own object style: nnx.value_and_grad and nnx.Optimizer, no split or merge."""
+    model = Net(nnx.Rngs(0))
+    optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
+    expected = []
+    for i in range(3):
+        key = jax.random.fold_in(jax.random.key(7), i)
+        batch = jax.tree.map(jnp.asarray, batch_at(i))
+        loss_fn = nnx.value_and_grad(lambda m, b=batch, k=key: classify(m, b, k, 0)[0])
+        loss, grads = loss_fn(model)
+        optimizer.update(model, grads)
+        expected.append(float(loss))
+    state, losses = run(1, 3)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    for mine, theirs in zip(
+        jax.tree.leaves((state.params, state.rest)), jax.tree.leaves(split(model)), strict=True
+    ):
+        if not jnp.issubdtype(mine.dtype, jax.dtypes.prng_key):
+            np.testing.assert_allclose(mine, theirs, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_many_devices_equal_one(devices):
+    """Global BatchNorm and a global mean: per-device statistics would differ in the first loss."""
+    state, losses = run(1, 4)
+    sharded, sharded_losses = run(devices, 4)
+    np.testing.assert_allclose(sharded_losses, losses, rtol=2e-6)
+    for a, b in zip(leaves(sharded), leaves(state), strict=True):
+        np.testing.assert_allclose(a, b, atol=2e-5)
+
+
+def test_compiles_once():
+    traces = []
+    run(2, 4, lambda *arguments: traces.append(1) or classify(*arguments))
+    assert len(traces) == 1
+
+
+def test_state_is_donated():
+    model, optimizer, where, step = compiled(1, classify)
+    before = where.replicate(create_state(model, optimizer))
+    step(before, where.put(batch_at(0)), jax.random.key(7))
+    assert jax.tree.leaves(before.params)[0].is_deleted()
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(split(model)))  # copied out
+
+
+@pytest.mark.parametrize("where_bad", ["loss", "gradient"])
+def test_a_bad_step_freezes_everything(where_bad):
+    def sometimes_bad(model, batch, key, step):
+        loss, metrics = classify(model, batch, key, step)
+        if where_bad == "loss":
+            return loss + jnp.where(step == 2, jnp.nan, 0.0), metrics
+        # Finite value, infinite gradient: sqrt at 0 in step 2, at 1 elsewhere.
+        bias = model.head[0].bias.sum()
+        zero = bias - jax.lax.stop_gradient(bias)
+        return loss + jnp.sqrt(zero + jnp.where(step == 2, 0.0, 1.0)), metrics
+
+    good, _ = run(1, 2, sometimes_bad)
+    bad, _ = run(1, 5, sometimes_bad)
+    assert int(bad.first_bad_step) == 2
+    assert int(bad.step) == 2
+    assert same(bad.rest, good.rest)  # BatchNorm's statistics and random counters too
+    assert same(bad.opt_state, good.opt_state)
+    assert same(bad.params, good.params)
+
+
+def test_only_the_trainable_part_moves():
+    model, optimizer, where = Net(nnx.Rngs(0)), optax.sgd(0.1), placement(1)
+    model.conv.kernel = nnx.Variable(model.conv.kernel[...])  # no longer a Param
+    state = where.replicate(create_state(model, optimizer))
+    kernel = np.asarray(state.rest["conv"]["kernel"])
+    step = make_train_step(model, optimizer, classify, where)
+    state, _ = step(state, where.put(batch_at(0)), jax.random.key(7))
+    np.testing.assert_array_equal(state.rest["conv"]["kernel"], kernel)
+    assert "conv" not in state.params
+
+
+def test_evaluation_uses_running_statistics_and_drops_nothing():
+    state, _ = run(1, 3)
+    where = placement(1)
+    model = Net(nnx.Rngs(0))
+    evaluate = make_eval_step(model, lambda m, b, k: m(b["image"]), where)
+    batch = where.put(batch_at(0))
+    one = evaluate(state, batch, jax.random.key(0))
+    alone = evaluate(state, where.put({"image": batch_at(0)["image"][:1]}), jax.random.key(1))
+    np.testing.assert_allclose(one[:1], alone, rtol=1e-5)  # an image's output is its own
+    x = jax.nn.relu(
+        (
+            jax.lax.conv_general_dilated(
+                batch_at(0)["image"],
+                state.params["conv"]["kernel"],
+                (1, 1),
+                "SAME",
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+            - state.rest["norm"]["mean"].reshape(1, 1, 1, -1)
+        )
+        / jnp.sqrt(state.rest["norm"]["var"] + 1e-5).reshape(1, 1, 1, -1)
+        * state.params["norm"]["scale"].reshape(1, 1, 1, -1)
+        + state.params["norm"]["bias"].reshape(1, 1, 1, -1)
+    ).mean((1, 2))
+    head = state.params["head"][0]
+    np.testing.assert_allclose(one, x @ head["kernel"] + head["bias"].reshape(1, -1), atol=1e-5)
