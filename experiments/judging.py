@@ -20,19 +20,28 @@ from PIL import Image
 from experiments.protocol import Data, Protocol
 from jaxssl.analysis import embeddings, figures, report, results
 from jaxssl.analysis.probes import knn_accuracy
-from jaxssl.augment.views import two_views
+from jaxssl.augment.views import to_float, two_views
 from jaxssl.data.images import ImageSet
 from jaxssl.data.streams import eval_batches
 from jaxssl.errors import InputError
+from jaxssl.models import Embedder
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
 from jaxssl.training.runs import RunFolder, config_hash
 from jaxssl.training.state import TrainState
+from jaxssl.training.step import make_eval_step
 
 RAW_PIXELS_SIDE = 32
 THUMBNAIL_SIDE = 64
 KNN_BANK = 2000
 Encode = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], jax.Array]
+
+
+def compile_encode(model: Embedder, placement: Placement) -> Encode:
+    """`(state, batch, key) -> h` of a batch's images, in evaluation mode."""
+    return make_eval_step(
+        model, lambda model, batch, key: model.encoder(to_float(batch["image"])), placement
+    )
 
 
 def embed(
@@ -161,7 +170,7 @@ def judge(
     def embed_into(folder: str, state: TrainState, sets: Mapping[str, ImageSet]) -> None:
         for name, images in sets.items():
             vectors = embed(encode, state, images, placement, config.batch_size)
-            _save(
+            save_table(
                 run.path / "embeddings" / folder / f"{name}.parquet", images, name, vectors, about
             )
 
@@ -175,7 +184,7 @@ def judge(
         for name, images in judged.items():
             pixels = about | {"layer": f"{RAW_PIXELS_SIDE} px grey", "distance": "euclidean"}
             path = run.path / "embeddings" / "raw_pixels" / f"{name}.parquet"
-            _save(path, images, name, raw_pixels(images), pixels)
+            save_table(path, images, name, raw_pixels(images), pixels)
     results.write_json(run.path / "results.json", record)
     with _timed("analysis", seconds):
         numbers = results.analyse(run.path, draws=config.draws, progress=_say)
@@ -217,10 +226,13 @@ def headline(numbers: Mapping[str, Any]) -> str:
     return "\n".join([*lines, ""])
 
 
-def _save(
+def save_table(
     path: Path, images: ImageSet, split: str, vectors: np.ndarray, about: Mapping[str, Any]
 ) -> None:
+    """Write an embedding table; `about` stands in its metadata."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # The page shows pictures of the judged embedding alone: the others need none.
+    with_pictures = path.parent.name not in ("untrained", "raw_pixels", "best", "last")
     table = embeddings.Embeddings(
         ids=images.ids,
         paths=images.paths,
@@ -228,9 +240,8 @@ def _save(
         class_index=images.labels,
         split=(split,) * len(images),
         vectors=vectors,
-        # The page draws only the judged embedding: the others need no pictures.
         thumbnails=[_thumbnail(images[i]["image"]) for i in range(len(images))]
-        if path.parent.name == "embeddings"
+        if with_pictures
         else [],
     )
     embeddings.save(path, table, about)

@@ -109,8 +109,10 @@ class Protocol:
 
 # What a resumed run may change: where things are and how often, never what is computed.
 MAY_DIFFER = frozenset(
-    "data_dir on_bad_image steps run_dir preset log_every save_minutes judge draws tpu gpu cpu "
-    "describe".split()
+    {
+        *("data_dir", "run_dir", "preset", "steps", "log_every", "save_minutes"),
+        *("on_bad_image", "judge", "draws", "tpu", "gpu", "cpu", "describe"),
+    }
 )
 
 

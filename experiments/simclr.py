@@ -13,9 +13,15 @@ The study's 128 px RGB, on a TPU:
 from __future__ import annotations
 
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from experiments import cli, protocol
+
+if TYPE_CHECKING:
+    import optax
+
+    from jaxssl.models import Embedder
+    from jaxssl.training.step import Batch
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,29 +57,16 @@ PRESETS = {
 }
 
 
-def main(config: Config) -> None:
-    """Data, model, method, loop, evaluation."""
-    protocol.start(config)
-    import jax
+def make_model(config: Config) -> Embedder:
+    """h = f(x) is what we want, z = g(h) is what the loss sees."""
     import jax.numpy as jnp
-    import optax
     from flax import nnx
 
-    from experiments import judging
-    from jaxssl.augment import views
-    from jaxssl.data.streams import train_stream
-    from jaxssl.losses import nt_xent
-    from jaxssl.models import Embedder, ProjectionHead, describe, make_encoder
-    from jaxssl.training import devices, health
-    from jaxssl.training.checkpoint import Checkpoints
-    from jaxssl.training.loop import fit
-    from jaxssl.training.state import create_state
-    from jaxssl.training.step import make_eval_step, make_train_step
+    from jaxssl.models import Embedder, ProjectionHead, make_encoder
 
-    # Model: h = f(x) is what we want, z = g(h) is what the loss sees.
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
     rngs = nnx.Rngs(config.seed)
-    encoder = make_encoder(
+    encoder: Any = make_encoder(
         config.encoder,
         image_size=config.image_size,
         channels=config.channels,
@@ -83,7 +76,37 @@ def main(config: Config) -> None:
     head = ProjectionHead(
         encoder.features, kind=config.head, out_features=config.features, dtype=dtype, rngs=rngs
     )
-    model = Embedder(encoder, head)
+    return Embedder(encoder, head)
+
+
+def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
+    """Adam; under the cosine schedule, a twentieth of the steps is a warm-up."""
+    import optax
+
+    rate: Any = config.learning_rate
+    if config.schedule == "cosine":
+        rate = optax.warmup_cosine_decay_schedule(0.0, rate, total_steps // 20, total_steps)
+    return optax.adam(rate)
+
+
+def main(config: Config) -> None:
+    """Data, model, method, loop, evaluation."""
+    protocol.start(config)
+    import jax
+    import jax.numpy as jnp
+
+    from experiments import judging
+    from jaxssl.augment import views
+    from jaxssl.data.streams import train_stream
+    from jaxssl.losses import nt_xent
+    from jaxssl.models import describe
+    from jaxssl.training import devices, health
+    from jaxssl.training.checkpoint import Checkpoints
+    from jaxssl.training.loop import fit
+    from jaxssl.training.state import create_state
+    from jaxssl.training.step import make_eval_step, make_train_step
+
+    model = make_model(config)
     if config.describe:
         print(describe(model, (config.image_size, config.image_size, config.channels)))
         return
@@ -93,12 +116,11 @@ def main(config: Config) -> None:
     placement = devices.data_placement(config.batch_size)
     data = protocol.load_data(config)
     plan = protocol.plan(config, data)
-    total_steps = config.epochs * plan.steps_per_epoch
 
     # Method: rows i of z_a and z_b are two views of image i; all other rows are negatives.
     view = views.digits if config.dataset == "digits" else views.plankton
 
-    def simclr(model: Embedder, batch: dict, key: jax.Array, step: jax.Array | None = None):
+    def simclr(model: Embedder, batch: Batch, key: jax.Array, step: Any = None) -> Any:
         pairs = jnp.stack(views.two_views(key, batch["image"], view), axis=1)
         # Both views go through the network in one batch, so that BatchNorm sees them together; an
         # image's two lie side by side, so that nothing has to move between devices.
@@ -108,18 +130,12 @@ def main(config: Config) -> None:
         chance = jnp.asarray(health.chance_loss(len(z_a)))
         return loss, {"chance": chance, **health.view_geometry(z_a, z_b)}
 
-    def encode(model: Embedder, batch: dict, key: jax.Array) -> jax.Array:
-        return model.encoder(views.to_float(batch["image"]))
-
     # Loop.
-    rate = config.learning_rate
-    if config.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0, rate, total_steps // 20, total_steps)
-    optimizer = optax.adam(rate)
+    optimizer = make_optimizer(config, config.epochs * plan.steps_per_epoch)
     train_step = make_train_step(model, optimizer, simclr, placement)
-    embed_step = make_eval_step(model, encode, placement)
+    encode = judging.compile_encode(model, placement)
     validate = judging.validation(
-        make_eval_step(model, simclr, placement), embed_step, data, placement, config
+        make_eval_step(model, simclr, placement), encode, data, placement, config
     )
     with (
         protocol.open_run(config, "simclr", data) as run,
@@ -143,7 +159,7 @@ def main(config: Config) -> None:
             config,
             run,
             data,
-            embed_step,
+            encode,
             placement,
             checkpoints,
             last=state,

@@ -239,3 +239,39 @@ def test_a_flag_that_does_not_exist(cache):
     assert "'planktn' is no dataset or preset here: choose digits, plankton" in done.stderr
     assert "Traceback" not in done.stderr
     assert run(cache, "--temprature", "1").returncode == 2
+
+
+def test_embed_gives_other_images_the_embedding_of_the_run(one, tmp_path):
+    """The test images written to files, read back through the folder reader and the checkpoint."""
+    from PIL import Image
+
+    from experiments import embed
+    from jaxssl.data.digits import load_digits
+
+    table = load(one[0] / "embeddings" / "test.parquet")
+    digits = load_digits(size=CONFIG.image_size)
+    position = {name: i for i, name in enumerate(digits.ids)}
+    (tmp_path / "images" / "all").mkdir(parents=True)
+    for row, name in enumerate(table.ids):
+        image = Image.fromarray(digits[position[name]]["image"].squeeze())
+        image.save(tmp_path / "images" / "all" / f"{row:04d}.png")
+    out = tmp_path / "other.parquet"
+    embed.main(embed.Config(str(one[0]), str(tmp_path / "images"), str(out)))
+    found = load(out)
+    assert found.ids[0] == "all/0000.png"
+    np.testing.assert_allclose(found.vectors, table.vectors, atol=1e-5)
+    with pytest.raises(InputError, match="no run folder"):
+        embed.main(embed.Config(str(tmp_path), str(tmp_path / "images")))
+
+
+def test_report_draws_a_finished_run_again(one, capsys):
+    from experiments import report
+
+    page = one[0] / "report" / "index.html"
+    before = page.read_text()
+    page.unlink()
+    report.main(report.Config(str(one[0]), redraw=True))
+    assert page.read_text() == before
+    assert capsys.readouterr().out == f"report: {page}\n"
+    with pytest.raises(InputError, match="no such run folder"):
+        report.main(report.Config(str(one[0] / "nowhere")))

@@ -1,0 +1,72 @@
+"""The README's table of label efficiency, from run folders that differ in their seed alone.
+
+`python scripts/results_table.py RUN RUN RUN --log results/NAME.json` also keeps the numbers.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+LABELS = (30, 90, 300)
+NAMES = {
+    "h": "**this embedding (h)**",
+    "last": "h of the last epoch",
+    "best": "h of the best epoch",
+    "untrained": "untrained network",
+    "raw_pixels": "raw pixels",
+}
+
+
+def accuracies(rows: list[dict[str, Any]], where: str, embedding: str) -> dict[str, float]:
+    """SVC accuracy by number of labels, "all" for the whole pool."""
+    return {
+        "all" if row.get("all") else str(row["labels"]): row["mean"]
+        for row in rows
+        if (row["set"], row["embedding"], row["classifier"]) == (where, embedding, "svc")
+    }
+
+
+def main() -> None:
+    """Read the runs, print the table, keep the numbers."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("runs", nargs="+", type=Path)
+    parser.add_argument("--log", type=Path)
+    arguments = parser.parse_args()
+    runs = []
+    for folder in arguments.runs:
+        record = json.loads((folder / "config.json").read_text())
+        results = json.loads((folder / "results.json").read_text())
+        runs.append({"config": record, **results})
+    settings = [{**run["config"]["config"], "seed": 0, "run_dir": ""} for run in runs]
+    if any(other != settings[0] for other in settings):
+        parser.error("the runs differ in more than their seed")
+
+    sets = dict.fromkeys(row["set"] for row in runs[0]["label_efficiency"])
+    columns = [*map(str, LABELS), "all"]
+    print(f"| set | embedding | {' | '.join(f'{n} labels' for n in columns)} |")
+    print("|---|---|" + "---|" * len(columns))
+    for name in sets:
+        for embedding, title in NAMES.items():
+            found = [accuracies(run["label_efficiency"], name, embedding) for run in runs]
+            if not all(found):
+                continue
+            cells = [_mean_and_spread([scores[n] for scores in found]) for n in columns]
+            print(f"| {name} | {title} | {' | '.join(cells)} |")
+    if arguments.log:
+        keep = ("config", "training", "wall_seconds", "label_efficiency", "sets", "spread")
+        log = [{key: run[key] for key in keep} for run in runs]
+        arguments.log.parent.mkdir(exist_ok=True)
+        arguments.log.write_text(json.dumps(log, indent=None, separators=(",", ":")) + "\n")
+
+
+def _mean_and_spread(values: list[float]) -> str:
+    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.3f}{spread}".replace("0.", ".")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""The README's table, by hand."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = Path(__file__).parent.parent / "scripts" / "results_table.py"
+
+
+def run_folder(path, seed, mean, **settings):
+    path.mkdir()
+    config = {"config": {"seed": seed, "run_dir": str(path), **settings}}
+    rows = [
+        {"set": "unseen", "embedding": embedding, "classifier": "svc", "labels": n, "mean": m}
+        | ({"all": True} if n == 500 else {})
+        for embedding, m in [("h", mean), ("raw_pixels", 0.5)]
+        for n in (30, 90, 300, 500)
+    ]
+    results = {key: {} for key in ("training", "wall_seconds", "sets", "spread")}
+    (path / "config.json").write_text(json.dumps(config))
+    (path / "results.json").write_text(json.dumps(results | {"label_efficiency": rows}))
+    return str(path)
+
+
+def table(*arguments):
+    return subprocess.run(
+        [sys.executable, SCRIPT, *arguments], capture_output=True, text=True, check=False
+    )
+
+
+def test_mean_and_spread_over_seeds(tmp_path):
+    runs = [run_folder(tmp_path / f"{s}", s, m) for s, m in enumerate([0.8, 0.9, 1.0])]
+    done = table(*runs, "--log", str(tmp_path / "log.json"))
+    assert "| unseen | **this embedding (h)** | .900 ± .100 |" in done.stdout
+    assert "| unseen | raw pixels | .500 ± .000 |" in done.stdout
+    assert "untrained" not in done.stdout
+    assert len(json.loads((tmp_path / "log.json").read_text())) == 3
+
+
+def test_runs_of_other_settings_are_not_averaged(tmp_path):
+    runs = [run_folder(tmp_path / "a", 0, 0.8), run_folder(tmp_path / "b", 1, 0.8, epochs=3)]
+    assert "differ in more than their seed" in table(*runs).stderr
