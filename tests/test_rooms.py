@@ -16,7 +16,7 @@ ROOMS = {
     "training": {"jax", "flax", "optax", "orbax", "numpy", "tqdm", "tensorboardX"},
     "analysis": {
         *("numpy", "sklearn", "scipy", "matplotlib", "pyarrow", "jinja2", "umap", "PIL"),
-        "threadpoolctl",
+        *("threadpoolctl", "markupsafe"),
     },
 }
 

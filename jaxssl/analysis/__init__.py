@@ -6,5 +6,7 @@
 - `exemplars`: the typical and the odd images of a class; nearest neighbours of a query
 - `probes`: how far n labels go; kNN and linear evaluation
 - `retrieval`: P@1, R-precision, MAP@R; NMI and silhouette
+- `sampling`: rows drawn so that every class keeps its share
+- `run`, `results`: a run folder's tables, and all the numbers of a run
 - `figures`, `report`: what a person looks at
 """

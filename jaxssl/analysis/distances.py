@@ -60,12 +60,9 @@ def class_distances(
             for left in range(start, len(points), block):
                 columns = slice(left, min(left + block, len(points)))
                 tile = distance_tile(points[rows], points[columns], metric)
-                # An image with itself: exactly zero, where rounding says 1e-8 of the spread.
-                same = max(rows.start, columns.start)
-                if same < min(rows.stop, columns.stop):
-                    np.fill_diagonal(tile[same - rows.start :, same - columns.start :], 0)
-                totals = np.bincount(class_index[order[columns]], tile.sum(axis=0), classes)
-                sums[i] += totals
+                if left == top:  # an image with itself: rounding would say 1e-8 of the spread
+                    np.fill_diagonal(tile, 0)
+                sums[i] += np.bincount(class_index[order[columns]], tile.sum(axis=0), classes)
     sums = np.triu(sums) + np.triu(sums, 1).T
     pairs = np.outer(counts, counts) - np.diag(counts)
     return np.divide(sums, pairs, out=np.full_like(sums, np.nan), where=pairs > 0)

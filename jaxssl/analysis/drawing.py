@@ -87,15 +87,18 @@ def class_style(index: int) -> tuple[str, str]:
 
 
 def cell_text(value: float) -> str:
-    """A distance as its cell shows it: three figures, a dash where there is none.
+    """A distance as its cell shows it: at most three figures, a dash where there is none.
 
     Example:
-        >>> cell_text(0.5), cell_text(12.345), cell_text(87.6), cell_text(float("nan"))
-        ('0.50', '12.3', '88', '–')
+        >>> cell_text(0.5), cell_text(9.996), cell_text(12.345), cell_text(87.6)
+        ('0.50', '10.0', '12.3', '88')
+        >>> cell_text(float("nan"))
+        '–'
     """
     if not np.isfinite(value):
         return "–"
-    return f"{value:.2f}" if value < 10 else f"{value:.1f}" if value < 50 else f"{value:.0f}"
+    decimals = 2 if value < 9.995 else 1 if value < 49.95 else 0
+    return f"{value:.{decimals}f}"
 
 
 def to_svg(figure: Figure, prefix: str) -> str:

@@ -179,7 +179,7 @@ def save(path: str | Path, table: Embeddings, metadata: Mapping[str, Any] | None
     """Writes the table as one parquet file, whole or not at all.
 
     The file appears under its name only when every byte is on the disk (temporary file, fsync,
-    rename), so a reader or a killed writer never leaves half a table.
+    rename): no reader sees, and no killed writer leaves, half a table.
 
     Args:
         path: the file; its folder is made if it is missing.

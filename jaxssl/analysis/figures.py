@@ -7,12 +7,13 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from jaxssl.analysis.drawing import (
     GREY,
@@ -45,7 +46,7 @@ METRICS = {
     "knn_accuracy": "kNN accuracy",
     "alignment": "alignment (0 = views agree)",
     "uniformity": "uniformity (lower = spread out)",
-    "std": "spread of z (1 = uniform, 0 = one point)",
+    "z_std": "spread of z (1 = uniform, 0 = one point)",
     "effective_rank": "effective rank of z",
 }
 NO_METRIC = ("step", "epoch", "time", "chance")
@@ -79,7 +80,7 @@ def training_curves(records: Sequence[Mapping[str, Any]], *, columns: int = 3) -
     names = metric_names(records)
     if not names:
         raise ValueError(f"no metric in {len(records)} records")
-    figure, axes = _panels(len(names), columns, width=3.7, height=2.5)
+    figure, axes = _panels(len(names), columns, width=3.95, height=2.5)
     splits = list(dict.fromkeys(record["split"] for record in records))
     for ax, name in zip(axes, names, strict=True):
         for i, split in enumerate(splits):
@@ -96,11 +97,15 @@ def training_curves(records: Sequence[Mapping[str, Any]], *, columns: int = 3) -
                     label=literal(split),
                 )
         if name == "loss":
-            _chance_lines(ax, records)
+            _chance_lines(ax, records, splits)
         ax.set_title(METRICS.get(name, literal(name.replace("_", " "))))
         ax.set_xlabel("step")
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
-        ax.legend(fontsize=8.5)
+    said: dict[str, Artist] = {}
+    for ax in axes:
+        lines, names = ax.get_legend_handles_labels()
+        said |= dict(zip(names, lines, strict=True))
+    figure.legend(said.values(), said.keys(), loc="outside upper left", ncols=2 * columns)
     return figure
 
 
@@ -124,12 +129,14 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def _chance_lines(ax: Axes, records: Sequence[Mapping[str, Any]]) -> None:
-    # The level is ln(2N-1): splits evaluated with another batch have another one.
-    levels = {round(float(r["chance"]), 4): r["split"] for r in records if r.get("chance")}
-    for level, split in levels.items():
-        label = "chance" if len(levels) == 1 else f"chance, {split}"
-        ax.axhline(level, color=GREY, linestyle="--", linewidth=1.2, label=label)
+def _chance_lines(ax: Axes, records: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> None:
+    # The level is ln(2N-1): a split with another batch has another one.
+    levels = {r["split"]: round(float(r["chance"]), 4) for r in records if r.get("chance")}
+    one = len(set(levels.values())) == 1
+    for split, level in list(levels.items())[: 1 if one else None]:
+        color = GREY if one else PALETTE[splits.index(split) % 10]
+        label = "chance" if one else f"chance, {literal(split)}"
+        ax.axhline(level, color=color, linestyle="--", linewidth=1.2, label=label)
 
 
 @matplotlib.rc_context(STYLE)
@@ -157,7 +164,7 @@ def label_efficiency(
     classifiers = list(dict.fromkeys(row["classifier"] for row in every))
     if not classifiers:
         raise ValueError(f"no rows in the curves of {list(curves)}")
-    figure, axes = _panels(len(classifiers), columns, width=3.7, height=3.4)
+    figure, axes = _panels(len(classifiers), columns, width=3.95, height=3.4)
     lowest = min([chance, *(row["low"] for row in every)])
     for ax, classifier in zip(axes, classifiers, strict=True):
         for i, (name, rows) in enumerate(curves.items()):
@@ -179,7 +186,7 @@ def label_efficiency(
         ax.set_title({"svc": "SVC", "linear": "Linear", "knn": "kNN"}.get(classifier, classifier))
     axes[0].set_ylabel("balanced accuracy")
     handles = axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper left", ncols=min(len(handles[0]), 2 * columns))
+    figure.legend(*handles, loc="outside upper left", ncols=2 * columns)
     return figure
 
 
@@ -209,9 +216,9 @@ def umap_panels(
         ValueError: If a panel's coordinates are not `[n, 2]` for its n names.
     """
     columns = min(columns, len(panels))
-    rows, width = -(-len(panels) // columns), 3.7 if columns <= 3 else 3.0
+    rows, width = -(-len(panels) // columns), 3.95 if columns <= 3 else 2.97
     lines = max((len(set(names)) for _, names in panels.values()), default=0)
-    heights = [width, 0.17 * lines + 0.05] * rows
+    heights = [width - 0.2, 0.17 * lines + 0.05] * rows
     size = (width * columns, sum(heights) + 0.35 * rows)
     figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.03))
     grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=heights)
@@ -224,21 +231,14 @@ def umap_panels(
         if points.shape != (len(owner), 2):
             raise ValueError(f"{title}: xy is {points.shape}, wanted {(len(owner), 2)}")
         every.append(points)
-        dots = {}
-        for i, name in enumerate(classes):
-            mine = points[owner == name]
-            if len(mine):
-                color, marker = class_style(i)
-                dots[f"{short(name)} ({len(mine):,})"] = ax.scatter(
-                    *mine.T, s=9, marker=marker, color=color, alpha=0.8, lw=0, rasterized=True
-                )
+        dots, said = _scatter(ax, points, owner, classes)
         ax.axis("on")
         ax.set_title(f"{literal(title)} ({len(owner):,})")
         ax.set(xticks=[], yticks=[], aspect="equal")
         ax.spines[:].set(visible=True, alpha=0.5)
         # Long names must not push the panels apart.
         legend.legend(
-            dots.values(), dots.keys(), loc="upper left", fontsize=8, markerscale=1.8,
+            dots, said, loc="upper left", fontsize=8, markerscale=1.8,
             borderaxespad=0, handletextpad=0.2, borderpad=0,
         ).set_in_layout(False)  # fmt: skip
     low, high = np.vstack(every).min(0), np.vstack(every).max(0)
@@ -246,6 +246,23 @@ def umap_panels(
     for ax in axes[: len(panels)]:
         ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
     return figure
+
+
+def _scatter(
+    ax: Axes, points: NDArray[np.float64], owner: NDArray[Any], classes: Sequence[str]
+) -> tuple[list[Artist], list[str]]:
+    """Draws the classes that occur; the dots of each, and what the legend says of it."""
+    dots: list[Artist] = []
+    said = []
+    for i, name in enumerate(classes):
+        x, y = points[owner == name].T
+        if len(x):
+            color, marker = class_style(i)
+            dots.append(
+                ax.scatter(x, y, s=9, marker=marker, color=color, alpha=0.8, lw=0, rasterized=True)
+            )
+            said.append(f"{short(name)} ({len(x):,})")
+    return dots, said
 
 
 @matplotlib.rc_context(STYLE)
@@ -322,10 +339,11 @@ def image_sheet(
     gap = max(2, h // 12)
     sheet = np.broadcast_to(sheet, (rows, across, h, w, 3))
     padding = ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0))
-    picture = np.pad(sheet, padding, constant_values=255).transpose(0, 2, 1, 3, 4)
+    spaced = np.pad(sheet, padding, constant_values=255).transpose(0, 2, 1, 3, 4)
+    picture = spaced.reshape(rows * (h + gap), across * (w + gap), 3)[:-gap, :-gap]
     figure = Figure(figsize=(0.75 * across, 0.75 * rows * (h + gap) / (w + gap)))
     ax = figure.add_axes((0, 0, 1, 1))
-    ax.imshow(picture.reshape(rows * (h + gap), across * (w + gap), 3))
+    ax.imshow(picture)
     ax.grid(False)
     ax.spines[:].set_visible(False)
     ax.xaxis.tick_top()

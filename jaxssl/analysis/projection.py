@@ -70,18 +70,16 @@ def umap_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: 
 
     def fit(points: np.ndarray) -> np.ndarray:
         with warnings.catch_warnings():
-            # It misses TensorFlow, which only its ParametricUMAP uses.
+            # TensorFlow is missing, which only its ParametricUMAP uses.
             warnings.simplefilter("ignore", ImportWarning)
+            # Equal points have no eigenvectors: it starts at random, and says so in five lines.
+            warnings.filterwarnings("ignore", "Spectral initialisation failed", UserWarning)
             from umap import UMAP
 
-        reducer = UMAP(
-            n_neighbors=min(15, len(points) - 1),
-            # The spectral start needs more points than eigenvectors, and distinct ones.
-            init="spectral" if len(np.unique(points, axis=0)) > 15 else "random",
-            random_state=seed,
-            n_jobs=1,  # what random_state forces, said here so that UMAP need not warn
-        )
-        return reducer.fit_transform(points)
+            neighbours = min(15, len(points) - 1)
+            # random_state forces n_jobs=1, and warns where that was not said.
+            reducer = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1)
+            return reducer.fit_transform(points)
 
     return _together(tables, limit, seed, fit)
 

@@ -108,8 +108,8 @@ def health(
     """The embedding's health in words, from the last metrics and the spread of h.
 
     Args:
-        records: Lines of `metrics.jsonl`; the last with `std` and `effective_rank` counts, and its
-            `loss` where it has a `chance`.
+        records: Lines of `metrics.jsonl`; the last with `z_std` and `effective_rank` counts, and
+            its `loss` where it has a `chance`.
         spread: By set, `std` and `effective_rank` of h (`results.spread`).
 
     Returns:
@@ -120,11 +120,12 @@ def health(
         >>> health([], {"test": {"std": 0.01, "effective_rank": 1.0}})["state"]
         'collapsed'
     """
-    names = ("std", "effective_rank")
+    names = ("z_std", "effective_rank")
     z = next((r for r in reversed(records) if all(r.get(n) is not None for n in names)), None)
     measured = {f"h, {set_title(name)}": values for name, values in spread.items()}
     if z is not None:
-        measured = {"z, training's end": z, **measured}
+        of_z = {"std": z["z_std"], "effective_rank": z["effective_rank"]}
+        measured = {"z, training's end": of_z, **measured}
     # NaN compares false: it counts as the worse case.
     alive = all(v["std"] >= 0.1 and v["effective_rank"] >= 2 for v in measured.values())
     if not measured:

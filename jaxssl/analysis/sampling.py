@@ -37,7 +37,7 @@ def stratified_sample(labels: np.ndarray, count: int, rng: np.random.Generator) 
     while taken.sum() < count:
         taken[np.argmax(share - taken)] += 1
     while taken.sum() > count:
-        taken[np.argmax(np.where(taken > least, taken - share, -np.inf))] -= 1
+        taken[np.argmax(taken)] -= 1
     rows = [
         rng.choice(np.flatnonzero(classes == label), size, replace=False)
         for label, size in enumerate(taken)

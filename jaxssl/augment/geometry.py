@@ -150,8 +150,10 @@ def warp(
 
     # One pixel of fill around the image, and positions held inside that frame: what lies farther
     # out then reads pure fill without a mask.
-    canvas = jnp.broadcast_to(jnp.asarray(fill, image.dtype), (h + 2, w + 2, c))
-    canvas = lax.dynamic_update_slice(canvas, image, (1, 1, 0))
+    frame = ((1, 1), (1, 1), (0, 0))
+    inside = jnp.pad(jnp.ones(image.shape, bool), frame)
+    color = jnp.broadcast_to(jnp.asarray(fill, image.dtype), inside.shape)
+    canvas = jnp.where(inside, jnp.pad(image, frame), color)
     y, x = jnp.clip(y + 1, 0, h + 1), jnp.clip(x + 1, 0, w + 1)
     top, left = jnp.minimum(jnp.floor(y), h), jnp.minimum(jnp.floor(x), w)
 

@@ -23,9 +23,9 @@ class ConvNet(nnx.Module):
       rngs: source of the parameters.
 
     Example:
-      >>> encoder = ConvNet(channels=1, rngs=nnx.Rngs(0))
+      >>> encoder = ConvNet(widths=(8, 16), channels=1, rngs=nnx.Rngs(0))
       >>> encoder.features, encoder.min_size
-      (256, 16)
+      (16, 4)
     """
 
     def __init__(

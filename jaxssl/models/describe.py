@@ -17,8 +17,8 @@ def describe(model: nnx.Module, image_shape: tuple[int, int, int]) -> str:
     batch statistics, counted apart.
 
     Args:
-      model: a module called as `model(images)`; parts of it that this call does not reach are
-        listed last, without a shape.
+      model: a module called as `model(images)`, or its shapes (`nnx.eval_shape` of a constructor);
+        parts of it that the call does not reach are listed last, without a shape.
       image_shape: (h, w, c) of one image.
 
     Returns:
@@ -26,7 +26,9 @@ def describe(model: nnx.Module, image_shape: tuple[int, int, int]) -> str:
 
     Example:
       >>> from jaxssl.models import ConvNet
-      >>> print(describe(ConvNet(widths=(4, 8), channels=1, rngs=nnx.Rngs(0)), (8, 8, 1)))
+      >>> def build():
+      ...     return ConvNet(widths=(4, 8), channels=1, rngs=nnx.Rngs(0))
+      >>> print(describe(nnx.eval_shape(build), (8, 8, 1)))
       layer    type       output     parameters
       convs/0  Conv       [4, 4, 4]          36  trainable
       norms/0  BatchNorm  [4, 4, 4]           8  trainable

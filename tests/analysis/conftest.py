@@ -51,7 +51,7 @@ def write_run(folder, *, unseen=UNSEEN, baselines=("untrained", "raw_pixels"), r
         return folder
     steps = [
         {"step": s, "epoch": s / 4, "split": split, "time": 0.0, "loss": 6.0 / s, "chance": 5.5}
-        | {"std": 0.9, "effective_rank": 4.0, "alignment": 0.2, "uniformity": -2.0}
+        | {"z_std": 0.9, "effective_rank": 4.0}
         for s in (1, 2, 3)
         for split in ("train", "val")
     ]

@@ -170,6 +170,18 @@ def test_no_file_and_no_parquet_file_are_refused_by_name(tmp_path, content):
         load(tmp_path)
 
 
+@pytest.mark.parametrize("damaged", [slice(30, 90), slice(-400, -8)], ids=["page", "footer"])
+def test_a_damaged_file_is_refused_in_one_line(tmp_path, damaged):
+    path = tmp_path / "test.parquet"
+    save(path, make())
+    content = bytearray(path.read_bytes())
+    content[damaged] = b"\xff" * len(content[damaged])
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="not a readable embedding table") as error:
+        load(path)
+    assert "\n" not in str(error.value)
+
+
 def test_a_failed_save_leaves_the_old_file_and_no_other(tmp_path, monkeypatch):
     save(tmp_path / "test.parquet", make())
     old = (tmp_path / "test.parquet").read_bytes()

@@ -19,7 +19,7 @@ def test_training_curves_draw_every_number_and_the_chance_line():
     records = [
         {"step": 1, "split": "train", "loss": 5.0, "chance": 6.0, "speed": 3},
         {"step": 2, "split": "train", "loss": NAN, "chance": 6.0, "note": "text"},
-        {"step": 2, "split": "val", "loss": 4.0, "chance": 6.0, "std": None},
+        {"step": 2, "split": "val", "loss": 4.0, "chance": 6.0, "z_std": None},
     ]
     figure = figures.training_curves(records)
     assert [ax.get_title("left") for ax in figure.axes] == ["loss", "speed"]
@@ -132,7 +132,7 @@ def test_view_sheet_shows_every_pixel_in_its_place(channels):
     views = rng.integers(0, 256, (3, 4, 24, 16, channels), np.uint8)
     ax = figures.view_sheet(*views).axes[0]
     sheet = np.asarray(ax.get_images()[0].get_array())
-    assert sheet.shape == (3 * 26, 4 * 18, 3)  # a gap of two pixels
+    assert sheet.shape == (3 * 26 - 2, 4 * 18 - 2, 3)  # a gap of two pixels between
     for i in range(3):
         for j in range(4):
             tile = sheet[26 * i : 26 * i + 24, 18 * j : 18 * j + 16]

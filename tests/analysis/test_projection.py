@@ -63,6 +63,7 @@ SMALL = {
     "five": np.random.default_rng(0).normal(size=(5, 4)),
     "sixteen": np.random.default_rng(0).normal(size=(16, 4)),
     "equal": np.ones((40, 4)),
+    "five equal": np.ones((5, 4)),
     "two points": np.repeat(np.eye(2, 4), 20, axis=0),
     "one axis": np.random.default_rng(0).normal(size=(30, 1)),
 }

@@ -250,6 +250,7 @@ def test_headlines_are_the_rows_that_were_measured():
 
 
 GOOD = {"std": 0.9, "effective_rank": 20.0}
+Z = {"z_std": 0.9, "effective_rank": 20.0}
 
 
 @pytest.mark.parametrize(
@@ -258,13 +259,13 @@ GOOD = {"std": 0.9, "effective_rank": 20.0}
         ([], {}, "unknown"),
         ([], {"test": GOOD}, "healthy"),
         ([], {"test": GOOD, "unseen": {"std": 0.9, "effective_rank": 1.9}}, "collapsed"),
-        ([{**GOOD, "std": 0.09}], {"test": GOOD}, "collapsed"),
-        ([{**GOOD, "std": float("nan")}], {"test": GOOD}, "collapsed"),
-        ([{**GOOD, "loss": 5.9, "chance": 6.0}], {"test": GOOD}, "at chance"),
-        ([{**GOOD, "loss": float("nan"), "chance": 6.0}], {"test": GOOD}, "at chance"),
-        ([{**GOOD, "loss": 2.0, "chance": 6.0}], {"test": GOOD}, "healthy"),
-        ([{**GOOD, "std": 0.0}, {**GOOD, "loss": 2.0}], {"test": GOOD}, "healthy"),
-        ([{**GOOD, "loss": 2.0, "chance": 6.0}, {"loss": 9.0, "std": None}], {}, "healthy"),
+        ([{**Z, "z_std": 0.09}], {"test": GOOD}, "collapsed"),
+        ([{**Z, "z_std": float("nan")}], {"test": GOOD}, "collapsed"),
+        ([{**Z, "loss": 5.9, "chance": 6.0}], {"test": GOOD}, "at chance"),
+        ([{**Z, "loss": float("nan"), "chance": 6.0}], {"test": GOOD}, "at chance"),
+        ([{**Z, "loss": 2.0, "chance": 6.0}], {"test": GOOD}, "healthy"),
+        ([{**Z, "z_std": 0.0}, {**Z, "loss": 2.0}], {"test": GOOD}, "healthy"),
+        ([{**Z, "loss": 2.0, "chance": 6.0}, {"loss": 9.0, "z_std": None}], {}, "healthy"),
     ],
 )
 def test_health_is_said_in_words(records, spread, state):

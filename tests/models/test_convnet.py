@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,7 @@ def test_equals_a_plain_loop(encoder, images):
     np.testing.assert_allclose(h, reference(kernels, norms, images), rtol=2e-5, atol=2e-6)
 
 
+@functools.cache  # one compilation for the tests with the same network
 def loss_and_state(graphdef):
     def run(params, rest, images):
         def loss(params):

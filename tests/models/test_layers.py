@@ -4,7 +4,7 @@ import numpy as np
 from flax import nnx
 
 from jaxssl.models import Frozen, freeze
-from jaxssl.models.layers import BatchNorm, StochasticDepth
+from jaxssl.models.layers import BatchNorm, StochasticDepth, conv, he_normal
 
 
 class Branch(nnx.Module):
@@ -54,3 +54,11 @@ def test_batchnorm_of_bfloat16_is_computed_in_float32():
     expected = (exact - exact.mean(0)) / np.sqrt(exact.var(0) + 1e-5)
     np.testing.assert_allclose(y.astype(jnp.float32), expected, atol=0.05)
     assert norm.mean.dtype == norm.var.dtype == jnp.float32
+
+
+def test_convolutions_start_as_torchvisions():
+    kernel = conv(5, 40, 3, dtype=jnp.float32, rngs=nnx.Rngs(0)).kernel[...]
+    ours = he_normal(jax.random.key(3), (3, 3, 5, 40), jnp.float32)
+    flax = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
+    np.testing.assert_allclose(ours, flax(jax.random.key(3), (3, 3, 5, 40)), rtol=1e-6)
+    assert abs(kernel.std() / (2 / (9 * 40)) ** 0.5 - 1) < 0.05
