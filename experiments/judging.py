@@ -18,22 +18,19 @@ import numpy as np
 from PIL import Image
 
 from experiments.protocol import Data, Protocol
-from jaxssl.analysis import embeddings, figures, report, results
-from jaxssl.analysis.probes import knn_accuracy
-from jaxssl.augment.views import to_float, two_views
+from jaxssl.analysis import embeddings, report, results
+from jaxssl.augment.views import to_float
 from jaxssl.data.images import ImageSet
 from jaxssl.data.streams import eval_batches
-from jaxssl.errors import InputError
 from jaxssl.models import Embedder
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
-from jaxssl.training.runs import RunFolder, config_hash
+from jaxssl.training.runs import RunFolder, config_hash, read_metrics
 from jaxssl.training.state import TrainState
 from jaxssl.training.step import make_eval_step
 
 RAW_PIXELS_SIDE = 32
 THUMBNAIL_SIDE = 64
-KNN_BANK = 2000
 Encode = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], jax.Array]
 
 
@@ -54,71 +51,6 @@ def embed(
         vectors = jax.device_get(encode(state, placement.put(batch), key))
         rows.append(vectors[batch["mask"]])
     return np.concatenate(rows)
-
-
-def validation(
-    contrast: Callable[[TrainState, Mapping[str, jax.Array], jax.Array], tuple],
-    encode: Encode,
-    data: Data,
-    placement: Placement,
-    config: Protocol,
-) -> Callable[[TrainState], dict[str, float]]:
-    """What a contrastive study measures on validation images, the same views every time.
-
-    Args:
-      contrast: compiled `(state, batch, key) -> (loss, metrics)`.
-      encode: compiled `(state, batch, key) -> h`, for the kNN accuracy on the seen classes:
-        validation images against at most 2,000 training images.
-      data: the protocol's images.
-      placement: where batches go.
-      config: the study's flags.
-
-    Returns:
-      `validate(state) -> {"loss": ..., "knn_accuracy": ..., ...}`, loss and metrics as means over
-      batches of equal size, whose chance level is therefore one number.
-    """
-    random = np.random.default_rng(0)
-    many = placement.device_count
-    size = min(config.batch_size, len(data.val)) // many * many
-    if not size:
-        raise InputError(
-            f"{len(data.val)} validation images cannot be split over {many} devices: use fewer "
-            "devices or more images"
-        )
-    order = random.permutation(len(data.val))[: len(data.val) // size * size]
-    batches = [
-        {"image": np.stack([data.val[i]["image"] for i in rows])}
-        for rows in order.reshape(-1, size)
-    ]
-    bank = data.train.subset(np.sort(random.permutation(len(data.train))[:KNN_BANK]))
-
-    def validate(state: TrainState) -> dict[str, float]:
-        rows = []
-        for i, batch in enumerate(batches):
-            key = jax.random.fold_in(jax.random.key(config.seed), i)
-            loss, metrics = contrast(state, placement.put(batch), key)
-            rows.append({"loss": loss, **metrics})
-        rows = jax.device_get(rows)
-        h_bank = embed(encode, state, bank, placement, config.batch_size)
-        h_val = embed(encode, state, data.val, placement, config.batch_size)
-        accuracy = knn_accuracy(h_bank, bank.labels, h_val, data.val.labels, k=20)
-        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        return means | {"knn_accuracy": accuracy}
-
-    return validate
-
-
-def save_what_goes_in(run: RunFolder, data: Data, view: Any, seed: int) -> None:
-    """`report/views.png`, x, t1(x), t2(x) of a few training images; `skipped.json` of bad files."""
-    if data.skipped:
-        results.write_json(run.path / "skipped.json", data.skipped)
-    images = data.train
-    rows = np.random.default_rng(seed).permutation(len(images))[:8]
-    originals = np.stack([images[i]["image"] for i in rows])
-    views = two_views(jax.random.key(seed), jax.numpy.asarray(originals), view)
-    drawn = [np.asarray(np.round(255 * v), np.uint8) for v in jax.device_get(views)]
-    (run.path / "report").mkdir(exist_ok=True)
-    figures.save_png(figures.view_sheet(originals, *drawn), run.path / "report" / "views.png")
 
 
 def judge(
@@ -191,6 +123,8 @@ def judge(
     numbers["wall_seconds"] = seconds
     results.write_json(run.path / "results.json", results.plain(numbers))
     page = report.write_report(run.path)
+    verdict = report.health(read_metrics(run.path / "metrics.jsonl"), numbers["spread"])
+    print(f"\nhealth: {verdict['state']}. {verdict['text']}")
     print(headline(numbers))
     print(f"report: {page}")
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import optax
 
     from jaxssl.models import Embedder
-    from jaxssl.training.step import Batch
+    from jaxssl.training.step import Batch, Loss
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,16 +95,11 @@ def main(config: Config) -> None:
     import jax
     import jax.numpy as jnp
 
-    from experiments import judging
+    from experiments import study
     from jaxssl.augment import views
-    from jaxssl.data.streams import train_stream
     from jaxssl.losses import nt_xent
     from jaxssl.models import describe
     from jaxssl.training import devices, health
-    from jaxssl.training.checkpoint import Checkpoints
-    from jaxssl.training.loop import fit
-    from jaxssl.training.state import create_state
-    from jaxssl.training.step import make_eval_step, make_train_step
 
     model = make_model(config)
     if config.describe:
@@ -120,7 +115,7 @@ def main(config: Config) -> None:
     # Method: rows i of z_a and z_b are two views of image i; all other rows are negatives.
     view = views.digits if config.dataset == "digits" else views.plankton
 
-    def simclr(model: Embedder, batch: Batch, key: jax.Array, step: Any = None) -> Any:
+    def simclr(model: Embedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         pairs = jnp.stack(views.two_views(key, batch["image"], view), axis=1)
         # Both views go through the network in one batch, so that BatchNorm sees them together; an
         # image's two lie side by side, so that nothing has to move between devices.
@@ -130,43 +125,19 @@ def main(config: Config) -> None:
         chance = jnp.asarray(health.chance_loss(len(z_a)))
         return loss, {"chance": chance, **health.view_geometry(z_a, z_b)}
 
-    # Loop.
-    optimizer = make_optimizer(config, config.epochs * plan.steps_per_epoch)
-    train_step = make_train_step(model, optimizer, simclr, placement)
-    encode = judging.compile_encode(model, placement)
-    validate = judging.validation(
-        make_eval_step(model, simclr, placement), encode, data, placement, config
+    # Loop and evaluation.
+    study.run(
+        config,
+        data,
+        model,
+        simclr,
+        make_optimizer(config, config.epochs * plan.steps_per_epoch),
+        name="simclr",
+        distance="angular",
+        plan=plan,
+        placement=placement,
+        view=view,
     )
-    with (
-        protocol.open_run(config, "simclr", data) as run,
-        Checkpoints(run.path / "checkpoints") as checkpoints,
-    ):
-        judging.save_what_goes_in(run, data, view, config.seed)
-        state, training = fit(
-            placement.replicate(create_state(model, optimizer)),
-            train_step,
-            lambda step: train_stream(
-                data.train, batch_size=config.batch_size, seed=config.seed, start_step=step
-            ),
-            validate,
-            key=jax.random.key(config.seed),
-            plan=plan,
-            placement=placement,
-            run=run,
-            checkpoints=checkpoints,
-        )
-        judging.judge(
-            config,
-            run,
-            data,
-            encode,
-            placement,
-            checkpoints,
-            last=state,
-            untrained=placement.replicate(create_state(model, optimizer)),
-            distance="angular",
-            training=training,
-        )
 
 
 if __name__ == "__main__":

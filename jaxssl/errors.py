@@ -8,7 +8,7 @@ class RunEnd(Exception):
 
 
 class InputError(RunEnd, ValueError):
-    """A setting, file or folder that cannot be used; the text names it, the rule and the way out."""
+    """A setting, file or folder that cannot be used: names it, the rule and the way out."""
 
     exit_code = 2
 

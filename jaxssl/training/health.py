@@ -1,9 +1,8 @@
-"""Whether an embedding is alive: four numbers of its geometry, and what they mean in words."""
+"""Whether an embedding is alive: four numbers of its geometry, and the loss at chance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
@@ -65,34 +64,6 @@ def view_geometry(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
         "z_std": jnp.sqrt((centred**2).mean(0)).mean() * math.sqrt(d),
         "effective_rank": jnp.exp(-(p * jnp.log(jnp.maximum(p, 1e-30))).sum()),
     }
-
-
-def verdict(metrics: Mapping[str, float]) -> str:
-    """One sentence on an embedding's health.
-
-    Args:
-      metrics: `z_std` and `effective_rank`, and `loss` with `chance` where there is a chance level.
-
-    Returns:
-      A sentence that begins with "collapsed", "at chance", or "healthy".
-
-    Example:
-      >>> verdict({"z_std": 0.01, "effective_rank": 1.0, "loss": 6.2, "chance": 6.2})[:9]
-      'collapsed'
-    """
-    std, rank = metrics["z_std"], metrics["effective_rank"]
-    shape = f"spread {std:.2f} of 1, effective rank {rank:.1f}"
-    if std < 0.1 or rank < 2:
-        return (
-            f"collapsed: all images fall on nearly one point or line ({shape}); lower the "
-            "learning rate, raise the batch size or the temperature"
-        )
-    if "chance" in metrics and metrics["loss"] > 0.95 * metrics["chance"]:
-        return (
-            f"at chance: the loss {metrics['loss']:.2f} is still near ln(2N-1) = "
-            f"{metrics['chance']:.2f} ({shape}); train longer or weaken the views"
-        )
-    return f"healthy: {shape}"
 
 
 def _normalise(z: jax.Array) -> jax.Array:

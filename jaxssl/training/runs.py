@@ -81,7 +81,7 @@ class RunFolder:
         path = self.path / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["step"] <= step]
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._metrics = open(path, "a")
+        self._metrics = open(path, "a")  # noqa: SIM115 closed in __exit__
         # A log, not a result: a machine without tensorboardX trains as well.
         with contextlib.suppress(ImportError):
             from tensorboardX import SummaryWriter

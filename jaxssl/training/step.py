@@ -16,8 +16,9 @@ from jaxssl.training.state import TrainState, split
 
 Batch = Mapping[str, jax.Array]
 Metrics = dict[str, jax.Array]
+Loss = tuple[jax.Array, Metrics]
 # (model, batch, key, step) -> (loss, metrics): what a study is about, in one function.
-Method = Callable[[Any, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
+Method = Callable[[Any, Batch, jax.Array, jax.Array], Loss]
 TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 

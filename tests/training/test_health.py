@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from jaxssl.training.health import chance_loss, verdict, view_geometry
+from jaxssl.training.health import chance_loss, view_geometry
 
 
 def test_against_numpy_and_scipy():
@@ -36,17 +36,14 @@ def test_a_uniform_sphere_and_one_point():
     collapsed = view_geometry(point, point)
     assert all(bool(jnp.isfinite(value)) for value in collapsed.values())
     assert float(collapsed["uniformity"]) == pytest.approx(0, abs=1e-5)
-    assert verdict({k: float(v) for k, v in collapsed.items()}).startswith("collapsed")
-    assert verdict({k: float(v) for k, v in found.items()}).startswith("healthy")
+    assert float(collapsed["z_std"]) == pytest.approx(0, abs=1e-5)
+    assert float(collapsed["effective_rank"]) == pytest.approx(1, abs=1e-5)
 
 
 def test_chance_is_the_loss_of_equal_similarities():
     # Softmax over the 2N - 1 other rows with equal logits.
     assert chance_loss(8) == pytest.approx(-np.log(1 / 15))
     assert chance_loss(1) == 0
-    assert (
-        verdict({"z_std": 1, "effective_rank": 9, "loss": 2.7, "chance": 2.708})[:9] == "at chance"
-    )
 
 
 def test_shapes_that_do_not_match():

@@ -1,0 +1,152 @@
+"""What every study does once its data, model and method stand: train, validate, judge."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from experiments import judging, protocol
+from experiments.protocol import Data, Protocol
+from jaxssl.analysis import figures, report, results
+from jaxssl.analysis.probes import knn_accuracy
+from jaxssl.augment.views import View, two_views
+from jaxssl.data.streams import train_stream
+from jaxssl.errors import InputError
+from jaxssl.models import Embedder
+from jaxssl.training.checkpoint import Checkpoints
+from jaxssl.training.devices import Placement
+from jaxssl.training.loop import Plan, fit
+from jaxssl.training.runs import RunFolder
+from jaxssl.training.state import TrainState, create_state
+from jaxssl.training.step import Method, make_eval_step, make_train_step
+
+KNN_BANK = 2000
+
+
+def run(
+    config: Protocol,
+    data: Data,
+    model: Embedder,
+    method: Method,
+    optimizer: optax.GradientTransformation,
+    *,
+    name: str,
+    distance: Literal["euclidean", "angular"],
+    plan: Plan,
+    placement: Placement,
+    view: View,
+) -> None:
+    """Train from wherever the run folder stands, then judge and report.
+
+    Args:
+      config: the study's flags.
+      data: its images.
+      model: encoder and head, as first made.
+      method: `(model, batch, key, step) -> (loss, metrics)`, for training and validation.
+      optimizer: of the trainable parameters.
+      name: the study's, in the run folder.
+      distance: the one the embedding is trained for.
+      plan: when the loop evaluates, saves and ends.
+      placement: where batches and state live.
+      view: the recipe of the views, for their picture in the report.
+    """
+    encode = judging.compile_encode(model, placement)
+    with (
+        protocol.open_run(config, name, data) as folder,
+        Checkpoints(folder.path / "checkpoints") as checkpoints,
+    ):
+        _save_what_goes_in(folder, data, view, config.seed)
+        last, training = fit(
+            placement.replicate(create_state(model, optimizer)),
+            make_train_step(model, optimizer, method, placement),
+            lambda step: train_stream(
+                data.train, batch_size=config.batch_size, seed=config.seed, start_step=step
+            ),
+            _validation(model, method, encode, data, placement, config),
+            key=jax.random.key(config.seed),
+            plan=plan,
+            placement=placement,
+            run=folder,
+            checkpoints=checkpoints,
+        )
+        judging.judge(
+            config,
+            folder,
+            data,
+            encode,
+            placement,
+            checkpoints,
+            last=last,
+            untrained=placement.replicate(create_state(model, optimizer)),
+            distance=distance,
+            training=training,
+        )
+
+
+def _validation(
+    model: Embedder,
+    method: Method,
+    encode: judging.Encode,
+    data: Data,
+    placement: Placement,
+    config: Protocol,
+) -> Callable[[TrainState], dict[str, float]]:
+    """`validate(state) -> {"loss": ..., "knn_accuracy": ..., ...}` on the validation images.
+
+    Loss and metrics are the method's own in evaluation mode, with the same keys every time, as
+    means over batches of equal size, whose chance level is therefore one number. `knn_accuracy` is
+    of the representation h on the seen classes, against at most 2,000 training images.
+    """
+    measure = make_eval_step(
+        model, lambda model, batch, key: method(model, batch, key, jnp.zeros((), int)), placement
+    )
+    random = np.random.default_rng(0)
+    many = placement.device_count
+    size = min(config.batch_size, len(data.val)) // many * many
+    if not size:
+        raise InputError(
+            f"{len(data.val)} validation images cannot be split over {many} devices: use fewer "
+            "devices or more images"
+        )
+    order = random.permutation(len(data.val))[: len(data.val) // size * size]
+    batches = [
+        {"image": np.stack([data.val[i]["image"] for i in rows]), "label": data.val.labels[rows]}
+        for rows in order.reshape(-1, size)
+    ]
+    bank = data.train.subset(np.sort(random.permutation(len(data.train))[:KNN_BANK]))
+
+    def validate(state: TrainState) -> dict[str, float]:
+        rows = []
+        for i, batch in enumerate(batches):
+            key = jax.random.fold_in(jax.random.key(config.seed), i)
+            loss, metrics = measure(state, placement.put(batch), key)
+            rows.append({"loss": loss, **metrics})
+        rows = jax.device_get(rows)
+        h_bank = judging.embed(encode, state, bank, placement, config.batch_size)
+        h_val = judging.embed(encode, state, data.val, placement, config.batch_size)
+        accuracy = knn_accuracy(h_bank, bank.labels, h_val, data.val.labels, k=20)
+        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        verdict = report.health([means], {})
+        if verdict["state"] == "collapsed":
+            print(f"warning: the projections z have collapsed. {verdict['text']}", flush=True)
+        return means | {"knn_accuracy": accuracy}
+
+    return validate
+
+
+def _save_what_goes_in(run: RunFolder, data: Data, view: View, seed: int) -> None:
+    """`report/views.png`, x, t1(x), t2(x) of a few training images; `skipped.json` of bad files."""
+    if data.skipped:
+        results.write_json(run.path / "skipped.json", data.skipped)
+    images = data.train
+    rows = np.random.default_rng(seed).permutation(len(images))[:8]
+    originals = np.stack([images[i]["image"] for i in rows])
+    views = two_views(jax.random.key(seed), jnp.asarray(originals), view)
+    drawn = [np.asarray(np.round(255 * v), np.uint8) for v in jax.device_get(views)]
+    (run.path / "report").mkdir(exist_ok=True)
+    figures.save_png(figures.view_sheet(originals, *drawn), run.path / "report" / "views.png")
