@@ -10,35 +10,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
+    from flax import nnx
+
+    from jaxssl.augment.views import View
     from jaxssl.data.images import ImageSet
     from jaxssl.training.loop import Plan
     from jaxssl.training.runs import RunFolder
-
-# PlanktonSet 1.0 (Cowen et al. 2015) in the original study's 6 + 3 split.
-PLANKTON_SEEN = (
-    "trichodesmium_puff",
-    "chaetognath_other",
-    "copepod_cyclopoid_oithona_eggs",
-    "protist_other",
-    "acantharia_protist",
-    "hydromedusae_solmaris",
-)
-PLANKTON_UNSEEN = (
-    "appendicularian_s_shape",
-    "echinoderm_larva_seastar_brachiolaria",
-    "diatom_chain_string",
-)
-# Look-alikes of seen classes: the harder test.
-PLANKTON_LOOKALIKES = (
-    "copepod_cyclopoid_oithona",
-    "trichodesmium_bowtie",
-    "chaetognath_sagitta",
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,6 +89,84 @@ class Protocol:
         return 1 if self.color == "grey" else 3
 
 
+# Defaults of a data set, for every study: `Config(**PLANKTON)`.
+DIGITS: dict[str, Any] = {}
+# PlanktonSet 1.0 (Cowen et al. 2015) in the original study's 6 + 3 split, and look-alikes of the
+# seen classes as a harder test.
+PLANKTON: dict[str, Any] = {
+    "dataset": "plankton",
+    "seen": (
+        "trichodesmium_puff",
+        "chaetognath_other",
+        "copepod_cyclopoid_oithona_eggs",
+        "protist_other",
+        "acantharia_protist",
+        "hydromedusae_solmaris",
+    ),
+    "unseen": (
+        "appendicularian_s_shape",
+        "echinoderm_larva_seastar_brachiolaria",
+        "diatom_chain_string",
+    ),
+    "lookalikes": (
+        "copepod_cyclopoid_oithona",
+        "trichodesmium_bowtie",
+        "chaetognath_sagitta",
+    ),
+    "image_size": 128,
+    "color": "rgb",
+}
+# What two CPU cores train in minutes.
+CPU: dict[str, Any] = {"image_size": 48, "color": "grey", "epochs": 30}
+PLANKTON_CPU = PLANKTON | CPU
+# 21 + 10 classes: the split that tells methods apart.
+PLANKTON_WIDE = PLANKTON | {
+    "seen": (
+        "trichodesmium_puff",
+        "chaetognath_other",
+        "protist_other",
+        "copepod_cyclopoid_oithona",
+        "chaetognath_non_sagitta",
+        "trichodesmium_bowtie",
+        "appendicularian_s_shape",
+        "chaetognath_sagitta",
+        "trichodesmium_tuft",
+        "protist_noctiluca",
+        "appendicularian_slight_curve",
+        "diatom_chain_string",
+        "siphonophore_calycophoran_rocketship_young",
+        "tunicate_doliolid",
+        "hydromedusae_shapeA",
+        "echinoderm_larva_seastar_bipinnaria",
+        "tunicate_partial",
+        "hydromedusae_narco_young",
+        "copepod_calanoid_large",
+        "hydromedusae_shapeA_sideview_small",
+        "appendicularian_straight",
+    ),
+    "unseen": (
+        "copepod_cyclopoid_oithona_eggs",
+        "acantharia_protist",
+        "hydromedusae_solmaris",
+        "copepod_calanoid",
+        "echinoderm_larva_seastar_brachiolaria",
+        "diatom_chain_tube",
+        "tunicate_doliolid_nurse",
+        "protist_fuzzy_olive",
+        "radiolarian_chain",
+        "siphonophore_calycophoran_sphaeronectes_young",
+    ),
+    "lookalikes": (),
+}
+PLANKTON_WIDE_CPU = PLANKTON_WIDE | CPU
+PRESETS = {
+    "digits": DIGITS,
+    "plankton": PLANKTON,
+    "plankton-cpu": PLANKTON_CPU,
+    "plankton-wide": PLANKTON_WIDE,
+    "plankton-wide-cpu": PLANKTON_WIDE_CPU,
+}
+
 # What a resumed run may change: where things are and how often, never what is computed.
 MAY_DIFFER = frozenset(
     {
@@ -159,6 +219,35 @@ def intention(method: str, config: Protocol) -> str:
         f"{method} on {config.dataset}: {config.encoder}, {length} in batches of "
         f"{config.batch_size} at {config.image_size} px {config.color}, on {devices.summary()}"
     )
+
+
+def view_of(config: Protocol) -> View:
+    """The data set's recipe of random views."""
+    from jaxssl.augment import views
+
+    return views.digits if config.dataset == "digits" else views.plankton
+
+
+def make_encoder(config: Protocol, rngs: nnx.Rngs) -> Any:
+    """The untrained encoder f that the flags name."""
+    import jax.numpy as jnp
+
+    from jaxssl.models import make_encoder
+
+    return make_encoder(
+        config.encoder,
+        image_size=config.image_size,
+        channels=config.channels,
+        dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
+        rngs=rngs,
+    )
+
+
+def print_model(config: Protocol, model: nnx.Module) -> None:
+    """What `--describe` asks for."""
+    from jaxssl.models import describe
+
+    print(describe(model, (config.image_size, config.image_size, config.channels)))
 
 
 def load_data(config: Protocol) -> Data:

@@ -41,40 +41,19 @@ class Config(protocol.Protocol):
     """constant, as in the study; cosine: down to 0 over the epochs, after a short warm-up."""
 
 
-DIGITS = Config()
-PLANKTON = Config(
-    dataset="plankton",
-    seen=protocol.PLANKTON_SEEN,
-    unseen=protocol.PLANKTON_UNSEEN,
-    lookalikes=protocol.PLANKTON_LOOKALIKES,
-    image_size=128,
-    color="rgb",
-)
-PRESETS = {
-    "digits": DIGITS,
-    "plankton": PLANKTON,
-    "plankton-cpu": dataclasses.replace(PLANKTON, image_size=48, color="grey", epochs=30),
-}
+PRESETS = {name: Config(**settings) for name, settings in protocol.PRESETS.items()}
 
 
 def make_model(config: Config) -> Embedder:
     """h = f(x) is what we want, z = g(h) is what the loss sees."""
-    import jax.numpy as jnp
     from flax import nnx
 
-    from jaxssl.models import Embedder, ProjectionHead, make_encoder
+    from jaxssl.models import Embedder, ProjectionHead
 
-    dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
     rngs = nnx.Rngs(config.seed)
-    encoder: Any = make_encoder(
-        config.encoder,
-        image_size=config.image_size,
-        channels=config.channels,
-        dtype=dtype,
-        rngs=rngs,
-    )
+    encoder = protocol.make_encoder(config, rngs)
     head = ProjectionHead(
-        encoder.features, kind=config.head, out_features=config.features, dtype=dtype, rngs=rngs
+        encoder.features, kind=config.head, out_features=config.features, rngs=rngs
     )
     return Embedder(encoder, head)
 
@@ -96,15 +75,13 @@ def main(config: Config) -> None:
     import jax.numpy as jnp
 
     from experiments import study
-    from jaxssl.augment import views
+    from jaxssl.augment.views import two_views
     from jaxssl.losses import nt_xent
-    from jaxssl.models import describe
     from jaxssl.training import devices, health
 
     model = make_model(config)
     if config.describe:
-        print(describe(model, (config.image_size, config.image_size, config.channels)))
-        return
+        return protocol.print_model(config, model)
 
     # Data.
     print(protocol.intention("SimCLR", config), flush=True)
@@ -113,10 +90,10 @@ def main(config: Config) -> None:
     plan = protocol.plan(config, data)
 
     # Method: rows i of z_a and z_b are two views of image i; all other rows are negatives.
-    view = views.digits if config.dataset == "digits" else views.plankton
+    view = protocol.view_of(config)
 
     def simclr(model: Embedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        pairs = jnp.stack(views.two_views(key, batch["image"], view), axis=1)
+        pairs = jnp.stack(two_views(key, batch["image"], view), axis=1)
         # Both views go through the network in one batch, so that BatchNorm sees them together; an
         # image's two lie side by side, so that nothing has to move between devices.
         _, z = model(pairs.reshape(-1, *pairs.shape[2:]))

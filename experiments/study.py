@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from experiments import judging, protocol
 from experiments.protocol import Data, Protocol
 from jaxssl.analysis import figures, report, results
 from jaxssl.analysis.probes import knn_accuracy
-from jaxssl.augment.views import View, two_views
+from jaxssl.augment.views import View, to_float, two_views
 from jaxssl.data.streams import train_stream
 from jaxssl.errors import InputError
 from jaxssl.models import Embedder
@@ -39,7 +39,9 @@ def run(
     distance: Literal["euclidean", "angular"],
     plan: Plan,
     placement: Placement,
-    view: View,
+    view: View | None = None,
+    validate_by: Method | None = None,
+    sampling: Mapping[str, Any] | None = None,
 ) -> None:
     """Train from wherever the run folder stands, then judge and report.
 
@@ -53,7 +55,9 @@ def run(
       distance: the one the embedding is trained for.
       plan: when the loop evaluates, saves and ends.
       placement: where batches and state live.
-      view: the recipe of the views, for their picture in the report.
+      view: the recipe of the views, for their picture in the report; None: images as they are.
+      validate_by: the method on validation images, where it is not `method`.
+      sampling: how batches are drawn, options of `train_stream`.
     """
     encode = judging.compile_encode(model, placement)
     with (
@@ -65,9 +69,13 @@ def run(
             placement.replicate(create_state(model, optimizer)),
             make_train_step(model, optimizer, method, placement),
             lambda step: train_stream(
-                data.train, batch_size=config.batch_size, seed=config.seed, start_step=step
+                data.train,
+                batch_size=config.batch_size,
+                seed=config.seed,
+                start_step=step,
+                **(sampling or {}),
             ),
-            _validation(model, method, encode, data, placement, config),
+            _validation(model, validate_by or method, encode, data, placement, config),
             key=jax.random.key(config.seed),
             plan=plan,
             placement=placement,
@@ -86,6 +94,14 @@ def run(
             distance=distance,
             training=training,
         )
+
+
+def augmented(key: jax.Array, images: jax.Array, view: View | None) -> jax.Array:
+    """One view of each image, float32 [b, h, w, c]; as they are where `view` is None."""
+    if view is None:
+        return to_float(images)
+    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(images)))
+    return jax.vmap(view)(keys, to_float(images))
 
 
 def _validation(
@@ -139,10 +155,12 @@ def _validation(
     return validate
 
 
-def _save_what_goes_in(run: RunFolder, data: Data, view: View, seed: int) -> None:
+def _save_what_goes_in(run: RunFolder, data: Data, view: View | None, seed: int) -> None:
     """`report/views.png`, x, t1(x), t2(x) of a few training images; `skipped.json` of bad files."""
     if data.skipped:
         results.write_json(run.path / "skipped.json", data.skipped)
+    if view is None:
+        return
     images = data.train
     rows = np.random.default_rng(seed).permutation(len(images))[:8]
     originals = np.stack([images[i]["image"] for i in rows])

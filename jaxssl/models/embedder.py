@@ -11,18 +11,18 @@ class Embedder(nnx.Module):
 
     Args:
       encoder: images [b, h, w, c] -> representation h [b, features].
-      head: h -> projection z [b, d].
+      head: h -> projection z [b, d]; None: the loss works on h itself, z = h.
 
     Reference:
       Chen et al. 2020, "A Simple Framework for Contrastive Learning of Visual Representations",
       section 2.1: h serves later tasks better than z.
     """
 
-    def __init__(self, encoder: nnx.Module, head: nnx.Module):
+    def __init__(self, encoder: nnx.Module, head: nnx.Module | None = None):
         self.encoder = encoder
-        self.head = head
+        self.head = nnx.data(head)
 
     def __call__(self, images: jax.Array) -> tuple[jax.Array, jax.Array]:
         """Return (h, z) of float images."""
         h = self.encoder(images)
-        return h, self.head(h)
+        return h, h if self.head is None else self.head(h)

@@ -24,7 +24,9 @@ pytestmark = pytest.mark.program
 
 # Nine steps of three epochs, each evaluated and saved.
 FLAGS = ["--steps", "9", "--evaluate-epochs", "1", "--log-every", "1", "--draws", "2"]
-CONFIG = dataclasses.replace(simclr.DIGITS, steps=9, evaluate_epochs=1, log_every=1, draws=2)
+CONFIG = dataclasses.replace(
+    simclr.PRESETS["digits"], steps=9, evaluate_epochs=1, log_every=1, draws=2
+)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +93,7 @@ def test_the_run_folder_is_whole(one):
     assert results["training"]["steps"] == 9
     assert results["wall_seconds"].keys() == {"training", "embedding", "analysis"}
     config = json.loads((folder / "config.json").read_text())
-    assert config["config"]["temperature"] == simclr.DIGITS.temperature
+    assert config["config"]["temperature"] == simclr.PRESETS["digits"].temperature
     assert config["command"].startswith("python -m experiments.simclr --steps 9")
     sizes = {name: len(load(folder / "embeddings" / f"{name}.parquet")) for name in SETS}
     assert sizes == SETS
