@@ -58,9 +58,12 @@ def main() -> None:
             print(f"| {name} | {title} | {' | '.join(cells)} |")
     if arguments.log:
         keep = ("config", "training", "wall_seconds", "label_efficiency", "sets", "spread")
-        log = [{key: run[key] for key in keep} for run in runs]
+        log = json.dumps([{key: run[key] for key in keep} for run in runs], indent=0)
+        for run in runs:  # where this machine keeps things is nobody's business
+            for name, stand_in in (("data_dir", "DIR"), ("run_dir", "RUN")):
+                log = log.replace(run["config"]["config"].get(name) or stand_in, stand_in)
         arguments.log.parent.mkdir(exist_ok=True)
-        arguments.log.write_text(json.dumps(log, indent=None, separators=(",", ":")) + "\n")
+        arguments.log.write_text(log + "\n")
 
 
 def _mean_and_spread(values: list[float]) -> str:

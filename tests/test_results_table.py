@@ -35,7 +35,9 @@ def test_mean_and_spread_over_seeds(tmp_path):
     assert "| unseen | **this embedding (h)** | .900 ± .100 |" in done.stdout
     assert "| unseen | raw pixels | .500 ± .000 |" in done.stdout
     assert "untrained" not in done.stdout
-    assert len(json.loads((tmp_path / "log.json").read_text())) == 3
+    log = (tmp_path / "log.json").read_text()
+    assert len(json.loads(log)) == 3
+    assert str(tmp_path) not in log
 
 
 def test_runs_of_other_settings_are_not_averaged(tmp_path):

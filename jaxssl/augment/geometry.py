@@ -140,7 +140,8 @@ def warp(
     image = check_image(image)
     h, w, c = image.shape
     size = (h, w) if size is None else size
-    if jnp.shape(fill) not in ((), (1,), (c,)):
+    color = jnp.asarray(fill, image.dtype)
+    if color.shape not in ((), (1,), (c,)):
         raise ValueError(f"fill is one number or one a channel: {c} channels, got fill={fill}")
 
     rows = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
@@ -152,8 +153,7 @@ def warp(
     # out then reads pure fill without a mask.
     frame = ((1, 1), (1, 1), (0, 0))
     inside = jnp.pad(jnp.ones(image.shape, bool), frame)
-    color = jnp.broadcast_to(jnp.asarray(fill, image.dtype), inside.shape)
-    canvas = jnp.where(inside, jnp.pad(image, frame), color)
+    canvas = jnp.where(inside, jnp.pad(image, frame), jnp.broadcast_to(color, inside.shape))
     y, x = jnp.clip(y + 1, 0, h + 1), jnp.clip(x + 1, 0, w + 1)
     top, left = jnp.minimum(jnp.floor(y), h), jnp.minimum(jnp.floor(x), w)
 

@@ -22,7 +22,7 @@ def plankton(
     image: Array,
     *,
     degrees: float = 180.0,
-    area: tuple[float, float] = (0.6, 1.0),
+    area: tuple[float, float] = (0.5, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
     brightness: float = 0.2,
     hue: float = 0.3,
@@ -31,14 +31,14 @@ def plankton(
     """A view of one plankton organism on white.
 
     Rotation by any angle, random crop and resize, and flip, in one resampling that fills with
-    white; brightness and hue jitter; Gaussian blur of random odd kernel size.
+    white; brightness and hue jitter; Gaussian blur of random odd kernel size. An organism has no
+    upright and its scale carries little, hence the rotation and the crop.
 
-    Brightness scales the darkness 1 - x, so white stays white. Scaling x itself by up to 1.2 clips
-    faint organisms into their background: on PlanktonSet at 48 px it left 28 % of the views of
-    diatom_chain_string with under a quarter of their contrast (150 images; .02 % this way).
-
-    The blur is held to an eighth of the image's side: 11 taps from 88 px on, as at the study's
-    128 px. At 48 px they would wipe out spines and chains; it is 5 there.
+    Brightness comes after the fill and scales background and fill alike, so no seam shows where
+    the image ended. It can clip faint organisms, and the blur, held to a quarter of the image's
+    side, is strong on small images; both serve: on PlanktonSet's look-alike classes at 48 px a
+    milder recipe (white kept white, blur held to 5 taps, area from .6) gave .910 +- .004 (2 seeds)
+    of balanced accuracy with 90 labels where this one gave .948 (1 seed).
 
     Args:
         key: a PRNG key.
@@ -48,7 +48,7 @@ def plankton(
         aspect: least and greatest width / height of the crop.
         brightness: strength of the jitter, >= 0.
         hue: strength of the jitter in turns, in [0, .5]; without effect on grey images.
-        kernel_max: largest blur kernel, odd, below the cap above.
+        kernel_max: largest blur kernel, odd; never wider than a quarter of the image's side.
 
     Returns:
         float32 [h, w, c] in [0, 1].
@@ -62,7 +62,7 @@ def plankton(
     """
     image = geometry.check_image(image)
     shape = image.shape[0], image.shape[1]
-    key_angle, key_crop, key_flip, key_light, key_hue, key_blur = jax.random.split(key, 6)
+    key_angle, key_crop, key_flip, key_color, key_blur = jax.random.split(key, 5)
     window = geometry.random_window(key_crop, shape=shape, area=area, aspect=aspect)
     matrix = geometry.compose(
         geometry.rotation(geometry.random_angle(key_angle, degrees=degrees)),
@@ -70,10 +70,8 @@ def plankton(
         geometry.flip(geometry.random_chance(key_flip, p=0.5)),
     )
     image = geometry.warp(image, matrix, fill=1.0)
-    # Blur before colour: XLA computes the resampling once for it, and again for each use in hue.
-    image = color.random_blur(key_blur, image, kernel_max=_cap(kernel_max, shape))
-    darkness = color.color_jitter(key_light, 1.0 - image, brightness=brightness)
-    return color.color_jitter(key_hue, 1.0 - darkness, hue=hue)
+    image = color.color_jitter(key_color, image, brightness=brightness, hue=hue)
+    return color.random_blur(key_blur, image, kernel_max=_cap(kernel_max, shape))
 
 
 def digits(
@@ -98,8 +96,7 @@ def digits(
         shift: largest shift along each axis, as a share of the side, in [0, .5].
         zoom: least and greatest enlargement, 0 < least <= greatest.
         brightness: strength of the jitter, >= 0.
-        kernel_max: largest blur kernel, odd, held to an eighth of the image's side: no blur below
-            24 px.
+        kernel_max: largest blur kernel, odd; never wider than a quarter of the image's side.
 
     Returns:
         float32 [h, w, c] in [0, 1].
@@ -252,8 +249,8 @@ def to_float(images: Array) -> Array:
 
 
 def _cap(kernel_max: int, shape: tuple[int, int]) -> int:
-    """The largest odd kernel within `kernel_max` and an eighth of the shorter side."""
+    """The largest odd kernel within `kernel_max` and a quarter of the shorter side."""
     if kernel_max < 1 or kernel_max % 2 == 0:
         raise ValueError(f"kernel_max must be odd and >= 1, got {kernel_max}")
-    eighth = max(1, min(shape) // 8)
-    return min(kernel_max, eighth - (eighth + 1) % 2)
+    quarter = max(1, min(shape) // 4)
+    return min(kernel_max, quarter - (quarter + 1) % 2)
