@@ -1,4 +1,4 @@
-"""What every operation keeps: style, shape, type and range, under jit and vmap; bad input raises."""
+"""What every operation keeps: style, shape, type, range, jit and vmap; bad input raises."""
 
 import inspect
 from functools import partial
@@ -93,7 +93,7 @@ def test_style_key_first_then_the_image_options_by_keyword(module):
 @pytest.mark.parametrize("name", OPS)
 def test_what_is_not_an_image_is_named(name, image, named):
     with pytest.raises(ValueError, match=r"float32 \[h, w, 1 or 3\], got.*" + named):
-        OPS[name](jax.random.key(0), image)
+        jax.eval_shape(lambda key: OPS[name](key, image), jax.random.key(0))
 
 
 IMAGE = np.zeros((8, 8, 3), np.float32)

@@ -1,4 +1,4 @@
-"""Geometry against scipy, Pillow, torch, exact array moves, and torchvision's law as a plain loop."""
+"""Geometry against scipy, Pillow, torch, exact moves, and torchvision's law as a plain loop."""
 
 import math
 
@@ -81,7 +81,9 @@ def test_moves_on_the_grid_are_exact():
     np.testing.assert_array_equal(moved(geometry.translation(2, 1), fill=0.5), down_right)
     cut = geometry.crop(geometry.Window(1, 2, 4, 3), shape=(6, 7), size=(4, 3))
     np.testing.assert_array_equal(moved(cut, size=(4, 3)), image[1:5, 2:5])
-    doubled = moved(geometry.scaling(2, 2), size=(12, 14))[1:-1, 1:-1]  # the border blends with fill
+    doubled = moved(geometry.scaling(2, 2), size=(12, 14))[
+        1:-1, 1:-1
+    ]  # the border blends with fill
     expected = ndimage.zoom(image, (2, 2, 1), order=1, mode="nearest", grid_mode=True)[1:-1, 1:-1]
     np.testing.assert_allclose(doubled, expected, atol=1e-6)
 
@@ -118,7 +120,7 @@ def test_resized_crop_equals_pillow(size):
     crop = jax.jit(
         jax.vmap(lambda key: geometry.random_resized_crop(key, image, area=(0.3, 1.0), size=size))
     )
-    law = dict(shape=(10, 13), area=(0.3, 1.0), aspect=(3 / 4, 4 / 3))
+    law = {"shape": (10, 13), "area": (0.3, 1.0), "aspect": (3 / 4, 4 / 3)}
     windows = jax.jit(jax.vmap(lambda key: geometry.random_window(key, **law)))(KEYS[:20])
     for result, top, left, h, w in zip(crop(KEYS[:20]), *map(np.asarray, windows), strict=True):
         box = (left, top, left + w, top + h)
@@ -165,21 +167,21 @@ def torchvision_window(rng, h, w, area, aspect):
 )
 def test_windows_follow_torchvisions_law(shape, area, aspect):
     draw = jax.vmap(lambda key: geometry.random_window(key, shape=shape, area=area, aspect=aspect))
-    ours = np.stack([np.asarray(v) for v in jax.jit(draw)(KEYS)], axis=1)
+    # float64: a ratio of float32 differs from the loop's own in the last digit, a tie for the test.
+    ours = np.stack([np.asarray(v, float) for v in jax.jit(draw)(KEYS)], axis=1)
     rng = RNG(8)
     theirs = np.array([torchvision_window(rng, *shape, area, aspect) for _ in range(4000)])
     assert (ours == ours.round()).all()
     assert (ours[:, :2] >= 0).all()
     assert (ours[:, :2] + ours[:, 2:] <= shape).all()
-    for name, of in {
-        "top": lambda t, l, h, w: t,
-        "left": lambda t, l, h, w: l,
-        "area": lambda t, l, h, w: h * w,
-        "aspect": lambda t, l, h, w: w / h,
-        "centre": lambda t, l, h, w: (2 * t + h) * 100 + 2 * l + w,
-    }.items():
-        p = stats.ks_2samp(of(*ours.T), of(*theirs.T)).pvalue
-        assert p > 1e-3, (name, p)
+    for of in (
+        lambda top, left, h, w: top,
+        lambda top, left, h, w: left,
+        lambda top, left, h, w: h * w,
+        lambda top, left, h, w: w / h,
+        lambda top, left, h, w: (2 * top + h) * 100 + 2 * left + w,  # row and column together
+    ):
+        assert stats.ks_2samp(of(*ours.T), of(*theirs.T)).pvalue > 1e-3
 
 
 def test_a_window_that_never_fits_is_the_largest_central_one():

@@ -1,0 +1,214 @@
+"""The recipes: what they do to marks whose way can be followed; two views on 1, 2 and 8 devices."""
+
+import colorsys
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from scipy import stats
+
+from jaxssl.augment import views
+
+KEYS = jax.random.split(jax.random.key(11), 400)
+STILL = {"brightness": 0.0, "kernel_max": 1}
+
+
+def over_keys(view, image):
+    return np.asarray(jax.jit(jax.vmap(view, in_axes=(0, None)))(KEYS, jnp.asarray(image)))
+
+
+def transforms(view, side, background):
+    """The affine map of each view, (row, column) from the centre, followed by three soft marks.
+
+    Returns [400, 2, 3]: columns 0 and 1 are what a step down and to the right became, column 2
+    where the centre went.
+    """
+    grid = np.arange(side) - (side - 1) / 2
+    starts = np.array([(-3.0, -3.0), (4.0, -2.0), (-1.0, 5.0)])
+    run = jax.jit(jax.vmap(view, in_axes=(0, None)))
+    ends = []
+    for row, column in starts:
+        mark = np.exp(-((grid[:, None] - row) ** 2 + (grid[None] - column) ** 2) / (2 * 1.5**2))
+        image = background + (1 - 2 * background) * mark[..., None]
+        seen = np.abs(np.asarray(run(KEYS, image.astype(np.float32)))[..., 0] - background)
+        weight = seen.sum((1, 2))
+        ends.append([seen.sum(2) @ grid / weight, seen.sum(1) @ grid / weight])
+    ends = np.array(ends).transpose(2, 1, 0)  # [400, 2, 3 marks]
+    return ends @ np.linalg.inv(np.concatenate([starts.T, np.ones((1, 3))]))
+
+
+def test_digits_turn_zoom_and_shift_a_little_and_never_flip():
+    moved = transforms(partial(views.digits, **STILL), side=32, background=0)
+    angle = np.degrees(np.arctan2(moved[:, 0, 1] - moved[:, 1, 0], moved[:, 0, 0] + moved[:, 1, 1]))
+    determinant = np.linalg.det(moved[:, :, :2])
+    assert np.abs(angle).max() < 15.5
+    assert stats.kstest(angle, stats.uniform(-15, 30).cdf).pvalue > 1e-3
+    assert (determinant > 0).all()  # no mirror image
+    zoom = np.sqrt(determinant)
+    assert stats.kstest(zoom, stats.uniform(0.85, 0.3).cdf).pvalue > 1e-3
+    assert np.abs(moved[:, :, 2]).max() < 3.2 + 0.1
+    assert np.abs(moved[:, :, 2]).max() > 2.9
+
+
+def test_plankton_turns_to_any_angle_flips_half_and_crops_within_its_area():
+    moved = transforms(partial(views.plankton, **STILL), side=48, background=1)
+    linear = moved[:, :, :2]
+    determinant = np.linalg.det(linear)
+    mirrored = determinant < 0
+    assert abs(mirrored.mean() - 0.5) < 4 * 0.5 / np.sqrt(len(KEYS))
+    linear[mirrored, 1] *= -1
+    u, s, vt = np.linalg.svd(linear)  # a rotation, then the crop's two enlargements
+    turn = u @ vt
+    angle = np.arctan2(turn[:, 0, 1], turn[:, 0, 0])
+    assert stats.kstest(angle, stats.uniform(-np.pi, 2 * np.pi).cdf).pvalue > 1e-3
+    area = 1 / np.abs(determinant)
+    assert 0.47 < area.min() < 0.55
+    assert 0.95 < area.max() < 1.02
+    assert (s[:, 0] / s[:, 1]).max() < 4 / 3 * 1.05
+    # The centre of the image stays inside the view, with room around it.
+    assert np.abs(moved[:, :, 2]).max() < 0.35 * 48
+
+
+def test_plankton_fills_with_white_and_scales_it_with_the_image():
+    white = np.ones((32, 32, 3), np.float32)
+    plain = over_keys(partial(views.plankton, brightness=0.0), white)
+    np.testing.assert_allclose(plain, 1.0, atol=2e-6)
+    # No seam: the fill takes the brightness of the image, one factor a view, clipped at white.
+    factors = over_keys(views.plankton, white)
+    assert np.ptp(factors, axis=(1, 2, 3)).max() < 2e-6
+    assert 0.8 <= factors.min() < 0.83
+    assert 0.4 < (factors[:, 0, 0, 0] > 1 - 1e-6).mean() < 0.6
+    # Turned by about 45 degrees a black image has white corners, whatever the colours do.
+    black = over_keys(partial(views.plankton, area=(1.0, 1.0)), np.zeros_like(white))
+    assert black[:, :, :, 0].max((1, 2)).max() == 1.0
+    assert (black[:, 0, 0, 0] > 0.79).mean() > 0.3
+    assert black[:, 16, 16].max() < 0.21
+
+
+def test_plankton_colours_a_coloured_organism():
+    green = np.ones((8, 8, 3), np.float32)
+    green[...] = 0.2, 0.8, 0.4
+    centre = over_keys(views.plankton, green)[:, 4, 4]
+    hue = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in centre.astype(float)])
+    shift = (hue - 7 / 18 + 0.5) % 1.0 - 0.5
+    assert np.abs(shift).max() < 0.301
+    assert stats.kstest(shift, stats.uniform(-0.3, 0.6).cdf).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("side", "widest"), [(20, 5), (48, 11), (128, 11)])
+def test_plankton_blur_is_held_to_a_quarter_of_the_side(side, widest):
+    still = {"degrees": 0.0, "area": (1.0, 1.0), "aspect": (1.0, 1.0), "brightness": 0.0}
+    image = np.ones((side, side, 1), np.float32)
+    image[side // 2] = 0
+    view = jax.jit(jax.vmap(partial(views.plankton, **still), in_axes=(0, None)))
+    dark = np.asarray(view(KEYS[:40], image))[:, :, side // 2, 0] < 1 - 1e-5
+    assert dark.sum(1).max() == widest
+
+
+def test_options_at_rest_leave_the_image_up_to_the_flip():
+    image = np.random.default_rng(1).random((16, 16, 3), dtype=np.float32)
+    mirror = image[:, ::-1]
+    at_rest = {
+        partial(
+            views.plankton, degrees=0.0, area=(1.0, 1.0), aspect=(1.0, 1.0), hue=0.0, **STILL
+        ): (image, mirror),
+        partial(views.digits, degrees=0.0, shift=0.0, zoom=(1.0, 1.0), **STILL): (image,),
+        partial(views.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0), strength=0.0, grey_p=0.0): (
+            image,
+            mirror,
+        ),
+    }
+    for view, forms in at_rest.items():
+        result = over_keys(view, image)
+        same = np.stack([np.abs(result - form).max((1, 2, 3)) < 1e-5 for form in forms])
+        assert (same.sum(0) == 1).all()
+        assert (np.abs(same.mean(1) - 1 / len(forms)) < 0.1).all()
+
+
+def test_cifar_jitters_and_greys_as_often_as_the_paper_says():
+    image = np.random.default_rng(2).random((4, 4, 3), dtype=np.float32)
+    result = over_keys(partial(views.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0)), image)
+    grey = (result == result[..., :1]).all((1, 2, 3))
+    plain = np.zeros(len(KEYS), bool)
+    for form in (image, image[:, ::-1]):
+        plain |= np.abs(result - form).max((1, 2, 3)) < 1e-5
+    for share, expected in ((grey.mean(), 0.2), (plain[~grey].mean(), 0.2)):
+        assert abs(share - expected) < 4 * np.sqrt(0.16 / 300)
+
+
+def test_cifar_blurs_on_demand():
+    image = np.random.default_rng(3).random((40, 40, 1), dtype=np.float32)
+    still = partial(views.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0), strength=0.0, grey_p=0.0)
+    rough = [
+        np.abs(np.diff(v, axis=1)).mean() for v in over_keys(partial(still, blur_p=0.5), image)
+    ]
+    unblurred = np.isclose(rough, np.abs(np.diff(image, axis=1)).mean(), rtol=1e-4)
+    assert 0.4 < unblurred.mean() < 0.62  # half, and the sigmas so small that nothing moves
+    assert np.min(rough) < 0.5 * np.max(rough)
+
+
+@pytest.fixture(scope="module")
+def batch():
+    return np.random.default_rng(4).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8)
+
+
+def every_op(key, image):
+    """All that the recipes are made of, compiled once a device count."""
+    return views.cifar(key, views.plankton(key, image), blur_p=0.5)
+
+
+@pytest.fixture(scope="module")
+def views_by_devices(batch):
+    results = {}
+    for n in (1, 2, 8):
+        mesh = jax.make_mesh((n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n])
+        placed = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+        run = jax.jit(lambda key, images: views.two_views(key, images, every_op))
+        results[n] = run(jax.random.key(5), placed)
+        assert len(results[n][0].sharding.device_set) == n
+    return {n: np.stack(pair) for n, pair in results.items()}
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_views_do_not_depend_on_the_number_of_devices(views_by_devices, devices):
+    # The same keys; what is left is the rounding of sums that are compiled for other shapes.
+    np.testing.assert_allclose(views_by_devices[devices], views_by_devices[1], atol=2e-6)
+
+
+def test_an_images_views_depend_on_its_place_alone(batch, views_by_devices):
+    image = views.to_float(jnp.asarray(batch[3]))
+    keys = jax.random.split(jax.random.fold_in(jax.random.key(5), 3))
+    one = jax.jit(every_op)
+    for view, key in enumerate(keys):
+        np.testing.assert_allclose(views_by_devices[1][view, 3], one(key, image), atol=2e-5)
+
+
+def test_every_view_of_a_batch_has_its_own_key():
+    def reveal(key, image):
+        return jnp.broadcast_to(jax.random.uniform(key), image.shape)
+
+    pair = views.two_views(jax.random.key(0), np.zeros((128, 1, 1, 1), np.uint8), reveal)
+    assert len(np.unique(np.stack(pair))) == 256
+    fewer = views.two_views(jax.random.key(0), np.zeros((64, 1, 1, 1), np.float32), reveal)
+    np.testing.assert_array_equal(np.stack(fewer), np.stack(pair)[:, :64])
+
+
+def test_bytes_and_floats_are_the_same_images():
+    images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
+    floats = views.to_float(jnp.asarray(images))
+    assert floats.dtype == jnp.float32
+    np.testing.assert_allclose(floats, images / 255, atol=1e-7)
+    half = floats.astype(jnp.bfloat16)
+    assert views.to_float(half).dtype == jnp.float32
+    same = views.two_views(jax.random.key(0), images, lambda key, image: image)
+    np.testing.assert_allclose(same[0], floats, atol=1e-7)
+
+
+def test_batches_that_are_none_are_named():
+    with pytest.raises(ValueError, match=r"\[b, h, w, c\], got \[4, 4, 1\]"):
+        views.two_views(jax.random.key(0), np.zeros((4, 4, 1), np.uint8), views.digits)
+    with pytest.raises(ValueError, match="uint8 or float, got int32"):
+        views.to_float(np.zeros((1, 4, 4, 1), np.int32))
