@@ -19,6 +19,7 @@ from experiments import cli, protocol
 
 if TYPE_CHECKING:
     import jax
+    import optax
 
     from jaxssl.models import Embedder
     from jaxssl.training.step import Batch, Loss
@@ -61,12 +62,18 @@ def make_model(config: Config) -> Embedder:
     return Embedder(protocol.make_encoder(config, nnx.Rngs(config.seed)))
 
 
+def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
+    """Adam at a constant rate."""
+    import optax
+
+    return optax.adam(config.learning_rate)
+
+
 def main(config: Config) -> None:
     """Data, model, method, loop, evaluation."""
     protocol.start(config)
     import jax
     import jax.numpy as jnp
-    import optax
 
     from experiments import study
     from jaxssl.losses import triplet_loss_and_stats
@@ -111,7 +118,7 @@ def main(config: Config) -> None:
         data,
         model,
         triplet,
-        optax.adam(config.learning_rate),
+        make_optimizer(config, config.epochs * plan.steps_per_epoch),
         name="triplet",
         distance="euclidean",
         plan=plan,

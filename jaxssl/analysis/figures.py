@@ -103,8 +103,8 @@ def training_curves(records: Sequence[Mapping[str, Any]], *, columns: int = 3) -
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     said: dict[str, Artist] = {}
     for ax in axes:
-        lines, names = ax.get_legend_handles_labels()
-        said |= dict(zip(names, lines, strict=True))
+        lines, labels = ax.get_legend_handles_labels()
+        said |= dict(zip(labels, lines, strict=True))
     figure.legend(said.values(), said.keys(), loc="outside upper left", ncols=2 * columns)
     return figure
 

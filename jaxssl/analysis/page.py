@@ -68,7 +68,7 @@ def seriation(matrix: ArrayLike) -> list[int]:
     (a class with itself) zero.
 
     Args:
-        matrix: Distances `[k, k]`, NaN where there is none.
+        matrix: Distances `[k, k]`; the diagonal may be NaN or None.
 
     Returns:
         The k indices in their new order.
@@ -80,7 +80,7 @@ def seriation(matrix: ArrayLike) -> list[int]:
         >>> seriation([[0.1, 9.0, 1.0], [9.0, 0.1, 8.0], [1.0, 8.0, 0.1]])
         [0, 2, 1]
     """
-    distances = np.nan_to_num(np.asarray(matrix, np.float64))
+    distances = np.array(matrix, np.float64)
     distances = (distances + distances.T) / 2
     np.fill_diagonal(distances, 0)
     squared = distances**2

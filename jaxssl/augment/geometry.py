@@ -76,7 +76,7 @@ def scaling(rows: ArrayLike, columns: ArrayLike) -> Array:
 
 def translation(rows: ArrayLike, columns: ArrayLike) -> Array:
     """Returns the transform that moves an image by so many pixels downwards and to the right."""
-    return _matrix((1.0, 0.0, -rows), (0.0, 1.0, -columns))
+    return _matrix((1.0, 0.0, -jnp.asarray(rows)), (0.0, 1.0, -jnp.asarray(columns)))
 
 
 def flip(flipped: ArrayLike) -> Array:

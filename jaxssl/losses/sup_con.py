@@ -70,8 +70,7 @@ def sup_con(
     count = jnp.sum(positive, axis=1)
 
     logits = dot_products(rows, columns) / jnp.asarray(temperature, jnp.float32)
-    # Not −inf: a lone row has no other column, and its gradient must stay finite.
-    logits = jnp.where(own, jnp.finfo(jnp.float32).min, logits)
+    logits = jnp.where(own, -jnp.inf, logits)
     mean_positive = jnp.sum(jnp.where(positive, logits, 0.0), axis=1) / jnp.maximum(count, 1)
     losses = jax.nn.logsumexp(logits, axis=1) - mean_positive
     return mean_where(losses, count > 0, axis_name)

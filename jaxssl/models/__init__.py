@@ -2,14 +2,13 @@
 
 An encoder takes images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features].
 A step splits a model once, `graphdef, params, rest = nnx.split(model, nnx.Param, ...)`, and merges
-it inside `jax.jit`, `nnx.merge(graphdef, params, rest, copy=True)`. Training or evaluation is in
-the graphdef.
+it inside `jax.jit` by `nnx.merge` with `copy=True`. Training or evaluation is in the graphdef.
 """
 
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
-from jaxssl.models.embedder import Embedder
+from jaxssl.models.embedder import Embedder, MarginEmbedder
 from jaxssl.models.encoders import ENCODERS, EncoderName, make_encoder
 from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
 from jaxssl.models.layers import Frozen, freeze
@@ -24,6 +23,7 @@ __all__ = [
     "Embedder",
     "EncoderName",
     "Frozen",
+    "MarginEmbedder",
     "PlanktonBackbone",
     "Pretrained",
     "ProjectionHead",

@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxssl.models.efficientnet import Convention, EfficientNetTrunk
 from jaxssl.models.heads import bias_of_01, xavier_uniform
-from jaxssl.models.layers import BatchNorm
+from jaxssl.models.layers import BatchNorm, Dropout
 
 
 class PlanktonBackbone(nnx.Module):
@@ -65,7 +65,7 @@ class PlanktonBackbone(nnx.Module):
         self.bn2 = BatchNorm(width, rngs=rngs)
         side = -(-image_size // 8) // 2
         self.linear = nnx.Linear(side * side * width, features, **added)
-        self.dropout = nnx.Dropout(dropout, rngs=rngs)
+        self.dropout = Dropout(dropout, rngs=rngs)
         self.negative_slope = negative_slope
         self.features = features
 

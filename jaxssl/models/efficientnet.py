@@ -15,7 +15,7 @@ from jaxssl.models.layers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BatchNorm,
-    StochasticDepth,
+    Dropout,
     conv,
     normalize,
 )
@@ -54,7 +54,7 @@ class FusedMBConv(nnx.Module):
             norms.append(BatchNorm(features, epsilon=1e-3, rngs=rngs))
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         self.residual = stride == 1 and in_features == features
-        self.depth = StochasticDepth(depth_rate, rngs=rngs)
+        self.depth = Dropout(depth_rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Maps [b, h, w, in_features] -> [b, ceil(h / stride), ceil(w / stride), features]."""

@@ -26,3 +26,19 @@ class Embedder(nnx.Module):
         """Return (h, z) of float images."""
         h = self.encoder(images)
         return h, h if self.head is None else self.head(h)
+
+
+class MarginEmbedder(Embedder):
+    """An encoder and the class weights that a margin loss compares h with: no head, z = h.
+
+    Args:
+      encoder: images [b, h, w, c] -> representation h [b, features].
+      class_weights: () -> weights [k, features], such as `ClassWeights`.
+
+    Reference:
+      Deng et al. 2019, "ArcFace", equation 3: the columns of W.
+    """
+
+    def __init__(self, encoder: nnx.Module, class_weights: nnx.Module):
+        super().__init__(encoder)
+        self.class_weights = class_weights

@@ -49,7 +49,7 @@ def freeze(module: nnx.Module) -> None:
     """Makes a module (in place) a fixed function: what `requires_grad = False` and `eval()` do.
 
     Every `nnx.Param` under it becomes `Frozen`; BatchNorm under it keeps to its running statistics
-    and stochastic depth keeps every branch, even after `model.train()`.
+    and dropout drops nothing, even after `model.train()`.
 
     Args:
       module: any module of this package; a part of a model (`freeze(encoder.trunk)`) as well.
@@ -62,7 +62,7 @@ def freeze(module: nnx.Module) -> None:
       []
     """
     for _, part in nnx.iter_modules(module):
-        if isinstance(part, BatchNorm | StochasticDepth):
+        if isinstance(part, BatchNorm | Dropout):
             part.frozen = True
         for name, value in list(vars(part).items()):
             if isinstance(value, nnx.Param):
@@ -75,7 +75,6 @@ def conv(
     kernel_size: int,
     stride: int = 1,
     *,
-    groups: int = 1,
     dtype: jnp.dtype,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
@@ -90,7 +89,6 @@ def conv(
         (kernel_size, kernel_size),
         stride,
         padding=kernel_size // 2,
-        feature_group_count=groups,
         use_bias=False,
         dtype=dtype,
         kernel_init=he_normal,
@@ -119,36 +117,29 @@ class BatchNorm(nnx.BatchNorm):
         scale_init: nnx.Initializer = nnx.initializers.ones,
         rngs: nnx.Rngs,
     ):
-        super().__init__(
-            features,
-            momentum=0.9,
-            epsilon=epsilon,
-            dtype=jnp.float32,
-            scale_init=scale_init,
-            rngs=rngs,
-        )
+        super().__init__(features, momentum=0.9, epsilon=epsilon, scale_init=scale_init, rngs=rngs)
         self.frozen = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises [..., features]."""
+        """Normalises [..., features]; float32 parameters make bfloat16 maps float32 inside."""
         running = self.frozen or self.use_running_average
         return super().__call__(x, use_running_average=running).astype(x.dtype)
 
 
-class StochasticDepth(nnx.Module):
-    """Drops a residual branch for whole images with probability `rate` (Huang et al. 2016).
-
-    What is kept is divided by 1 - rate, as torchvision's "row" mode does.
+class Dropout(nnx.Dropout):
+    """Dropout that `freeze` can switch off for good.
 
     Args:
-      rate: probability of dropping, in [0, 1).
-      rngs: its stream `dropout` makes the choice.
+      rate: probability of dropping, in [0, 1); what is kept is divided by 1 - rate.
+      broadcast_dims: axes that share a choice. (1, 2, 3) of [b, h, w, c] drops whole images:
+        stochastic depth (Huang et al. 2016), torchvision's "row" mode.
+      rngs: its stream `dropout` makes the choices.
     """
 
-    def __init__(self, rate: float, *, rngs: nnx.Rngs):
-        self.dropout = nnx.Dropout(rate, broadcast_dims=(1, 2, 3), rngs=rngs)
+    def __init__(self, rate: float, *, broadcast_dims: Sequence[int] = (), rngs: nnx.Rngs):
+        super().__init__(rate, broadcast_dims=broadcast_dims, rngs=rngs)
         self.frozen = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """A branch [b, h, w, c] -> the same, some images' zero."""
-        return self.dropout(x, deterministic=self.frozen or self.dropout.deterministic)
+        """Drops from an array of any shape."""
+        return super().__call__(x, deterministic=self.frozen or self.deterministic)

@@ -75,15 +75,17 @@ def _read_pth(path: Path) -> dict[str, np.ndarray]:
         except Exception as error:  # a damaged pickle may raise anything
             raise InputError(f"damaged: {type(error).__name__}: {error}") from error
     # dict.items, because a pickle may give its OrderedDict an attribute `items`.
-    tensors = dict(dict.items(loaded)) if isinstance(loaded, dict) else {None: None}
-    if not all(type(k) is str and type(v) is np.ndarray for k, v in tensors.items()):
+    if not isinstance(loaded, dict) or not all(
+        type(name) is str and type(tensor) is np.ndarray for name, tensor in dict.items(loaded)
+    ):
         raise InputError("holds other things than named tensors: save model.state_dict() alone")
-    return tensors
+    return dict(dict.items(loaded))
 
 
 class _TensorUnpickler(pickle.Unpickler):
-    """Rebuilds tensors as arrays. Nothing it hands to a pickle can be used to alter this program:
-    a C type, methods of this object, and strings for the types of numbers.
+    """Rebuilds tensors as arrays.
+
+    All that a pickle gets hold of is a C type, two methods of this object, and strings.
     """
 
     def __init__(self, archive: zipfile.ZipFile):

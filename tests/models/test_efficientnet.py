@@ -147,7 +147,7 @@ def test_timm_weights_give_tensorflows_features(build, tmp_path: Path):
 
 def test_stochastic_depth_drops_whole_images_at_torchvisions_rates(build):
     trunk = build(lambda: EfficientNetTrunk(channels=3, rngs=nnx.Rngs(0)))
-    rates = [block.depth.dropout.rate for stage in trunk.stages for block in stage]
+    rates = [block.depth.rate for stage in trunk.stages for block in stage]
     np.testing.assert_allclose(rates, [0.2 * i / 40 for i in range(10)], rtol=1e-12)
     depth = trunk.stages[2][3].depth
     out = np.asarray(depth(jnp.ones((4000, 1, 2, 3))))

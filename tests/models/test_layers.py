@@ -4,14 +4,14 @@ import numpy as np
 from flax import nnx
 
 from jaxssl.models import Frozen, freeze
-from jaxssl.models.layers import BatchNorm, StochasticDepth, conv, he_normal
+from jaxssl.models.layers import BatchNorm, Dropout, conv, he_normal
 
 
 class Branch(nnx.Module):
     def __init__(self):
         rngs = nnx.Rngs(0)
         self.parts = nnx.List([nnx.Linear(3, 3, rngs=rngs), BatchNorm(3, rngs=rngs)])
-        self.depth = StochasticDepth(0.5, rngs=rngs)
+        self.depth = Dropout(0.5, rngs=rngs)
 
     def __call__(self, x):
         for part in self.parts:
