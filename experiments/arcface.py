@@ -96,6 +96,38 @@ def main(config: Config) -> None:
     # Method.
     margin_loss = arcface_loss if config.kind == "arcface" else cosface_loss
 
-    def classify(model: MarginEmbedder, images: jax.Array) -> jax.Array:
-        # Without the margin, which would count a right answer as wrong.
-        return cosine_logits(model.encoder(images), model.class_weights(), scale=config.scale)
+    def loss(model: MarginEmbedder, images: jax.Array, labels: jax.Array) -> Loss:
+        h, _ = model(images)
+        weights = model.class_weights()
+        # Without the margin, with which a right answer would count as wrong.
+        logits = cosine_logits(h, weights, scale=config.scale)
+        accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
+        loss = margin_loss(h, weights, labels, margin=config.margin, scale=config.scale)
+        return loss, {"accuracy": accuracy}
+
+    def train(model: MarginEmbedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        return loss(model, study.augmented(key, batch["image"], view), batch["label"])
+
+    def validate(model: MarginEmbedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+        return loss(model, study.augmented(key, batch["image"], None), batch["label"])
+
+    # Loop and evaluation.
+    study.run(
+        config,
+        data,
+        model,
+        train,
+        make_optimizer(config, config.epochs * plan.steps_per_epoch),
+        name="arcface",
+        distance="angular",
+        plan=plan,
+        placement=placement,
+        view=view,
+        validate_by=validate,
+        classify=lambda model, images: cosine_logits(model.encoder(images), model.class_weights()),
+        sampling={"balanced": config.balanced},
+    )
+
+
+if __name__ == "__main__":
+    cli.run(main, PRESETS)

@@ -32,12 +32,18 @@ from jaxssl.training.step import make_eval_step
 RAW_PIXELS_SIDE = 32
 THUMBNAIL_SIDE = 64
 Encode = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], jax.Array]
+# (model, images float32 [b, h, w, c]) -> one row an image
+Output = Callable[[Any, jax.Array], jax.Array]
 
 
-def compile_encode(model: Embedder, placement: Placement) -> Encode:
-    """`(state, batch, key) -> h` of a batch's images, in evaluation mode."""
+def compile_encode(
+    model: Embedder,
+    placement: Placement,
+    output: Output = lambda model, images: model.encoder(images),
+) -> Encode:
+    """`(state, batch, key) -> h`, or another output, of a batch's images, in evaluation mode."""
     return make_eval_step(
-        model, lambda model, batch, key: model.encoder(to_float(batch["image"])), placement
+        model, lambda model, batch, key: output(model, to_float(batch["image"])), placement
     )
 
 
@@ -65,6 +71,7 @@ def judge(
     untrained: TrainState,
     distance: Literal["euclidean", "angular"],
     training: Mapping[str, Any],
+    classify: Encode | None = None,
 ) -> None:
     """Write `embeddings/`, `results.json` and `report/`; print the headline and where it is.
 
@@ -79,6 +86,7 @@ def judge(
       untrained: the state it began with.
       distance: the one the embedding was trained for.
       training: what `fit` returned, and what else stands beside the numbers.
+      classify: the compiled `(state, batch, key) -> logits`, where the model is a classifier.
     """
     last_step = int(last.step)
     best_step = checkpoints.best_step() or last_step
@@ -117,6 +125,9 @@ def judge(
             pixels = about | {"layer": f"{RAW_PIXELS_SIDE} px grey", "distance": "euclidean"}
             path = run.path / "embeddings" / "raw_pixels" / f"{name}.parquet"
             save_table(path, images, name, raw_pixels(images), pixels)
+        if classify is not None:
+            logits = embed(classify, states[config.judge], data.test, placement, config.batch_size)
+            record["classification"] = classification(logits, data.test)
     results.write_json(run.path / "results.json", record)
     with _timed("analysis", seconds):
         numbers = results.analyse(run.path, draws=config.draws, progress=_say)
@@ -125,6 +136,13 @@ def judge(
     page = report.write_report(run.path)
     verdict = report.health(read_metrics(run.path / "metrics.jsonl"), numbers["spread"])
     print(f"\nhealth: {verdict['state']}. {verdict['text']}")
+    if classify is not None:
+        found = numbers["classification"]
+        worst = min(found["per_class"], key=found["per_class"].get)
+        print(
+            f"classifier: {found['accuracy']:.1%} of {len(data.test)} test images right; "
+            f"fewest of {worst}, {found['per_class'][worst]:.1%}"
+        )
     print(headline(numbers))
     print(f"report: {page}")
 
@@ -139,6 +157,23 @@ def raw_pixels(images: ImageSet) -> np.ndarray:
         return np.asarray(resized, np.float32).ravel() / 255
 
     return np.stack([flat(images[i]["image"]) for i in range(len(images))])
+
+
+def classification(logits: np.ndarray, images: ImageSet) -> dict[str, Any]:
+    """What a classifier gets right, in total and per class, and takes for what.
+
+    `confusion[i][j]` counts the images of class i that it gives to class j.
+    """
+    k = len(images.class_names)
+    confusion = np.zeros((k, k), int)
+    np.add.at(confusion, (images.labels, logits.argmax(axis=1)), 1)
+    right = np.diagonal(confusion) / confusion.sum(axis=1)
+    return {
+        "accuracy": float(np.trace(confusion) / confusion.sum()),
+        "per_class": dict(zip(images.class_names, right.tolist(), strict=True)),
+        "confusion": confusion.tolist(),
+        "classes": list(images.class_names),
+    }
 
 
 def headline(numbers: Mapping[str, Any]) -> str:

@@ -62,7 +62,7 @@ class Protocol:
 
     run_dir: str = ""
     """Folder of the run; the same again resumes. Default: runs/<study>-<dataset>-<time>."""
-    evaluate_epochs: int = 5
+    evaluate_epochs: float = 5.0
     """Epochs between validations; a checkpoint follows each."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
@@ -90,7 +90,7 @@ class Protocol:
 
 
 # Defaults of a data set, for every study: `Config(**PLANKTON)`.
-DIGITS: dict[str, Any] = {}
+DIGITS: dict[str, Any] = {"epochs": 60}
 # PlanktonSet 1.0 (Cowen et al. 2015) in the original study's 6 + 3 split, and look-alikes of the
 # seen classes as a harder test.
 PLANKTON: dict[str, Any] = {
@@ -316,7 +316,7 @@ def plan(config: Protocol, data: Data) -> Plan:
     return Plan(
         total_steps=total if config.steps is None else min(total, config.steps),
         steps_per_epoch=per_epoch,
-        evaluate_every=config.evaluate_epochs * per_epoch,
+        evaluate_every=max(1, round(config.evaluate_epochs * per_epoch)),
         log_every=config.log_every,
         save_seconds=60 * config.save_minutes,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -42,6 +43,7 @@ def run(
     view: View | None = None,
     validate_by: Method | None = None,
     sampling: Mapping[str, Any] | None = None,
+    classify: judging.Output | None = None,
 ) -> None:
     """Train from wherever the run folder stands, then judge and report.
 
@@ -58,7 +60,16 @@ def run(
       view: the recipe of the views, for their picture in the report; None: images as they are.
       validate_by: the method on validation images, where it is not `method`.
       sampling: how batches are drawn, options of `train_stream`.
+      classify: `(model, images) -> logits`, where the model is a classifier to be judged as one.
     """
+    stream = functools.partial(
+        train_stream,
+        data.train,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        **(sampling or {}),
+    )
+    stream()  # batches that cannot be drawn are refused before anything is written
     encode = judging.compile_encode(model, placement)
     with (
         protocol.open_run(config, name, data) as folder,
@@ -68,13 +79,7 @@ def run(
         last, training = fit(
             placement.replicate(create_state(model, optimizer)),
             make_train_step(model, optimizer, method, placement),
-            lambda step: train_stream(
-                data.train,
-                batch_size=config.batch_size,
-                seed=config.seed,
-                start_step=step,
-                **(sampling or {}),
-            ),
+            lambda step: stream(start_step=step),
             _validation(model, validate_by or method, encode, data, placement, config),
             key=jax.random.key(config.seed),
             plan=plan,
@@ -93,6 +98,7 @@ def run(
             untrained=placement.replicate(create_state(model, optimizer)),
             distance=distance,
             training=training,
+            classify=classify and judging.compile_encode(model, placement, classify),
         )
 
 

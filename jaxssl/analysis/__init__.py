@@ -9,4 +9,5 @@
 - `sampling`: rows drawn so that every class keeps its share
 - `run`, `results`: a run folder's tables, and all the numbers of a run
 - `figures`, `report`: what a person looks at
+- `methods`, `compare`: several runs on one page
 """

@@ -53,7 +53,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     files = FigureFiles(out)
     page = render(
         "report.html.j2",
-        **_overview(folder, run),
+        **overview(folder, run),
         headlines=headlines(run.results),
         health=health(run.metrics, run.results.get("spread", {})),
         curves=sections.curves(run.results, files),
@@ -140,7 +140,8 @@ def health(
     return {"state": state, "text": text, "measured": measured}
 
 
-def _overview(folder: Path, run: Run) -> dict[str, Any]:
+def overview(folder: Path, run: Run) -> dict[str, Any]:
+    """What a run is, in words: title, sets, facts, provenance, command, settings."""
     study = str(run.provenance.get("study", ""))
     dataset = str(run.settings.get("dataset", ""))
     method = STUDIES.get(study, study) or "Embedding"

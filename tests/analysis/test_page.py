@@ -14,14 +14,14 @@ def test_seriation_finds_the_order_of_points_on_a_line():
     rng = np.random.default_rng(0)
     positions = rng.permutation(12).astype(float)
     distances = abs(positions[:, None] - positions[None, :])
-    np.fill_diagonal(distances, 5.0)  # a class's own spread must not matter
+    np.fill_diagonal(distances, 20 * rng.random(12))  # a class's own spread must not matter
+    distances[3, 3] = np.nan  # nor a class of one image
     order = positions[page.seriation(distances)]
     assert (np.diff(order) > 0).all() or (np.diff(order) < 0).all()
 
 
-def test_seriation_survives_missing_numbers():
-    assert sorted(page.seriation([[np.nan, 1.0], [1.0, np.nan]])) == [0, 1]
-    assert page.seriation([[np.nan]]) == [0]
+def test_seriation_of_one_class():
+    assert page.seriation([[None]]) == [0]
 
 
 def test_matrix_table_shades_from_smallest_to_largest():

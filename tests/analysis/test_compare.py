@@ -1,0 +1,230 @@
+"""The comparison: runs grouped by seed, pooled by hand; a page that is closed and offline."""
+
+import json
+import re
+import shutil
+from urllib.parse import unquote
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from experiments import compare as program
+from jaxssl.analysis.compare import verdict, write_comparison
+from jaxssl.analysis.methods import label_rows, pooled, read_methods, score
+from jaxssl.errors import InputError
+
+from .test_report import Page
+
+
+def variant(run, folder, *, study="simclr", shift=0.0, data="x", **settings):
+    """The fixture's run again as another method or seed, its SVC means moved by `shift`."""
+    shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report"))
+    config = json.loads((folder / "config.json").read_text())
+    config |= {"study": study, "data": data, "config": {**config["config"], "seed": 0, **settings}}
+    (folder / "config.json").write_text(json.dumps(config))
+    results = json.loads((folder / "results.json").read_text())
+    for row in results["label_efficiency"]:
+        if row["embedding"] == "h":
+            row |= {"mean": 0.8 + shift, "low": 0.75 + shift, "high": 0.85 + shift}
+    results["nmi"]["unseen"]["h"] = 0.5 + shift
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(run, tmp_path_factory):
+    root = tmp_path_factory.mktemp("runs")
+    return [
+        variant(run, root / "a<b>0"),
+        variant(run, root / "a1", shift=0.04, data="y", seed=1, run_dir="elsewhere"),
+        variant(run, root / "t0", study="triplet", shift=-0.2, margin=0.5),
+        variant(run, root / "t1", study="triplet", shift=-0.3, margin=0.7),
+    ]
+
+
+@pytest.fixture(scope="module")
+def folder(runs, tmp_path_factory):
+    page, _ = write_comparison(runs, tmp_path_factory.mktemp("out") / "new" / "cmp")
+    return page.parent
+
+
+@pytest.fixture(scope="module")
+def page(folder):
+    return Page((folder / "index.html").read_text(encoding="utf-8"))
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_method(runs):
+    methods = read_methods(runs)
+    assert {m.name: [path.name for path in m.runs] for m in methods} == {
+        "SimCLR": ["a<b>0", "a1"],
+        "Triplet, margin 0.5": ["t0"],
+        "Triplet, margin 0.7": ["t1"],
+        "untrained network": ["a<b>0", "a1"],
+        "raw pixels": ["a<b>0", "a1"],
+    }
+
+
+def test_an_encoder_of_its_own_is_named_and_has_its_own_untrained_network(run, runs, tmp_path):
+    other = variant(run, tmp_path / "r", study="softmax", encoder="resnet18")
+    assert [m.name for m in read_methods([runs[0], other])] == [
+        "SimCLR, convnet",
+        "Softmax, resnet18",
+        "untrained network (convnet)",
+        "untrained network (resnet18)",
+        "raw pixels",
+    ]
+
+
+def test_pooling_against_scipy():
+    values = np.array([0.91, 0.94, 0.92])
+    found = pooled(values)
+    low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
+    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    # What is drawn does not shrink with seeds that share the draws.
+    half = np.hypot(high - values.mean(), 0.1)
+    assert pooled(values, 0.1)["high"] == pytest.approx(values.mean() + half)
+    alone = pooled([0.9], 0.1)
+    assert [alone[n] for n in ("mean", "low", "high")] == pytest.approx([0.9, 0.8, 1.0])
+    assert alone["seeds"] == [0.9]
+
+
+def test_curves_and_scores_over_seeds_by_hand(runs):
+    method, single, *_ = read_methods(runs)
+    row, alone = label_rows(method)[0], label_rows(single)[0]
+    half = np.hypot(0.05, stats.t.ppf(0.975, 1) * 0.02)  # s / sqrt(2) of .80 and .84 is .02
+    assert (row["mean"], row["seeds"]) == (pytest.approx(0.82), pytest.approx([0.8, 0.84]))
+    assert (row["low"], row["high"]) == pytest.approx((0.82 - half, min(0.82 + half, 1)))
+    assert (alone["mean"], alone["low"], alone["high"]) == pytest.approx((0.6, 0.55, 0.65))
+    assert score(method, lambda r: r["nmi"]["unseen"]["h"])["mean"] == pytest.approx(0.52)
+    assert score(method, lambda r: r["nmi"]["unseen"]["h"], within=(0, 0.6))["high"] == 0.6
+    assert score(method, lambda r: r["nmi"]["nowhere"]["h"]) is None
+    assert score(method, lambda r: None) is None
+
+
+def test_an_interval_cut_at_one_keeps_its_longer_side(run, tmp_path):
+    path = variant(run, tmp_path / "r")
+    results = json.loads((path / "results.json").read_text())
+    results["label_efficiency"][0] |= {"mean": 0.99, "low": 0.96, "high": 1.0}
+    (path / "results.json").write_text(json.dumps(results))
+    row = label_rows(read_methods([path])[0])[0]
+    assert (row["low"], row["high"]) == (pytest.approx(0.96), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"image_size": 64, "color": "rgb", "seed": 5}, "image_size, color"),
+        ({"unseen": ["x"]}, "unseen"),
+        ({"data": "other pixels"}, "data"),
+    ],
+)
+def test_another_protocol_is_refused_in_one_line(run, runs, tmp_path, change, named):
+    other = variant(run, tmp_path / "other", study="softmax", **change)
+    with pytest.raises(InputError) as caught:
+        write_comparison([runs[0], other], tmp_path / "out")
+    assert f"{runs[0]} and {other} differ in {named}: " in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_other_images_are_refused_even_under_another_seed(run, runs, tmp_path):
+    other = variant(run, tmp_path / "other", seed=1)
+    shutil.copy(other / "embeddings/test.parquet", other / "embeddings/unseen.parquet")
+    with pytest.raises(InputError, match="differ in data"):
+        read_methods([runs[0], other])
+
+
+def test_what_cannot_be_compared_is_said_in_one_line(run, runs, tmp_path):
+    with pytest.raises(InputError, match="no runs given"):
+        read_methods([])
+    with pytest.raises(InputError, match="both seed 0"):
+        read_methods([runs[0], runs[0]])
+    unfinished = variant(run, tmp_path / "half")
+    (unfinished / "results.json").write_text('{"sets": {"test": {}}}')
+    with pytest.raises(InputError, match=r"no label_efficiency, .*; finish the run"):
+        read_methods([unfinished])
+
+
+def row(name, mean, half, labels=300, where="unseen"):
+    numbers = {"mean": mean, "low": mean - half, "high": mean + half}
+    return {"set": where, "classifier": "svc", "embedding": name, "labels": labels, **numbers}
+
+
+def test_the_verdict_says_what_the_intervals_allow():
+    rows = [
+        *(row("A", 0.7, 0.01, 90), row("B", 0.9, 0.01, 90), row("raw pixels", 0.99, 0.0, 90)),
+        *(row("A", 0.95, 0.02), row("B", 0.92, 0.02), row("C", 0.89, 0.02), row("D", 0.8, 0.02)),
+        *(row("untrained network", 0.88, 0.02), row("raw pixels", 0.5, 0.01)),
+        *(row("D", 1.0, 0.0, where="unseen-x"), row("D", 1.0, 0.0, 100)),
+    ]
+    names = ["A", "B", "C", "D"], ["untrained network", "raw pixels"]
+    assert verdict("unseen", rows, *names) == (
+        "On the unseen classes the best trained method is B with 90 labels (90.0 %, interval 89.0 "
+        "to 91.0, apart from the others) and A with 300 labels (95.0 %, interval 93.0 to 97.0, "
+        "overlapping B). With 300 labels both baselines (untrained network 88.0 %, raw pixels "
+        "50.0 %) are beaten by A with intervals apart, by B and C with overlapping intervals "
+        "and not by D."
+    )
+
+
+def test_the_verdict_on_one_method_without_baselines_and_few_labels():
+    said = verdict("unseen-x", [row("A", 0.5, 0.1, 40, "unseen-x")], ["A"], [])
+    assert said.startswith("On the unseen classes (x) the one trained method is A with 40 labels (")
+    assert said.endswith("No baseline was judged, so nothing says what training added.")
+
+
+def test_the_page_is_closed_offline_and_escaped(folder, page):
+    links = [link for link in page.values("href") if not link.startswith("#")]
+    assert len(links) >= 2 * 3
+    for link in links:
+        assert re.match(r"^[^/:]+\.(png|json)$", unquote(link))
+        assert (folder / unquote(link)).stat().st_size > 0
+    assert {path.name for path in folder.iterdir()} == {*map(unquote, links), "index.html"}
+    sources = page.values("src") + page.values("xlink:href")
+    assert all(source.startswith(("data:image/", "#")) for source in sources)
+    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed"}
+    ids = page.values("id")
+    assert len(set(ids)) == len(ids)
+    assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(ids)
+    assert "a<b>0" in page.text
+
+
+def test_the_table_shows_the_pooled_numbers_with_the_best_in_bold(folder, page, runs):
+    table = json.loads((folder / "table.json").read_text())["unseen"]["unseen"]
+    nmi = table["columns"].index("NMI")
+    assert [r["name"] for r in table["rows"]] == [m.name for m in read_methods(runs)]
+    values = [r["cells"][nmi]["mean"] for r in table["rows"]]
+    assert values[:3] == pytest.approx([0.52, 0.3, 0.2])
+    for column in range(len(table["columns"])):
+        cells = [r["cells"][column] for r in table["rows"]]
+        best = max(cell["mean"] for cell in cells)
+        assert [cell["best"] for cell in cells] == [c["mean"] == pytest.approx(best) for c in cells]
+    seeds = [r["seeds"] for r in table["rows"]]
+    assert seeds == [[0, 1], [0], [0], [0, 1], [0, 1]]
+    svc = table["rows"][0]["cells"][0]
+    assert f"{svc['text']} {svc['interval']}" in page.text
+    assert svc["interval"] == "56.1–100.0"  # .82 less and plus .2590, cut at 1
+
+
+def test_every_run_says_where_it_comes_from(page, runs):
+    assert page.text.count("python -m experiments.simclr --seen '<script>'") == len(runs)
+    assert page.text.count("0123456789ab") == len(runs)
+    assert page.text.count("jax 0.10.2") == len(runs)
+    assert "margin 0.5 0.7" not in page.text
+    assert re.search(r"margin – 0\.5 0\.7", page.text)
+
+
+def test_maps_stand_in_one_frame(folder, runs):
+    maps = json.loads((folder / "umap-unseen.json").read_text())
+    assert list(maps) == ["SimCLR", "Triplet, margin 0.5", "Triplet, margin 0.7"]
+    both = [*maps["SimCLR"], *json.loads((folder / "umap-test.json").read_text())["SimCLR"]]
+    assert len(maps["SimCLR"]) == 36
+    assert max(abs(point[axis]) for point in both for axis in "xy") <= 0.5 + 1e-9
+
+
+def test_the_program_prints_the_verdict_and_where_the_page_is(runs, tmp_path, capsys):
+    program.main(program.Config(runs=tuple(map(str, runs[:1])), out=str(tmp_path / "cmp")))
+    first, last = capsys.readouterr().out.splitlines()
+    assert first.startswith("On the unseen classes the one trained method is SimCLR with ")
+    assert last == f"comparison: {tmp_path / 'cmp' / 'index.html'}"
