@@ -7,15 +7,17 @@ A folder of plankton images, one folder a class, on two CPU cores (48 px grey):
   `python -m experiments.arcface --preset plankton-cpu --data-dir DIR`
 
 CosFace:
-  `python -m experiments.arcface --kind cosface --margin .35`
+  `python -m experiments.arcface --kind cosface`
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING, Literal
 
-from experiments import cli, protocol
+from experiments import cli, presets, protocol
+from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
     import jax
@@ -35,8 +37,8 @@ class Config(protocol.Protocol):
     """Passes over the training images."""
     kind: Literal["arcface", "cosface"] = "arcface"
     """The margin widens the angle to the true class (ArcFace) or lowers its cosine (CosFace)."""
-    margin: float = 0.5
-    """In radians, not degrees (ArcFace), or in cosine (CosFace: .35 in its paper)."""
+    margin: float | None = None
+    """In radians, not degrees (ArcFace; default .5), or in cosine (CosFace; default .35)."""
     scale: float = 16.0
     """Multiplies the cosines. The papers' 64 is for thousands of classes: with few it stalls."""
     balanced: bool = False
@@ -49,7 +51,7 @@ class Config(protocol.Protocol):
 
 PRESETS = {
     name: Config(**settings | {"epochs": Config.epochs})
-    for name, settings in protocol.PRESETS.items()
+    for name, settings in presets.PRESETS.items()
 }
 
 
@@ -70,6 +72,16 @@ def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransforma
     import optax
 
     return optax.adam(config.learning_rate)
+
+
+def margin_of(config: Config) -> float:
+    """As given, or the default of the kind; refuses one that the loss cannot have."""
+    default, high = {"arcface": (0.5, math.pi / 2), "cosface": (0.35, 1.0)}[config.kind]
+    margin = default if config.margin is None else config.margin
+    if not 0 <= margin < high:
+        hint = ", in radians, not degrees" if config.kind == "arcface" else ""
+        raise InputError(f"--margin is {margin}: {config.kind}'s lies in [0, {high:.4g}){hint}")
+    return margin
 
 
 def main(config: Config) -> None:
@@ -94,6 +106,7 @@ def main(config: Config) -> None:
     view = protocol.view_of(config) if config.views else None
 
     # Method.
+    margin = margin_of(config)
     margin_loss = arcface_loss if config.kind == "arcface" else cosface_loss
 
     def loss(model: MarginEmbedder, images: jax.Array, labels: jax.Array) -> Loss:
@@ -102,7 +115,7 @@ def main(config: Config) -> None:
         # Without the margin, with which a right answer would count as wrong.
         logits = cosine_logits(h, weights, scale=config.scale)
         accuracy = jnp.mean(jnp.argmax(logits, axis=1) == labels)
-        loss = margin_loss(h, weights, labels, margin=config.margin, scale=config.scale)
+        loss = margin_loss(h, weights, labels, margin=margin, scale=config.scale)
         return loss, {"accuracy": accuracy}
 
     def train(model: MarginEmbedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
@@ -118,7 +131,7 @@ def main(config: Config) -> None:
         model,
         train,
         make_optimizer(config, config.epochs * plan.steps_per_epoch),
-        name="arcface",
+        name=config.kind,
         distance="angular",
         plan=plan,
         placement=placement,

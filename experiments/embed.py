@@ -45,7 +45,7 @@ def main(config: Config) -> None:
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder of class folders to embed")
     record = read_json(run_dir / "config.json")
-    study = importlib.import_module(f"experiments.{record['study']}")
+    study = importlib.import_module(f"experiments.{record['program']}")
     fields = {field.name for field in dataclasses.fields(study.Config)}
     settings = {name: value for name, value in record["config"].items() if name in fields}
     trained = study.Config(**settings)
@@ -71,7 +71,7 @@ def main(config: Config) -> None:
     step = checkpoints.best_step() if config.checkpoint == "best" else max(checkpoints.steps())
     state, _ = checkpoints.restore(state, step=step)
     encode = judging.compile_encode(model, placement)
-    vectors = judging.embed(encode, state, images, placement, trained.batch_size)
+    vectors = judging.embed(encode, state, images, placement)
     name = Path(config.data_dir).resolve().name
     out = Path(config.out) if config.out else run_dir / "embeddings" / "other" / f"{name}.parquet"
     judging.save_table(out, images, "other", vectors, {"layer": "h", "checkpoint": step})

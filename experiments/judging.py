@@ -19,8 +19,10 @@ from PIL import Image
 
 from experiments.protocol import Data, Protocol
 from jaxssl.analysis import embeddings, report, results
+from jaxssl.analysis.report import HEADLINE_LABELS
 from jaxssl.augment.views import to_float
 from jaxssl.data.images import ImageSet
+from jaxssl.data.scan import default_cache_dir
 from jaxssl.data.streams import eval_batches
 from jaxssl.models import Embedder
 from jaxssl.training.checkpoint import Checkpoints
@@ -30,6 +32,8 @@ from jaxssl.training.state import TrainState
 from jaxssl.training.step import make_eval_step
 
 RAW_PIXELS_SIDE = 32
+# The same for every study: equal weights then give equal embeddings to the last bit.
+EMBED_BATCH = 256
 THUMBNAIL_SIDE = 64
 Encode = Callable[[TrainState, Mapping[str, jax.Array], jax.Array], jax.Array]
 # (model, images float32 [b, h, w, c]) -> one row an image
@@ -47,13 +51,12 @@ def compile_encode(
     )
 
 
-def embed(
-    encode: Encode, state: TrainState, images: ImageSet, placement: Placement, batch_size: int
-) -> np.ndarray:
+def embed(encode: Encode, state: TrainState, images: ImageSet, placement: Placement) -> np.ndarray:
     """What `encode` makes of every image, float32 [n, d], in the set's order."""
     key = jax.random.key(0)  # evaluation draws nothing; a compiled step takes a key
     rows = []
-    for batch in eval_batches(images, batch_size=batch_size):
+    many = placement.device_count
+    for batch in eval_batches(images, batch_size=max(EMBED_BATCH // many, 1) * many):
         vectors = jax.device_get(encode(state, placement.put(batch), key))
         rows.append(vectors[batch["mask"]])
     return np.concatenate(rows)
@@ -109,7 +112,7 @@ def judge(
 
     def embed_into(folder: str, state: TrainState, sets: Mapping[str, ImageSet]) -> None:
         for name, images in sets.items():
-            vectors = embed(encode, state, images, placement, config.batch_size)
+            vectors = embed(encode, state, images, placement)
             save_table(
                 run.path / "embeddings" / folder / f"{name}.parquet", images, name, vectors, about
             )
@@ -126,11 +129,17 @@ def judge(
             path = run.path / "embeddings" / "raw_pixels" / f"{name}.parquet"
             save_table(path, images, name, raw_pixels(images), pixels)
         if classify is not None:
-            logits = embed(classify, states[config.judge], data.test, placement, config.batch_size)
+            logits = embed(classify, states[config.judge], data.test, placement)
             record["classification"] = classification(logits, data.test)
     results.write_json(run.path / "results.json", record)
     with _timed("analysis", seconds):
-        numbers = results.analyse(run.path, draws=config.draws, progress=_say)
+        numbers = results.analyse(
+            run.path,
+            draws=config.draws,
+            sizes=config.labels or None,
+            progress=_say,
+            cache=default_cache_dir() / "probes",
+        )
     numbers["wall_seconds"] = seconds
     results.write_json(run.path / "results.json", results.plain(numbers))
     page = report.write_report(run.path)
@@ -181,7 +190,7 @@ def headline(numbers: Mapping[str, Any]) -> str:
     rows = [
         row
         for row in numbers["label_efficiency"]
-        if row["classifier"] == "svc" and (row["labels"] in (30, 90, 300) or row.get("all"))
+        if row["classifier"] == "svc" and (row["labels"] in HEADLINE_LABELS or row.get("all"))
     ]
     lines = []
     for name in dict.fromkeys(row["set"] for row in rows):

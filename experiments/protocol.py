@@ -8,10 +8,13 @@ beside two baselines: raw pixels and the same network untrained.
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from experiments import presets
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -36,8 +39,9 @@ class Protocol:
     """Classes to learn from. A class named nowhere is left out."""
     unseen: tuple[str, ...] = ("6", "7", "8", "9")
     """Classes kept for the test of how few labels the embedding needs."""
-    lookalikes: tuple[str, ...] = ()
-    """A second, harder set of unseen classes, judged apart."""
+    lookalikes: tuple[str, ...] | None = None
+    """A second, harder set of unseen classes, judged apart. Default: those of the data set where
+    its own seen and unseen classes are used, else none."""
     image_size: int = 16
     """Side in pixels to which images are resized."""
     color: Literal["rgb", "grey"] = "grey"
@@ -48,6 +52,15 @@ class Protocol:
     """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
     encoder: Literal["convnet", "resnet18", "resnet50", "efficientnet_v2_s"] = "convnet"
     """The network f whose output h is the embedding."""
+    pretrained: str = ""
+    """A file of torchvision's or timm's weights for the encoder (.pth or .safetensors); without it
+    the weights start at random."""
+    freeze: Literal["auto", "trunk", "none"] = "auto"
+    """trunk: pretrained layers stay as they are, with their BatchNorm (efficientnet: its first
+    stages; a ResNet: all of it); none: everything learns; auto: trunk for an efficientnet with
+    --pretrained, as the study did, else none."""
+    leaky_relu: bool = False
+    """LeakyReLU (.01) before h, as in the later studies, for ReLU (efficientnet)."""
     bfloat16: bool = False
     """Compute in bfloat16 (parameters and losses stay float32)."""
 
@@ -72,6 +85,9 @@ class Protocol:
     """The checkpoint whose embedding is reported; the other one stands beside it in the numbers."""
     draws: int = 5
     """Random draws of labels behind each point of the label-efficiency curves."""
+    labels: tuple[int, ...] = ()
+    """Numbers of labels on the label-efficiency curves. Default: 30-90 by 10, 100-900 by 100, then
+    by 200; all labels always come last."""
     preset: str = ""
     """A named set of defaults for all flags; without it, --dataset names one."""
     tpu: bool = False
@@ -88,92 +104,37 @@ class Protocol:
         """Of the images: 1 or 3."""
         return 1 if self.color == "grey" else 3
 
+    @property
+    def harder_unseen(self) -> tuple[str, ...]:
+        """The look-alikes: as given, or the data set's own."""
+        if self.lookalikes is not None:
+            return self.lookalikes
+        return presets.LOOKALIKES.get((self.seen, self.unseen), ())
 
-# Defaults of a data set, for every study: `Config(**PLANKTON)`.
-DIGITS: dict[str, Any] = {"epochs": 60}
-# PlanktonSet 1.0 (Cowen et al. 2015) in the original study's 6 + 3 split, and look-alikes of the
-# seen classes as a harder test.
-PLANKTON: dict[str, Any] = {
-    "dataset": "plankton",
-    "seen": (
-        "trichodesmium_puff",
-        "chaetognath_other",
-        "copepod_cyclopoid_oithona_eggs",
-        "protist_other",
-        "acantharia_protist",
-        "hydromedusae_solmaris",
-    ),
-    "unseen": (
-        "appendicularian_s_shape",
-        "echinoderm_larva_seastar_brachiolaria",
-        "diatom_chain_string",
-    ),
-    "lookalikes": (
-        "copepod_cyclopoid_oithona",
-        "trichodesmium_bowtie",
-        "chaetognath_sagitta",
-    ),
-    "image_size": 128,
-    "color": "rgb",
-}
-# What two CPU cores train in minutes.
-CPU: dict[str, Any] = {"image_size": 48, "color": "grey", "epochs": 30}
-PLANKTON_CPU = PLANKTON | CPU
-# 21 + 10 classes: the split that tells methods apart.
-PLANKTON_WIDE = PLANKTON | {
-    "seen": (
-        "trichodesmium_puff",
-        "chaetognath_other",
-        "protist_other",
-        "copepod_cyclopoid_oithona",
-        "chaetognath_non_sagitta",
-        "trichodesmium_bowtie",
-        "appendicularian_s_shape",
-        "chaetognath_sagitta",
-        "trichodesmium_tuft",
-        "protist_noctiluca",
-        "appendicularian_slight_curve",
-        "diatom_chain_string",
-        "siphonophore_calycophoran_rocketship_young",
-        "tunicate_doliolid",
-        "hydromedusae_shapeA",
-        "echinoderm_larva_seastar_bipinnaria",
-        "tunicate_partial",
-        "hydromedusae_narco_young",
-        "copepod_calanoid_large",
-        "hydromedusae_shapeA_sideview_small",
-        "appendicularian_straight",
-    ),
-    "unseen": (
-        "copepod_cyclopoid_oithona_eggs",
-        "acantharia_protist",
-        "hydromedusae_solmaris",
-        "copepod_calanoid",
-        "echinoderm_larva_seastar_brachiolaria",
-        "diatom_chain_tube",
-        "tunicate_doliolid_nurse",
-        "protist_fuzzy_olive",
-        "radiolarian_chain",
-        "siphonophore_calycophoran_sphaeronectes_young",
-    ),
-    "lookalikes": (),
-}
-PLANKTON_WIDE_CPU = PLANKTON_WIDE | CPU
-PRESETS = {
-    "digits": DIGITS,
-    "plankton": PLANKTON,
-    "plankton-cpu": PLANKTON_CPU,
-    "plankton-wide": PLANKTON_WIDE,
-    "plankton-wide-cpu": PLANKTON_WIDE_CPU,
-}
+    @property
+    def frozen_trunk(self) -> bool:
+        """Whether --freeze leaves the trunk as it is."""
+        auto = self.encoder.startswith("efficientnet") and bool(self.pretrained)
+        return self.freeze == "trunk" or (self.freeze == "auto" and auto)
+
 
 # What a resumed run may change: where things are and how often, never what is computed.
 MAY_DIFFER = frozenset(
     {
         *("data_dir", "run_dir", "preset", "steps", "log_every", "save_minutes"),
-        *("on_bad_image", "judge", "draws", "tpu", "gpu", "cpu", "describe"),
+        *("on_bad_image", "judge", "draws", "labels", "tpu", "gpu", "cpu", "describe"),
     }
 )
+
+
+# What numbers must be, in whichever program has them: at least this, or above 0.
+LEAST = {
+    **dict.fromkeys(("batch_size", "epochs", "steps", "image_size", "log_every", "features"), 1),
+    **dict.fromkeys(("seed", "margin", "patience", "images_per_class"), 0),
+    **dict.fromkeys(("hard_negatives_from", "hard_positives_from"), 0),
+    "draws": 2,
+}
+ABOVE_0 = ("learning_rate", "temperature", "scale", "evaluate_epochs", "save_minutes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,12 +163,26 @@ def start(config: Protocol) -> None:
     from jaxssl.data.scan import default_cache_dir
     from jaxssl.training import devices
 
+    check_numbers(config)
     chosen = [name for name in ("tpu", "gpu", "cpu") if getattr(config, name)]
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
     devices.require(chosen[0] if chosen else None)
     # A resumed run, or the same run again, then starts in seconds.
     jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
+
+
+def check_numbers(config: Protocol) -> None:
+    """Refuse a number out of its range by its flag's name, before anything is read."""
+    for name, value in vars(config).items():
+        flag = f"--{name.replace('_', '-')} is {value}"
+        if value is None:
+            continue
+        # Written so that NaN is refused too.
+        if name in LEAST and not LEAST[name] <= value < math.inf:
+            raise InputError(f"{flag}: it must be {LEAST[name]} or more")
+        if name in ABOVE_0 and not 0 < value < math.inf:
+            raise InputError(f"{flag}: it must be above 0")
 
 
 def intention(method: str, config: Protocol) -> str:
@@ -229,25 +204,46 @@ def view_of(config: Protocol) -> View:
 
 
 def make_encoder(config: Protocol, rngs: nnx.Rngs) -> Any:
-    """The untrained encoder f that the flags name."""
+    """The untrained encoder f that the flags name, its trunk frozen where they say so."""
     import jax.numpy as jnp
 
-    from jaxssl.models import make_encoder
+    from jaxssl.models import freeze, make_encoder
 
-    return make_encoder(
+    encoder = make_encoder(
         config.encoder,
         image_size=config.image_size,
         channels=config.channels,
+        negative_slope=0.01 if config.leaky_relu else 0.0,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
         rngs=rngs,
     )
+    if config.frozen_trunk:
+        freeze(getattr(encoder, "trunk", encoder))
+    return encoder
 
 
-def print_model(config: Protocol, model: nnx.Module) -> None:
+def load_pretrained(config: Protocol, encoder: nnx.Module) -> str:
+    """Put `--pretrained` weights into the encoder; says, for log and report, what it starts as."""
+    if not config.pretrained:
+        start = "random weights; no --pretrained file given"
+        return start + (", and its trunk is frozen" if config.frozen_trunk else "")
+    from jaxssl.models.pretrained import load_pretrained
+
+    trunk = "frozen" if config.frozen_trunk else "trained further"
+    return f"{load_pretrained(encoder, config.pretrained)}; trunk {trunk}"
+
+
+def print_model(config: Protocol, model: Any) -> None:
     """What `--describe` asks for."""
-    from jaxssl.models import describe
+    from jaxssl.models import describe, freeze
 
-    print(describe(model, (config.image_size, config.image_size, config.channels)))
+    shape = (config.image_size, config.image_size, config.channels)
+    print(describe(model, shape))
+    trunk = getattr(model.encoder, "trunk", None)
+    if trunk is not None and not config.frozen_trunk:
+        freeze(trunk)
+        totals = describe(model, shape).split("\n\n")[-1]
+        print(f"\nwith --freeze trunk, the default where --pretrained is given:\n{totals}")
 
 
 def load_data(config: Protocol) -> Data:
@@ -264,7 +260,7 @@ def load_data(config: Protocol) -> Data:
             raise InputError("--dataset plankton needs --data-dir, a folder of class folders")
         from jaxssl.data.folder import open_folder
 
-        classes = list(dict.fromkeys([*config.seen, *config.unseen, *config.lookalikes]))
+        classes = list(dict.fromkeys([*config.seen, *config.unseen, *config.harder_unseen]))
         images, report = open_folder(
             config.data_dir,
             classes=classes,
@@ -278,8 +274,9 @@ def load_data(config: Protocol) -> Data:
         skipped = [{"path": path, "reason": why} for path, why in report.unreadable.items()]
     seen, unseen = splits.split_classes(images, config.seen, config.unseen)
     sets = {"unseen": unseen}
-    if config.lookalikes:
-        sets["unseen-lookalikes"] = splits.split_classes(images, config.seen, config.lookalikes)[1]
+    if config.harder_unseen:
+        harder = splits.split_classes(images, config.seen, config.harder_unseen)[1]
+        sets["unseen-lookalikes"] = harder
     parts = splits.train_val_test(seen, seed=config.seed)
     print(splits.describe({"train": parts.train, "val": parts.val, "test": parts.test, **sets}))
     return Data(parts.train, parts.val, parts.test, sets, skipped)
@@ -322,7 +319,7 @@ def plan(config: Protocol, data: Data) -> Plan:
     )
 
 
-def open_run(config: Protocol, study: str, data: Data) -> RunFolder:
+def open_run(config: Protocol, study: str, data: Data, initial: str) -> RunFolder:
     """The run's folder, locked; checks a resumed one against this configuration."""
     from jaxssl.training import devices, runs
 
@@ -330,7 +327,13 @@ def open_run(config: Protocol, study: str, data: Data) -> RunFolder:
     print(f"run folder: {folder}", flush=True)
     return runs.RunFolder(
         folder,
-        dataclasses.asdict(config),
+        dataclasses.asdict(config) | {"lookalikes": config.harder_unseen},
         may_differ=MAY_DIFFER,
-        facts={"study": study, "data": data.fingerprint, "devices": devices.summary()},
+        facts={
+            "study": study,
+            "program": Path(inspect.getfile(type(config))).stem,
+            "data": data.fingerprint,
+            "devices": devices.summary(),
+            "pretrained": initial,
+        },
     )

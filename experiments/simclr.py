@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import cli, protocol
+from experiments import cli, presets, protocol
 
 if TYPE_CHECKING:
     import optax
@@ -41,7 +41,7 @@ class Config(protocol.Protocol):
     """constant, as in the study; cosine: down to 0 over the epochs, after a short warm-up."""
 
 
-PRESETS = {name: Config(**settings) for name, settings in protocol.PRESETS.items()}
+PRESETS = {name: Config(**settings) for name, settings in presets.PRESETS.items()}
 
 
 def make_model(config: Config) -> Embedder:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from experiments import cli, protocol
+from experiments import cli, presets, protocol
 
 if TYPE_CHECKING:
     import jax
@@ -47,7 +47,7 @@ class Config(protocol.Protocol):
 
 PRESETS = {
     name: Config(**settings | {"epochs": Config.epochs})
-    for name, settings in protocol.PRESETS.items()
+    for name, settings in presets.PRESETS.items()
 }
 
 

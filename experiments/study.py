@@ -70,9 +70,11 @@ def run(
         **(sampling or {}),
     )
     stream()  # batches that cannot be drawn are refused before anything is written
+    initial = protocol.load_pretrained(config, model.encoder)
+    print(f"encoder: {initial}", flush=True)
     encode = judging.compile_encode(model, placement)
     with (
-        protocol.open_run(config, name, data) as folder,
+        protocol.open_run(config, name, data, initial) as folder,
         Checkpoints(folder.path / "checkpoints") as checkpoints,
     ):
         _save_what_goes_in(folder, data, view, config.seed)
@@ -80,7 +82,7 @@ def run(
             placement.replicate(create_state(model, optimizer)),
             make_train_step(model, optimizer, method, placement),
             lambda step: stream(start_step=step),
-            _validation(model, validate_by or method, encode, data, placement, config),
+            _validation(model, validate_by or method, encode, data, placement, config, plan),
             key=jax.random.key(config.seed),
             plan=plan,
             placement=placement,
@@ -117,12 +119,14 @@ def _validation(
     data: Data,
     placement: Placement,
     config: Protocol,
+    plan: Plan,
 ) -> Callable[[TrainState], dict[str, float]]:
     """`validate(state) -> {"loss": ..., "knn_accuracy": ..., ...}` on the validation images.
 
     Loss and metrics are the method's own in evaluation mode, with the same keys every time, as
-    means over batches of equal size, whose chance level is therefore one number. `knn_accuracy` is
-    of the representation h on the seen classes, against at most 2,000 training images.
+    means over batches of equal size, whose chance level is therefore one number. `knn_accuracy`,
+    at most once an epoch, is of the representation h on the seen classes, against at most 2,000
+    training images.
     """
     measure = make_eval_step(
         model, lambda model, batch, key: method(model, batch, key, jnp.zeros((), int)), placement
@@ -149,14 +153,15 @@ def _validation(
             loss, metrics = measure(state, placement.put(batch), key)
             rows.append({"loss": loss, **metrics})
         rows = jax.device_get(rows)
-        h_bank = judging.embed(encode, state, bank, placement, config.batch_size)
-        h_val = judging.embed(encode, state, data.val, placement, config.batch_size)
-        accuracy = knn_accuracy(h_bank, bank.labels, h_val, data.val.labels, k=20)
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
+        if plan.ends_epoch(int(state.step)):
+            h_bank = judging.embed(encode, state, bank, placement)
+            h_val = judging.embed(encode, state, data.val, placement)
+            means["knn_accuracy"] = knn_accuracy(h_bank, bank.labels, h_val, data.val.labels, k=20)
         verdict = report.health([means], {})
         if verdict["state"] == "collapsed":
             print(f"warning: the projections z have collapsed. {verdict['text']}", flush=True)
-        return means | {"knn_accuracy": accuracy}
+        return means
 
     return validate
 

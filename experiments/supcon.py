@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from experiments import cli, protocol, simclr
+from experiments import cli, presets, protocol, simclr
 
 # The network and the optimizer are SimCLR's: the two differ in the loss alone.
 from experiments.simclr import make_model, make_optimizer
@@ -34,7 +34,7 @@ class Config(simclr.Config):
     """Draw every class equally often, whatever its size."""
 
 
-PRESETS = {name: Config(**settings) for name, settings in protocol.PRESETS.items()}
+PRESETS = {name: Config(**settings) for name, settings in presets.PRESETS.items()}
 
 
 def main(config: Config) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from experiments import cli, protocol
+from experiments import cli, presets, protocol
 
 if TYPE_CHECKING:
     import jax
@@ -49,7 +49,7 @@ class Config(protocol.Protocol):
 
 PRESETS = {
     name: Config(**settings | {"epochs": Config.epochs})
-    for name, settings in protocol.PRESETS.items()
+    for name, settings in presets.PRESETS.items()
 }
 
 
@@ -95,7 +95,7 @@ def main(config: Config) -> None:
         h, _ = model(images)
         unit = h * jax.lax.rsqrt(jnp.maximum(jnp.sum(h**2, 1, keepdims=True), 1e-12))
         loss, stats = triplet_loss_and_stats(unit, labels, margin=config.margin, **policy)
-        return loss, stats._asdict()
+        return loss, {"margin": jnp.asarray(config.margin), **stats._asdict()}
 
     def triplet(model: Embedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
         # Which triplets are mined is an array, not a string: the switch compiles nothing anew.

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from jaxssl.analysis import probes, sampling
 from jaxssl.analysis.distances import Metric, class_distances, separation
 from jaxssl.analysis.embeddings import Embeddings, save
 from jaxssl.analysis.exemplars import exemplars
-from jaxssl.analysis.probes import label_efficiency
 from jaxssl.analysis.projection import umap_together
 from jaxssl.analysis.retrieval import clustering_nmi, retrieval, silhouette
-from jaxssl.analysis.run import Tables, plain, read_run, write_json
+from jaxssl.analysis.run import Tables, plain, read_list, read_run, write_json
 from jaxssl.errors import InputError
 
 
@@ -25,9 +26,11 @@ def analyse(
     run_dir: str | os.PathLike[str],
     *,
     draws: int = 5,
+    sizes: Sequence[int] | None = None,
     limit: int = 2500,
     seed: int = 0,
     progress: Callable[[str], None] = lambda stage: None,
+    cache: str | os.PathLike[str] | None = None,
 ) -> dict[str, Any]:
     """Computes everything the report shows and writes it to `results.json`.
 
@@ -39,9 +42,12 @@ def analyse(
     Args:
         run_dir: The run folder.
         draws: Random draws of the labels for each point of a label-efficiency curve.
+        sizes: Numbers of labels on the curves; default: those of `label_efficiency`.
         limit: Most points of a set on the map.
         seed: For draws, UMAP and k-means.
         progress: Called with the name of each stage as it starts.
+        cache: A folder in which label efficiency is remembered by what it was computed from: the
+            runs of a comparison share their baselines, whose curves are most of an analysis.
 
     Returns:
         What `results.json` now holds.
@@ -67,7 +73,9 @@ def analyse(
     results["exemplars"] = {name: _exemplars(table) for name, table in judged.items()}
     progress("retrieval and clustering")
     results.update(_by_set_and_embedding(run.tables, seed))
-    results["label_efficiency"] = _label_efficiency(run.tables, draws, seed, progress)
+    results["label_efficiency"] = _label_efficiency(
+        run.tables, draws, sizes, seed, progress, cache and Path(cache)
+    )
     drawn = {name: table for name, table in h.items() if name != "val"}
     progress(f"UMAP of {sum(min(limit, len(table)) for table in drawn.values()):,} images")
     _write_umap(folder / "embeddings", drawn, limit, seed)
@@ -168,7 +176,7 @@ def _by_set_and_embedding(tables: Mapping[str, Tables], seed: int) -> dict[str, 
         values = {
             "separation": {m: separation(distances[m]) for m in ("euclidean", "angular")},
             "retrieval": retrieval(v, y, metric=metric),
-            "nmi": clustering_nmi(v, y, seed=seed),
+            "nmi": clustering_nmi(v, y, metric=metric, seed=seed),
             "silhouette": silhouette(v, y, metric=metric, seed=seed),
         }
         for key, value in values.items():
@@ -177,7 +185,12 @@ def _by_set_and_embedding(tables: Mapping[str, Tables], seed: int) -> dict[str, 
 
 
 def _label_efficiency(
-    tables: Mapping[str, Tables], draws: int, seed: int, progress: Callable[[str], None]
+    tables: Mapping[str, Tables],
+    draws: int,
+    sizes: Sequence[int] | None,
+    seed: int,
+    progress: Callable[[str], None],
+    cache: Path | None,
 ) -> list[dict[str, Any]]:
     rows = []
     for name, embedding, table in _judged(tables):
@@ -185,9 +198,30 @@ def _label_efficiency(
         if not name.startswith("unseen") or min(_counts(table).values()) < 2:
             continue
         progress(f"label efficiency of {embedding} on {name}")
-        for row in label_efficiency(table.vectors, table.labels, draws=draws, seed=seed):
-            row.pop("scores")
-            rows.append({"set": name, "embedding": embedding, **row})
+        curve = _remembered_curve(table, draws, sizes, seed, cache)
+        rows += [{"set": name, "embedding": embedding, **row} for row in curve]
+    return rows
+
+
+def _remembered_curve(
+    table: Embeddings, draws: int, sizes: Sequence[int] | None, seed: int, cache: Path | None
+) -> list[dict[str, Any]]:
+    """`label_efficiency` of a table, without the single scores; from the cache where it is."""
+    import sklearn
+
+    # Anything that can change the numbers changes the key, the code that computes them too.
+    source = [Path(module.__file__).read_bytes() for module in (probes, sampling)]
+    digest = hashlib.sha256(repr((draws, sizes, seed, sklearn.__version__, *source)).encode())
+    digest.update(np.ascontiguousarray(table.vectors, "<f4").tobytes())
+    digest.update(np.ascontiguousarray(table.labels, "<i8").tobytes())
+    file = cache and cache / f"{digest.hexdigest()}.json"
+    if file and (known := read_list(file)):
+        return known
+    rows = probes.label_efficiency(table.vectors, table.labels, sizes=sizes, draws=draws, seed=seed)
+    rows = [{name: value for name, value in row.items() if name != "scores"} for row in rows]
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, rows)
     return rows
 
 

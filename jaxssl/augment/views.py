@@ -7,6 +7,7 @@ A recipe is a function (key, image) -> view of one image [h, w, c]; bind other s
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -188,6 +189,8 @@ def cifar(
     return color.random_gaussian_blur(key_blur, image, kernel=kernel, p=blur_p)
 
 
+# Compiled as a whole where it is called on its own; inside a jitted step it is part of the step.
+@partial(jax.jit, static_argnames="view", inline=True)
 def two_views(key: Array, images: Array, view: View) -> tuple[Array, Array]:
     """Makes two independent views of each image of a batch.
 

@@ -23,6 +23,7 @@ def make_encoder(
     *,
     image_size: int,
     channels: int,
+    negative_slope: float = 0.0,
     dtype: jnp.dtype = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
@@ -34,6 +35,7 @@ def make_encoder(
         normalisation, for torchvision's weights and for timm's.
       image_size: side of the square images in pixels.
       channels: 1 (grey) or 3 (RGB).
+      negative_slope: of the efficientnets' last ReLU; .01 in the later plankton studies.
       dtype: computes in it (float32 or bfloat16); parameters and h are float32.
       rngs: source of the parameters and of dropout.
 
@@ -42,12 +44,15 @@ def make_encoder(
       training mode.
 
     Raises:
-      InputError: for an unknown name, or an image size under the encoder's `min_size`.
+      InputError: for an unknown name, an image size under the encoder's `min_size`, or a slope for
+        an encoder that is no efficientnet.
 
     Example:
       >>> make_encoder("convnet", image_size=16, channels=1, rngs=nnx.Rngs(0)).features
       256
     """
+    if negative_slope and "efficientnet" not in name:
+        raise InputError(f"LeakyReLU is an option of the efficientnets: {name} has none")
     stem: Stem = "cifar" if image_size <= LARGEST_CIFAR_STEM else "imagenet"
     match name:
         case "convnet":
@@ -61,6 +66,7 @@ def make_encoder(
             encoder = PlanktonBackbone(
                 image_size=image_size,
                 channels=channels,
+                negative_slope=negative_slope,
                 convention="torchvision" if name == "efficientnet_v2_s" else "tensorflow",
                 dtype=dtype,
                 rngs=rngs,

@@ -44,6 +44,20 @@ class Plan:
     save_seconds: float = 600.0
     patience: int | None = None
 
+    def ends_epoch(self, step: int) -> bool:
+        """Whether the evaluation at `step` is the first since an epoch ended, or the last of all.
+
+        Example:
+          >>> plan = Plan(total_steps=11, steps_per_epoch=5, evaluate_every=2, log_every=1)
+          >>> [step for step in (2, 4, 6, 8, 10, 11) if plan.ends_epoch(step)]
+          [6, 10, 11]
+        """
+        before = max(step - self.evaluate_every, 0)
+        return (
+            step == self.total_steps
+            or step // self.steps_per_epoch > before // self.steps_per_epoch
+        )
+
 
 def fit(
     state: TrainState,

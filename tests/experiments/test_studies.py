@@ -179,7 +179,7 @@ def test_validation_is_on_images_as_they_are(name, whole):
     run = whole(name)
     images = run.data.val
     order = np.random.default_rng(0).permutation(len(images))[:24]  # what eight devices divide
-    logits = judging.embed(run.classify, run.last, images, run.placement, 64)[order]
+    logits = judging.embed(run.classify, run.last, images, run.placement)[order]
     labels = images.labels[order]
     if name == "arcface":
         loss = margin_loss(logits / 64.0, labels, run.config)
@@ -223,7 +223,7 @@ def test_a_classifier_is_judged_as_one(whole, capsys):
     run = whole("softmax")
     softmax.main(run.config)
     found = json.loads((run.folder / "results.json").read_text())["classification"]
-    logits = judging.embed(run.classify, run.last, run.data.test, run.placement, 64)
+    logits = judging.embed(run.classify, run.last, run.data.test, run.placement)
     truth, predicted = run.data.test.labels, logits.argmax(1)
     assert found["classes"] == ["0", "1", "2"]
     assert found["confusion"] == confusion_matrix(truth, predicted, labels=range(3)).tolist()

@@ -1,0 +1,86 @@
+"""Defaults by name: a data set's classes, image size and length of training, for every study."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Used as `Config(**PLANKTON)`.
+DIGITS: dict[str, Any] = {"epochs": 60}
+# PlanktonSet 1.0 (Cowen et al. 2015) in the original study's 6 + 3 split.
+PLANKTON: dict[str, Any] = {
+    "dataset": "plankton",
+    "seen": (
+        "trichodesmium_puff",
+        "chaetognath_other",
+        "copepod_cyclopoid_oithona_eggs",
+        "protist_other",
+        "acantharia_protist",
+        "hydromedusae_solmaris",
+    ),
+    "unseen": (
+        "appendicularian_s_shape",
+        "echinoderm_larva_seastar_brachiolaria",
+        "diatom_chain_string",
+    ),
+    "image_size": 128,
+    "color": "rgb",
+}
+# What two CPU cores train in minutes.
+CPU: dict[str, Any] = {"image_size": 48, "color": "grey", "epochs": 30}
+PLANKTON_CPU = PLANKTON | CPU
+# 21 + 10 classes: the split that tells methods apart.
+PLANKTON_WIDE = PLANKTON | {
+    "seen": (
+        "trichodesmium_puff",
+        "chaetognath_other",
+        "protist_other",
+        "copepod_cyclopoid_oithona",
+        "chaetognath_non_sagitta",
+        "trichodesmium_bowtie",
+        "appendicularian_s_shape",
+        "chaetognath_sagitta",
+        "trichodesmium_tuft",
+        "protist_noctiluca",
+        "appendicularian_slight_curve",
+        "diatom_chain_string",
+        "siphonophore_calycophoran_rocketship_young",
+        "tunicate_doliolid",
+        "hydromedusae_shapeA",
+        "echinoderm_larva_seastar_bipinnaria",
+        "tunicate_partial",
+        "hydromedusae_narco_young",
+        "copepod_calanoid_large",
+        "hydromedusae_shapeA_sideview_small",
+        "appendicularian_straight",
+    ),
+    "labels": (100, 300, 1000),
+    "unseen": (
+        "copepod_cyclopoid_oithona_eggs",
+        "acantharia_protist",
+        "hydromedusae_solmaris",
+        "copepod_calanoid",
+        "echinoderm_larva_seastar_brachiolaria",
+        "diatom_chain_tube",
+        "tunicate_doliolid_nurse",
+        "protist_fuzzy_olive",
+        "radiolarian_chain",
+        "siphonophore_calycophoran_sphaeronectes_young",
+    ),
+}
+PLANKTON_WIDE_CPU = PLANKTON_WIDE | CPU | {"image_size": 40, "epochs": 10}
+PRESETS = {
+    "digits": DIGITS,
+    "plankton": PLANKTON,
+    "plankton-cpu": PLANKTON_CPU,
+    "plankton-wide": PLANKTON_WIDE,
+    "plankton-wide-cpu": PLANKTON_WIDE_CPU,
+}
+
+# Of seen classes, as a harder test: (seen, unseen) -> look-alikes.
+LOOKALIKES: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {
+    (PLANKTON["seen"], PLANKTON["unseen"]): (
+        "copepod_cyclopoid_oithona",
+        "trichodesmium_bowtie",
+        "chaetognath_sagitta",
+    ),
+}
