@@ -68,12 +68,29 @@ PLANKTON_WIDE = PLANKTON | {
     ),
 }
 PLANKTON_WIDE_CPU = PLANKTON_WIDE | CPU | {"image_size": 40, "epochs": 10}
+# SimCLR on CIFAR-10 as its users train it: Chen et al. 2020, appendix B.9, at 200 epochs.
+CIFAR10: dict[str, Any] = {
+    "dataset": "cifar10",
+    "seen": (
+        *("airplane", "automobile", "bird", "cat", "deer"),
+        *("dog", "frog", "horse", "ship", "truck"),
+    ),
+    "unseen": (),
+    "image_size": 32,
+    "color": "rgb",
+    "encoder": "resnet18",
+    "epochs": 200,
+}
+# What two CPU cores train in minutes.
+CIFAR10_CPU = CIFAR10 | {"encoder": "convnet", "epochs": 10}
 PRESETS = {
     "digits": DIGITS,
     "plankton": PLANKTON,
     "plankton-cpu": PLANKTON_CPU,
     "plankton-wide": PLANKTON_WIDE,
     "plankton-wide-cpu": PLANKTON_WIDE_CPU,
+    "cifar10": CIFAR10,
+    "cifar10-cpu": CIFAR10_CPU,
 }
 
 # Of seen classes, as a harder test: (seen, unseen) -> look-alikes.

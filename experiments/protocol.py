@@ -30,11 +30,12 @@ if TYPE_CHECKING:
 class Protocol:
     """The flags that every study has."""
 
-    dataset: Literal["digits", "plankton"] = "digits"
-    """digits: scikit-learn's, nothing to download; plankton: any folder with one folder a class.
-    The choice sets the defaults of the other flags."""
+    dataset: Literal["digits", "plankton", "cifar10"] = "digits"
+    """digits: scikit-learn's, nothing to download; plankton: any folder with one folder a class;
+    cifar10: through TFDS, downloaded where it is not there. The choice sets the defaults of the
+    other flags."""
     data_dir: str = ""
-    """The folder of class folders (plankton)."""
+    """The folder of class folders (plankton), or of TFDS's data sets (cifar10; default TFDS's)."""
     seen: tuple[str, ...] = ("0", "1", "2", "3", "4", "5")
     """Classes to learn from. A class named nowhere is left out."""
     unseen: tuple[str, ...] = ("6", "7", "8", "9")
@@ -200,7 +201,13 @@ def view_of(config: Protocol) -> View:
     """The data set's recipe of random views."""
     from jaxssl.augment import views
 
-    return views.digits if config.dataset == "digits" else views.plankton
+    match config.dataset:
+        case "digits":
+            return views.digits
+        case "plankton":
+            return views.plankton
+        case "cifar10":
+            return views.cifar
 
 
 def make_encoder(config: Protocol, rngs: nnx.Rngs) -> Any:
@@ -255,6 +262,8 @@ def load_data(config: Protocol) -> Data:
         from jaxssl.data.digits import load_digits
 
         images = load_digits(size=config.image_size, channels=config.channels)
+    elif config.dataset == "cifar10":
+        return _official_split(config)
     else:
         if not config.data_dir:
             raise InputError("--dataset plankton needs --data-dir, a folder of class folders")
@@ -280,6 +289,28 @@ def load_data(config: Protocol) -> Data:
     parts = splits.train_val_test(seen, seed=config.seed)
     print(splits.describe({"train": parts.train, "val": parts.val, "test": parts.test, **sets}))
     return Data(parts.train, parts.val, parts.test, sets, skipped)
+
+
+def _official_split(config: Protocol) -> Data:
+    """CIFAR-10: its own test images, and a tenth of its training images to validate on."""
+    from jaxssl.data import splits
+    from jaxssl.data.cifar import load_cifar10
+
+    official = {}
+    for part in ("train", "test"):
+        images = load_cifar10(
+            part,
+            size=config.image_size,
+            channels=config.channels,
+            data_dir=config.data_dir or None,
+            progress=_reading(),
+        )
+        official[part] = splits.split_classes(images, config.seen, config.unseen)
+    train, val = splits.train_val(official["train"][0], fraction=0.1, seed=config.seed)
+    test, unseen = official["test"]
+    sets = {"unseen": unseen} if config.unseen else {}
+    print(splits.describe({"train": train, "val": val, "test": test, **sets}))
+    return Data(train, val, test, sets, [])
 
 
 def _reading() -> Callable[[int, int], None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis import figures, sections
+from jaxssl.analysis import sections
 from jaxssl.analysis.atlas import coordinates, drawn
 from jaxssl.analysis.methods import (
     PROTOCOL,
@@ -24,11 +24,12 @@ from jaxssl.analysis.page import FigureFiles, percent, render
 from jaxssl.analysis.report import overview
 from jaxssl.analysis.run import write_json, write_text
 from jaxssl.analysis.sections import Section, set_title
+from jaxssl.analysis.umap_figure import umap_panels
+from jaxssl.analysis.verdict import listed, verdict
 
 Row = Mapping[str, Any]
 
 TABLE_LABELS = (30, 90, 100, 300, 1000)
-VERDICT_LABELS = (90, 300)
 _MEASURES: dict[str, Callable[[Row, str, str], Any]] = {
     "separation": lambda results, s, e: results["separation"][s][e]["angular"],
     "P@1": lambda results, s, e: results["retrieval"][s][e]["precision_at_1"],
@@ -73,7 +74,7 @@ def write_comparison(
     verdicts = [verdict(name, rows, [m.name for m in trained], baselines) for name in unseen]
     page = render(
         "compare.html.j2",
-        title=f"{_listed([method.name for method in trained])} on {first.settings.get('dataset')}",
+        title=f"{listed([method.name for method in trained])} on {first.settings.get('dataset')}",
         name=folder.resolve().name,
         protocol={n.replace("_", " "): _words(first.settings.get(n)) for n in PROTOCOL},
         verdicts=verdicts,
@@ -83,92 +84,15 @@ def write_comparison(
         maps=_maps(trained, ["test", *unseen], files),
         trained=[method.name for method in trained],
         settings=_settings(trained),
-        runs=[
-            {"method": method.name, "seed": run.settings.get("seed"), **overview(path, run)}
-            for method in trained
-            for path, run in method.runs.items()
-        ],
+        run_count=sum(len(method.runs) for method in trained),
+        sources=[_sources(method) for method in trained],
     )
     write_text(folder / "index.html", page)
     return folder / "index.html", verdicts
 
 
-def verdict(
-    where: str, rows: Sequence[Row], trained: Sequence[str], baselines: Sequence[str]
-) -> str:
-    """Two sentences on a set: which method is best, and which beat the baselines; by the SVC.
-
-    "Apart" means that the 95 % intervals do not overlap. Nothing is said of why.
-
-    Args:
-        where: The set.
-        rows: Pooled label-efficiency rows of all methods.
-        trained: Names of the trained methods.
-        baselines: Names of the others.
-
-    Returns:
-        The sentences.
-    """
-    svc = [row for row in rows if row["set"] == where and row["classifier"] == "svc"]
-    sizes = sorted({row["labels"] for row in svc})
-    by_size = {
-        n: sorted((r for r in svc if r["labels"] == n), key=lambda row: -row["mean"])
-        for n in [n for n in VERDICT_LABELS if n in sizes] or sizes[-1:]
-    }
-    bests = [
-        _best(labels, [row for row in ranked if row["embedding"] in trained])
-        for labels, ranked in by_size.items()
-    ]
-    rest = where.partition("-")[2]
-    place = f"unseen classes ({rest})" if rest else "unseen classes"
-    which = "best trained" if len(trained) > 1 else "one trained"
-    labels, ranked = list(by_size.items())[-1]
-    ours = [row for row in ranked if row["embedding"] in trained]
-    others = [row for row in ranked if row["embedding"] in baselines]
-    return (
-        f"On the {place} the {which} method is {_listed(bests)}. {_against(ours, others, labels)}"
-    )
-
-
-def _best(labels: int, ranked: Sequence[Row]) -> str:
-    best, *others = ranked
-    near = [row["embedding"] for row in others if row["high"] >= best["low"]]
-    told = f", overlapping {_listed(near)}" if near else ", apart from the others" if others else ""
-    low, high = percent(best["low"]), percent(best["high"])
-    return (
-        f"{best['embedding']} with {labels:,} labels "
-        f"({percent(best['mean'])} %, interval {low} to {high}{told})"
-    )
-
-
-def _against(ours: Sequence[Row], baselines: Sequence[Row], labels: int) -> str:
-    if not baselines:
-        return "No baseline was judged, so nothing says what training added."
-    mean, high = (max(row[key] for row in baselines) for key in ("mean", "high"))
-    how = {
-        "by {} with intervals apart": [r for r in ours if r["low"] > high],
-        "by {} with overlapping intervals": [
-            r for r in ours if r["low"] <= high and r["mean"] > mean
-        ],
-        "not by {}": [r for r in ours if r["low"] <= high and r["mean"] <= mean],
-    }
-    beaten = [
-        text.format(_listed([row["embedding"] for row in rows]))
-        for text, rows in how.items()
-        if rows
-    ]
-    names = [f"{row['embedding']} {percent(row['mean'])} %" for row in baselines]
-    subject = {1: "the baseline", 2: "both baselines"}.get(len(baselines), "all baselines")
-    verb = "is" if len(baselines) == 1 else "are"
-    return f"With {labels:,} labels {subject} ({', '.join(names)}) {verb} beaten {_listed(beaten)}."
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
-
-
 def _words(value: Any) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return (", ".join(map(str, value)) if isinstance(value, list) else str(value)) or "none"
 
 
 def _judged_table(where: str, rows: Sequence[Row], methods: Sequence[Method]) -> dict[str, Any]:
@@ -194,10 +118,19 @@ def _seen_table(methods: Sequence[Method]) -> dict[str, Any]:
             return None
         return _cell(score(method, lambda results: results[group].get(name)), "{:,.0f}".format)
 
+    def accuracy(method: Method) -> dict[str, Any] | None:
+        if method.embedding != "h":
+            return None
+        found = score(method, lambda results: results["classification"]["accuracy"], within=(0, 1))
+        return _cell(found, percent)
+
     measures = {
         f"{name}, test": [_measured(name, "test", method) for method in methods]
         for name in ("separation", "P@1", "MAP@R")
     }
+    own = [accuracy(method) for method in methods]
+    if any(own):
+        measures["own classifier, %"] = own
     table = _best_marked(methods, measures)
     table["columns"] += ["training, s", "images/s"]
     for row, method in zip(table["rows"], methods, strict=True):
@@ -275,9 +208,9 @@ def _maps(trained: Sequence[Method], sets: Sequence[str], files: FigureFiles) ->
                     ]
                     for method, (xy, labels) in maps.items()
                 },
-                alt=f"UMAP of the {set_title(name)} images by {_listed(list(maps))}",
-                wide=figures.umap_panels(maps, list(classes)),
-                narrow=figures.umap_panels(maps, list(classes), columns=1),
+                alt=f"UMAP of the {set_title(name)} images by {listed(list(maps))}",
+                wide=umap_panels(maps, list(classes), columns=4 if len(maps) == 4 else 3),
+                narrow=umap_panels(maps, list(classes), columns=1),
             ),
         }
         for name, maps in panels.items()
@@ -291,4 +224,23 @@ def _settings(trained: Sequence[Method]) -> dict[str, list[str]]:
     return {
         name.replace("_", " "): [_words(method.settings.get(name, "–")) for method in trained]
         for name in names
+    }
+
+
+def _sources(method: Method) -> dict[str, Any]:
+    """Where a method's numbers come from: what its runs share, then each run's own."""
+    runs = [overview(path, run) for path, run in method.runs.items()]
+    facts = [run["facts"] | run["provenance"] for run in runs]
+    common = {n: v for n, v in facts[0].items() if all(other.get(n) == v for other in facts)}
+    return {
+        "method": method.name,
+        "common": common,
+        "runs": [
+            {
+                "name": run["run_name"],
+                "own": {name: value for name, value in mine.items() if name not in common},
+                "command": run["command"],
+            }
+            for run, mine in zip(runs, facts, strict=True)
+        ],
     }

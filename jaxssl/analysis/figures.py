@@ -10,19 +10,14 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from jaxssl.analysis.drawing import (
     GREY,
-    INK,
     MARKERS,
     PALETTE,
     STYLE,
-    cell_text,
-    class_style,
     literal,
     save_png,
     short,
@@ -30,26 +25,38 @@ from jaxssl.analysis.drawing import (
 )
 
 __all__ = [
-    "distance_matrix",
     "image_sheet",
     "label_efficiency",
     "metric_names",
     "save_png",
     "to_svg",
     "training_curves",
-    "umap_panels",
     "view_sheet",
 ]
 
 METRICS = {
     "loss": "loss",
+    "accuracy": "accuracy of the classifier",
     "knn_accuracy": "kNN accuracy",
+    "anchors": "share of anchors with a triplet",
+    "active": "share of triplets with a loss",
+    "d_ap": "mean distance² to the positive",
+    "d_an": "mean distance² to the negative",
     "alignment": "alignment (0 = views agree)",
     "uniformity": "uniformity (lower = spread out)",
     "z_std": "spread of z (1 = uniform, 0 = one point)",
     "effective_rank": "effective rank of z",
+    "grad_norm": "gradient norm",
 }
-NO_METRIC = ("step", "epoch", "time", "chance")
+# Two numbers of one unit share a panel, the second one dashed.
+DASHED = {"anchors": "active", "d_ap": "d_an"}
+PAIRED = {
+    "anchors": "anchors in a triplet (dashed: with loss)",
+    "d_ap": "distance² to positive (dashed: negative)",
+}
+# Levels of the loss, drawn in its panel: where an embedding stands that tells nothing apart.
+LEVELS = ("chance", "margin")
+NO_METRIC = ("step", "epoch", "time", *LEVELS)
 
 
 def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:
@@ -64,11 +71,11 @@ def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[F
 
 @matplotlib.rc_context(STYLE)
 def training_curves(records: Sequence[Mapping[str, Any]], *, columns: int = 3) -> Figure:
-    """One panel a metric over the steps, one line a split (`metrics.jsonl`).
+    """One panel a metric, or a pair, over the steps; one line a split (`metrics.jsonl`).
 
     Args:
         records: Rows with `step`, `split` and `name: value`; NaN is a gap.
-            A value called `chance` is the loss of an embedding that tells nothing apart.
+            `chance`, or `margin`, is the loss of an embedding that tells nothing apart.
         columns: Panels side by side.
 
     Returns:
@@ -80,31 +87,26 @@ def training_curves(records: Sequence[Mapping[str, Any]], *, columns: int = 3) -
     names = metric_names(records)
     if not names:
         raise ValueError(f"no metric in {len(records)} records")
-    figure, axes = _panels(len(names), columns, width=3.95, height=2.5)
+    panels = [n for n in names if not any(n == DASHED.get(other) for other in names)]
+    figure, axes = _panels(len(panels), columns, width=3.95, height=2.5)
     splits = list(dict.fromkeys(record["split"] for record in records))
-    for ax, name in zip(axes, names, strict=True):
-        for i, split in enumerate(splits):
-            rows = [r for r in records if r["split"] == split and _is_number(r.get(name))]
-            if rows:
-                y = [row[name] for row in rows]
-                marker = MARKERS[i % 5] if len(rows) <= 40 else ""
-                color = PALETTE[i % 10]
-                ax.plot(
-                    [row["step"] for row in rows],
-                    y,
-                    marker + "-",
-                    color=color,
-                    label=literal(split),
-                )
+    end = max(record["step"] for record in records)
+    for ax, name in zip(axes, panels, strict=True):
+        _split_lines(ax, records, splits, name, "-")
+        title = METRICS.get(name, literal(name.replace("_", " ")))
+        if DASHED.get(name) in names:
+            _split_lines(ax, records, splits, DASHED[name], "--")
+            title = PAIRED[name]
         if name == "loss":
-            _chance_lines(ax, records, splits)
-        ax.set_title(METRICS.get(name, literal(name.replace("_", " "))))
-        ax.set_xlabel("step")
+            for level in LEVELS:
+                _level_lines(ax, records, splits, level)
+        ax.set_title(title)
+        ax.set(xlabel="step", xlim=(0, 1.03 * end))
         ax.xaxis.set_major_locator(MaxNLocator("auto", integer=True))
     said: dict[str, Artist] = {}
     for ax in axes:
         lines, labels = ax.get_legend_handles_labels()
-        said |= dict(zip(labels, lines, strict=True))
+        said = dict(zip(labels, lines, strict=True)) | said
     figure.legend(said.values(), said.keys(), loc="outside upper left", ncols=2 * columns)
     return figure
 
@@ -129,13 +131,31 @@ def _is_number(value: object) -> bool:
     return isinstance(value, int | float)
 
 
-def _chance_lines(ax: Axes, records: Sequence[Mapping[str, Any]], splits: Sequence[str]) -> None:
-    # The level is ln(2N-1): a split with another batch has another one.
-    levels = {r["split"]: round(float(r["chance"]), 4) for r in records if r.get("chance")}
+def _split_lines(
+    ax: Axes, records: Sequence[Mapping[str, Any]], splits: Sequence[str], name: str, style: str
+) -> None:
+    for i, split in enumerate(splits):
+        rows = [r for r in records if r["split"] == split and _is_number(r.get(name))]
+        if rows:
+            marker = MARKERS[i % 5] if len(rows) <= 40 else ""
+            ax.plot(
+                [row["step"] for row in rows],
+                [row[name] for row in rows],
+                marker + style,
+                color=PALETTE[i % 10],
+                label=literal(split) if style == "-" else None,
+            )
+
+
+def _level_lines(
+    ax: Axes, records: Sequence[Mapping[str, Any]], splits: Sequence[str], name: str
+) -> None:
+    # Chance is ln(2N-1): a split with another batch has another one.
+    levels = {r["split"]: round(float(r[name]), 4) for r in records if r.get(name)}
     one = len(set(levels.values())) == 1
     for split, level in list(levels.items())[: 1 if one else None]:
         color = GREY if one else PALETTE[splits.index(split) % 10]
-        label = "chance" if one else f"chance, {literal(split)}"
+        label = name if one else f"{name}, {literal(split)}"
         ax.axhline(level, color=color, linestyle="--", linewidth=1.2, label=label)
 
 
@@ -151,7 +171,7 @@ def label_efficiency(
     Args:
         curves: Name of the embedding (or run) -> rows with `classifier`, `labels`, `mean`, `low`,
             `high` (accuracies in 0-1). The band is low to high.
-        chance: 1 / number of classes, drawn dashed.
+        chance: 1 / number of classes, drawn dashed where it is not far below the curves.
         columns: Panels side by side.
 
     Returns:
@@ -165,7 +185,7 @@ def label_efficiency(
     if not classifiers:
         raise ValueError(f"no rows in the curves of {list(curves)}")
     figure, axes = _panels(len(classifiers), columns, width=3.95, height=3.4)
-    lowest = min([chance, *(row["low"] for row in every)])
+    lowest = max(0.0, min(row["low"] for row in every) - 0.05)
     for ax, classifier in zip(axes, classifiers, strict=True):
         for i, (name, rows) in enumerate(curves.items()):
             mine = sorted(
@@ -178,8 +198,9 @@ def label_efficiency(
                 x, [r["low"] for r in mine], [r["high"] for r in mine], color=color, alpha=0.2, lw=0
             )
             ax.plot(x, [r["mean"] for r in mine], marker + "-", color=color, label=literal(name))
-        ax.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
-        ax.set(xscale="log", ylim=(max(0.0, lowest - 0.05), 1.02), xlabel="labels (log scale)")
+        if chance >= lowest:
+            ax.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
+        ax.set(xscale="log", ylim=(lowest, 1.02), xlabel="labels (log scale)")
         ticks = [t for t in (10, 30, 100, 300, 1000, 3000, 10000) if _within(t, every)]
         ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
         ax.minorticks_off()
@@ -193,124 +214,6 @@ def label_efficiency(
 def _within(tick: int, rows: Sequence[Mapping[str, Any]]) -> bool:
     labels = [row["labels"] for row in rows]
     return min(labels) * 0.8 <= tick <= max(labels) * 1.25
-
-
-@matplotlib.rc_context(STYLE)
-def umap_panels(
-    panels: Mapping[str, tuple[ArrayLike, Sequence[str]]],
-    classes: Sequence[str],
-    *,
-    columns: int = 4,
-) -> Figure:
-    """Maps side by side with the same axes; each class keeps its colour and shape in all of them.
-
-    Args:
-        panels: Title -> (xy `[n, 2]`, class name of each point).
-        classes: All class names, in the order of `class_style`.
-        columns: Panels side by side.
-
-    Returns:
-        The figure; each panel's legend counts its points.
-
-    Raises:
-        ValueError: If a panel's coordinates are not `[n, 2]` for its n names.
-    """
-    columns = min(columns, len(panels))
-    rows, width = -(-len(panels) // columns), 3.95 if columns <= 3 else 2.97
-    lines = max((len(set(names)) for _, names in panels.values()), default=0)
-    heights = [width - 0.2, 0.17 * lines + 0.05] * rows
-    size = (width * columns, sum(heights) + 0.35 * rows)
-    figure = Figure(figsize=size, layout=ConstrainedLayoutEngine(h_pad=0.03))
-    grid = figure.subplots(2 * rows, columns, squeeze=False, height_ratios=heights)
-    for ax in grid.ravel():
-        ax.axis("off")
-    axes, below = grid[::2].ravel(), grid[1::2].ravel()
-    every = []
-    for ax, legend, (title, (xy, names)) in zip(axes, below, panels.items(), strict=False):
-        points, owner = np.asarray(xy, np.float64), np.asarray(names)
-        if points.shape != (len(owner), 2):
-            raise ValueError(f"{title}: xy is {points.shape}, wanted {(len(owner), 2)}")
-        every.append(points)
-        dots, said = _scatter(ax, points, owner, classes)
-        ax.axis("on")
-        ax.set_title(f"{literal(title)} ({len(owner):,})")
-        ax.set(xticks=[], yticks=[], aspect="equal")
-        ax.spines[:].set(visible=True, alpha=0.5)
-        # Long names must not push the panels apart.
-        legend.legend(
-            dots, said, loc="upper left", fontsize=8, markerscale=1.8,
-            borderaxespad=0, handletextpad=0.2, borderpad=0,
-        ).set_in_layout(False)  # fmt: skip
-    low, high = np.vstack(every).min(0), np.vstack(every).max(0)
-    margin = 0.04 * (high - low).max() + 1e-9
-    for ax in axes[: len(panels)]:
-        ax.set(xlim=(low[0] - margin, high[0] + margin), ylim=(low[1] - margin, high[1] + margin))
-    return figure
-
-
-def _scatter(
-    ax: Axes, points: NDArray[np.float64], owner: NDArray[Any], classes: Sequence[str]
-) -> tuple[list[Artist], list[str]]:
-    """Draws the classes that occur; the dots of each, and what the legend says of it."""
-    dots: list[Artist] = []
-    said = []
-    for i, name in enumerate(classes):
-        x, y = points[owner == name].T
-        if len(x):
-            color, marker = class_style(i)
-            dots.append(
-                ax.scatter(x, y, s=9, marker=marker, color=color, alpha=0.8, lw=0, rasterized=True)
-            )
-            said.append(f"{short(name)} ({len(x):,})")
-    return dots, said
-
-
-@matplotlib.rc_context(STYLE)
-def distance_matrix(matrix: ArrayLike, classes: Sequence[str], *, unit: str) -> Figure:
-    """Mean distances class by class: cividis, a number in every cell, the diagonal framed.
-
-    Args:
-        matrix: `[k, k]`, rows and columns in the order of `classes`; the diagonal is a class with
-            itself over distinct pairs (NaN for a class of one image).
-        classes: k names.
-        unit: What the numbers are, for the colour bar: "degrees" or "Euclidean distance".
-
-    Returns:
-        The figure; beyond fifty classes the cells are too small for numbers and have colour only.
-
-    Raises:
-        ValueError: If the matrix is not `[k, k]`.
-    """
-    values = np.asarray(matrix, np.float64)
-    k = len(classes)
-    if values.shape != (k, k):
-        raise ValueError(f"matrix is {values.shape}, wanted {(k, k)} for {k} classes")
-    side = 2.6 + 0.42 * k
-    figure = Figure(figsize=(side + 0.9, side), layout="constrained")
-    ax = figure.subplots()
-    image = ax.imshow(values, cmap="cividis")
-    ax.grid(False)
-    ax.spines[:].set_visible(False)
-    names = [short(name) for name in classes]
-    ax.set_xticks(range(k), names, rotation=90)
-    ax.set_yticks(range(k), names)
-    ax.tick_params(length=0)
-    for i in range(k):
-        frame = Rectangle((i - 0.46, i - 0.46), 0.92, 0.92, fill=False, ec="white", lw=2)
-        ax.add_patch(frame)
-    if k <= 50:
-        known = values[np.isfinite(values)]
-        middle = (known.min() + known.max()) / 2 if known.size else 0.0
-        for row, column in np.ndindex(k, k):
-            value = float(values[row, column])
-            color = INK if np.isnan(value) else "black" if value > middle else "white"
-            ax.text(
-                column, row, cell_text(value), ha="center", va="center", fontsize=7.5, color=color
-            )
-    bar = figure.colorbar(image, ax=ax, shrink=0.6)
-    bar.set_label(unit)
-    bar.outline.set_visible(False)
-    return figure
 
 
 @matplotlib.rc_context(STYLE)

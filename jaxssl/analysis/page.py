@@ -94,7 +94,12 @@ def seriation(matrix: ArrayLike) -> list[int]:
 
 
 def matrix_table(
-    matrix: ArrayLike, classes: Sequence[str], counts: Mapping[str, int]
+    matrix: ArrayLike,
+    classes: Sequence[str],
+    counts: Mapping[str, int],
+    *,
+    texts: Sequence[Sequence[str]] | None = None,
+    limits: tuple[float, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Rows of a matrix for the macro `matrix`: a name, a count, and cells with text and shade.
 
@@ -102,6 +107,8 @@ def matrix_table(
         matrix: `[k, k]` in the order of `classes`.
         classes: k names.
         counts: Images of each class.
+        texts: What each cell says; the numbers themselves unless given.
+        limits: The numbers of the first and the last shade; the smallest and largest unless given.
 
     Returns:
         One object a row: `name`, `count`, `cells` of `text` and `shade` (a CSS class of
@@ -109,18 +116,19 @@ def matrix_table(
     """
     values = np.asarray(matrix, np.float64)  # null is NaN
     known = values[np.isfinite(values)]
-    low, high = (known.min(), known.max()) if known.size else (0, 1)
+    low, high = limits or ((known.min(), known.max()) if known.size else (0, 1))
+    texts = texts or [[cell_text(value) for value in row] for row in values]
     level = (values - low) / max(high - low, 1e-12)
     return [
         {
             "name": name,
             "count": counts.get(name, 0),
             "cells": [
-                {"text": cell_text(value), "shade": _shade(share)}
-                for value, share in zip(row, shares, strict=True)
+                {"text": text, "shade": _shade(share)}
+                for text, share in zip(row, shares, strict=True)
             ],
         }
-        for name, row, shares in zip(classes, values, level, strict=True)
+        for name, row, shares in zip(classes, texts, level, strict=True)
     ]
 
 

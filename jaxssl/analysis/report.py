@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.analysis import sections
+from jaxssl.analysis.classification import classification
 from jaxssl.analysis.page import FigureFiles, render
 from jaxssl.analysis.run import Run, read_list, read_run, write_text
 from jaxssl.analysis.sections import embedding_title, set_title
@@ -23,6 +24,11 @@ STUDIES = {
     "rnn": "RNN",
 }
 HEADLINE_LABELS = (30, 90, 300, 1000)
+AT_THE_MARGIN = (
+    "The loss sits at the margin ({loss:.3f} of {margin:g}): all points coincide, positives at a "
+    "mean squared distance of {d_ap:.3f} and negatives of {d_an:.3f}. Keep to easier triplets for "
+    "longer (--hard-negatives-from, --hard-positives-from), or lower the --learning-rate."
+)
 # The settings a reader asks for first; all of them stand at the end of the page.
 FIRST_SETTINGS = (
     "encoder", "image_size", "color", "batch_size", "epochs", "steps", "learning_rate",
@@ -57,6 +63,7 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         headlines=headlines(run.results),
         health=health(run.metrics, run.results.get("spread", {})),
         curves=sections.curves(run.results, files),
+        classification=classification(run.results, files),
         training=sections.training(run.metrics, files),
         views=_inline_png(out / "views.png"),
         maps=sections.maps(tables, files),
@@ -109,7 +116,8 @@ def health(
 
     Args:
         records: Lines of `metrics.jsonl`; the last with `z_std` and `effective_rank` counts, and
-            its `loss` where it has a `chance`.
+            its `loss` where it has a `chance`. Of triplets, the last with `margin`, `loss`, `d_ap`
+            and `d_an`.
         spread: By set, `std` and `effective_rank` of h (`results.spread`).
 
     Returns:
@@ -119,16 +127,20 @@ def health(
     Example:
         >>> health([], {"test": {"std": 0.01, "effective_rank": 1.0}})["state"]
         'collapsed'
+        >>> health([{"loss": 0.5, "margin": 0.5, "d_ap": 0.001, "d_an": 0.002}], {})["state"]
+        'collapsed'
     """
-    names = ("z_std", "effective_rank")
-    z = next((r for r in reversed(records) if all(r.get(n) is not None for n in names)), None)
+    z = _last(records, "z_std", "effective_rank")
+    triplets = _last(records, "margin", "loss", "d_ap", "d_an")
     measured = {f"h, {set_title(name)}": values for name, values in spread.items()}
     if z is not None:
         of_z = {"std": z["z_std"], "effective_rank": z["effective_rank"]}
         measured = {"z, training's end": of_z, **measured}
     # NaN compares false: it counts as the worse case.
     alive = all(v["std"] >= 0.1 and v["effective_rank"] >= 2 for v in measured.values())
-    if not measured:
+    if triplets is not None and _coincide(triplets):
+        state, text = "collapsed", AT_THE_MARGIN.format(**triplets)
+    elif not measured:
         state, text = "unknown", "Neither metrics.jsonl nor results.json holds a spread."
     elif not alive:
         state, text = "collapsed", "Images fall on nearly one point or line."
@@ -138,6 +150,16 @@ def health(
         state = "healthy" if z["loss"] <= 0.95 * z["chance"] else "at chance"
         text = f"The loss ends at {z['loss']:.2f}, where chance is {z['chance']:.2f}."
     return {"state": state, "text": text, "measured": measured}
+
+
+def _last(records: Sequence[Mapping[str, Any]], *names: str) -> Mapping[str, Any] | None:
+    return next((r for r in reversed(records) if all(r.get(n) is not None for n in names)), None)
+
+
+def _coincide(row: Mapping[str, Any]) -> bool:
+    """Whether all points are one, on the scale of the margin: the loss is then the margin."""
+    near = 0.1 * row["margin"]
+    return max(abs(row["loss"] - row["margin"]), row["d_ap"], row["d_an"]) <= near
 
 
 def overview(folder: Path, run: Run) -> dict[str, Any]:
@@ -151,7 +173,7 @@ def overview(folder: Path, run: Run) -> dict[str, Any]:
         "title": f"{method} on {dataset}" if dataset else method,
         "run_name": folder.resolve().name,
         "sets": {set_title(name): found for name, found in run.results.get("sets", {}).items()},
-        "facts": facts | _what_is_judged(run.results),
+        "facts": facts | _initial_weights(run) | _what_is_judged(run.results),
         "provenance": {
             name: _words(run.provenance[name])
             for name in ("devices", "machine", "commit", "started", "versions")
@@ -161,6 +183,11 @@ def overview(folder: Path, run: Run) -> dict[str, Any]:
         "command": run.provenance.get("command"),
         "settings": {name: _words(value) for name, value in run.settings.items()},
     }
+
+
+def _initial_weights(run: Run) -> dict[str, str]:
+    pretrained = run.provenance.get("pretrained")
+    return {"initial weights": str(pretrained)} if pretrained else {}
 
 
 def _what_is_judged(results: Mapping[str, Any]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -74,7 +75,7 @@ def analyse(
     progress("retrieval and clustering")
     results.update(_by_set_and_embedding(run.tables, seed))
     results["label_efficiency"] = _label_efficiency(
-        run.tables, draws, sizes, seed, progress, cache and Path(cache)
+        run.tables, draws, sizes, seed, progress, Path(cache) if cache else None
     )
     drawn = {name: table for name, table in h.items() if name != "val"}
     progress(f"UMAP of {sum(min(limit, len(table)) for table in drawn.values()):,} images")
@@ -210,7 +211,7 @@ def _remembered_curve(
     import sklearn
 
     # Anything that can change the numbers changes the key, the code that computes them too.
-    source = [Path(module.__file__).read_bytes() for module in (probes, sampling)]
+    source = [inspect.getsource(module) for module in (probes, sampling)]
     digest = hashlib.sha256(repr((draws, sizes, seed, sklearn.__version__, *source)).encode())
     digest.update(np.ascontiguousarray(table.vectors, "<f4").tobytes())
     digest.update(np.ascontiguousarray(table.labels, "<i8").tobytes())

@@ -33,7 +33,7 @@ class Run(NamedTuple):
 
     Args:
         settings: Every setting of the program.
-        provenance: What stands beside the settings: command, versions, commit, devices.
+        provenance: What stands beside the settings: command, versions, commit, devices, weights.
         metrics: The lines of `metrics.jsonl`, [] where there are none.
         results: `results.json` as far as it is written.
         tables: By embedding ("h" and the baselines) and set ("train", ..., "unseen-NAME").
@@ -64,14 +64,15 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
     tables = {name: _read_tables(folder / "embeddings" / sub) for name, sub in FOLDERS.items()}
     if not tables["h"]:
         raise InputError(f"{folder}: no embeddings/*.parquet; train it, or run experiments.embed")
-    record = _read_object(folder / "config.json")
-    settings = record.pop("config", None)
+    provenance = _read_object(folder / "config.json")
+    settings = provenance.pop("config", None)
     if settings is None:  # a flat file: the settings are what is not provenance
         known = ("study", "versions", "commit", "devices", "command", "machine", "started", "data")
-        settings = {name: value for name, value in record.items() if name not in known}
+        settings = {name: value for name, value in provenance.items() if name not in known}
+        provenance = {name: value for name, value in provenance.items() if name in known}
     return Run(
         settings,
-        {name: value for name, value in record.items() if name not in settings},
+        provenance,
         _read_lines(folder / "metrics.jsonl"),
         _read_object(folder / "results.json"),
         tables,

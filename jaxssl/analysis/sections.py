@@ -16,9 +16,11 @@ from PIL import Image
 from jaxssl.analysis import figures
 from jaxssl.analysis.atlas import coordinates, data_uri, drawn, map_data, thumbnail
 from jaxssl.analysis.embeddings import Embeddings
+from jaxssl.analysis.matrices import distance_matrix
 from jaxssl.analysis.page import FigureFiles, matrix_table, percent, seriation
 from jaxssl.analysis.results import proper_metric
 from jaxssl.analysis.run import Tables
+from jaxssl.analysis.umap_figure import umap_panels
 
 Section = dict[str, Any]
 Records = Sequence[Mapping[str, Any]]
@@ -106,6 +108,7 @@ def curves(results: Mapping[str, Any], files: FigureFiles) -> list[Section]:
             {
                 "set": set_title(name),
                 "draws": rows[0]["draws"],
+                "chance": chance,
                 "figure": figure,
                 "table": _curve_table(rows),
             }
@@ -145,8 +148,8 @@ def maps(tables: Tables, files: FigureFiles) -> Section | None:
             "umap",
             numbers,
             alt="UMAP: " + ", ".join(f"{len(t):,} {set_title(n)} images" for n, t in shown.items()),
-            wide=figures.umap_panels(panels, classes),
-            narrow=figures.umap_panels(panels, classes, columns=1),
+            wide=umap_panels(panels, classes),
+            narrow=umap_panels(panels, classes, columns=1),
         ),
         "data": map_data(
             {set_title(name): table for name, table in shown.items()},
@@ -170,7 +173,7 @@ def matrices(results: Mapping[str, Any], files: FigureFiles) -> list[Section]:
                 f"distances-{name}-{metric}",
                 {"classes": classes, metric: matrix, "separation": ratio},
                 alt=f"Mean {unit} between the classes of {set_title(name)}",
-                wide=figures.distance_matrix(matrix, classes, unit=unit),
+                wide=distance_matrix(matrix, classes, unit=unit),
             )
             rows = matrix_table(matrix, classes, results["sets"][name]["classes"])
             shown.append({"unit": unit, "ratio": ratio, "rows": rows, "figure": figure})

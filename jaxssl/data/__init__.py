@@ -9,7 +9,14 @@ from jaxssl.data.decode import UnreadableImage, decode
 from jaxssl.data.digits import load_digits
 from jaxssl.data.folder import FolderReport, open_folder
 from jaxssl.data.images import ImageSet
-from jaxssl.data.splits import Splits, describe, label_fraction, split_classes, train_val_test
+from jaxssl.data.splits import (
+    Splits,
+    describe,
+    label_fraction,
+    split_classes,
+    train_val,
+    train_val_test,
+)
 from jaxssl.data.streams import eval_batches, steps_per_epoch, train_stream
 
 __all__ = [
@@ -26,5 +33,6 @@ __all__ = [
     "split_classes",
     "steps_per_epoch",
     "train_stream",
+    "train_val",
     "train_val_test",
 ]

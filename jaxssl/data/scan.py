@@ -102,8 +102,8 @@ def scan(
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if cacheable:
-            _remove_stale(folder, settings_key, packed)
-            with _atomic(packed) as out:
+            remove_stale(folder, settings_key, packed)
+            with atomic(packed) as out:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(out, header)
                 for i, (verdict, image) in _examine(files, range(len(files)), settings, progress):
@@ -189,11 +189,11 @@ def _write_verdicts(path: Path, files: Sequence[ImageFile], known: dict[int, Ver
         stored.pop(files[i].id, None)
         if verdict.lasting:
             stored[files[i].id] = [*files[i].stamp, verdict.sha256, verdict.reason]
-    with _atomic(path) as out:
+    with atomic(path) as out:
         out.write(json.dumps({"version": _VERSION, "files": stored}).encode())
 
 
-def _remove_stale(folder: Path, settings_key: str, packed: Path) -> None:
+def remove_stale(folder: Path, settings_key: str, packed: Path) -> None:
     """Pixels of an older state of the same folder, and what a killed scan left behind."""
     for path in folder.glob(f"{settings_key}-*"):
         abandoned = path.suffix == ".tmp" and time.time() - path.stat().st_mtime > 24 * 3600
@@ -202,7 +202,7 @@ def _remove_stale(folder: Path, settings_key: str, packed: Path) -> None:
 
 
 @contextmanager
-def _atomic(path: Path) -> Iterator[IO[bytes]]:
+def atomic(path: Path) -> Iterator[IO[bytes]]:
     """A file that appears under its name whole or not at all."""
     with tempfile.NamedTemporaryFile(
         dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False

@@ -112,6 +112,46 @@ def train_val_test(
     return Splits(*(image_set.subset(np.flatnonzero(part == i)) for i in range(3)))
 
 
+def train_val(image_set: ImageSet, *, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
+    """Cuts validation images off a training set whose test images are apart.
+
+    Of n images of a class round(n · fraction), at least one, go to validation, and with them every
+    image of their `groups`.
+
+    Args:
+      image_set: n images of k classes.
+      fraction: of validation, in (0, 1).
+      seed: equal seeds give equal splits.
+
+    Returns:
+      (train, validation), in the order of `image_set`, with its classes and labels.
+
+    Raises:
+      InputError: a class that is left without training images.
+      ValueError: fraction out of range.
+
+    Example:
+      >>> from jaxssl.data import load_digits
+      >>> [len(part) for part in train_val(load_digits(size=8), fraction=0.1, seed=0)]
+      [1618, 179]
+    """
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction must be in (0, 1), got {fraction}")
+    _, group = np.unique(image_set.groups, return_inverse=True)
+    place = np.random.default_rng(seed).permutation(group.max() + 1)[group]
+    in_val = np.zeros(len(image_set), bool)
+    for c, name in enumerate(image_set.class_names):
+        members = np.flatnonzero(image_set.labels == c)
+        first = members[np.argsort(place[members], kind="stable")]
+        chosen = first[: max(1, round(len(members) * fraction))]
+        in_val |= np.isin(place, place[chosen])
+        if in_val[members].all():
+            raise InputError(
+                f"class {name!r} has {len(members)} images: too few for training and validation"
+            )
+    return image_set.subset(np.flatnonzero(~in_val)), image_set.subset(np.flatnonzero(in_val))
+
+
 def label_fraction(image_set: ImageSet, fraction: float, *, seed: int) -> ImageSet:
     """A stratified part of the labels: round(n · fraction) images of a class, at least one.
 

@@ -48,6 +48,7 @@ def train_stream(
     threads: int = 2,
     images_per_class: int | None = None,
     balanced: bool = False,
+    pixels: bool = True,
 ) -> grain.IterDataset[Batch]:
     """Endless training batches; batch t is a pure function of (image_set, batch_size, seed, t).
 
@@ -67,6 +68,8 @@ def train_stream(
       threads: readers; 0 reads in the caller's thread.
       images_per_class: batches of P classes x this many images (`sampling.classes_by_images`).
       balanced: batches with every class equally often (`sampling.class_balanced`).
+      pixels: False leaves "image" out and reads no file, for images that live on the devices; the
+        batches are the same.
 
     Returns:
       An iterable of {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b]} with
@@ -111,7 +114,10 @@ def train_stream(
 
     def read(step: int) -> Batch:
         # Positions are cheap: cut before reading, so no process decodes the others' images.
-        return image_set.batch(batch_at(step)[part])
+        positions = batch_at(step)[part]
+        if pixels:
+            return image_set.batch(positions)
+        return {"label": labels[positions], "index": positions.astype(np.int32)}
 
     steps = grain.MapDataset.range(sys.maxsize)[start_step:]
     return steps.map(read).to_iter_dataset(_reading(threads))

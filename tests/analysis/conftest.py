@@ -10,6 +10,13 @@ from PIL import Image
 from jaxssl.analysis.embeddings import Embeddings, save
 
 SEEN = ("<script>alert(1)</script>", "part<Crustacea")
+CLASSIFICATION = {
+    "accuracy": 0.75,
+    "per_class": {SEEN[0]: 0.875, SEEN[1]: 0.625},
+    "confusion": [[7, 1], [3, 5]],
+    "classes": list(SEEN),
+    "top": {"1": 0.75, "3": 0.991},
+}
 UNSEEN = ("a \"quoted\" & 'name'", r"$\frac$", "_two\nlines 珊瑚\x1b")
 
 
@@ -57,15 +64,18 @@ def write_run(folder, *, unseen=UNSEEN, baselines=("untrained", "raw_pixels"), r
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
     config = {"dataset": "<b>plankton</b>", "batch_size": 128, "encoder": "convnet"}
+    config["pretrained"] = ""
     provenance = {
         "study": "simclr",
         "command": "python -m experiments.simclr --seen '<script>'",
         "versions": {"jax": "0.10.2"},
         "commit": "0123456789ab",
+        "pretrained": "none: random initialisation",
         "devices": "1 x cpu",
     }
     (folder / "config.json").write_text(json.dumps({"config": config, **provenance}))
-    (folder / "results.json").write_text(json.dumps({"wall_seconds": {"training": 12.0}}))
+    results = {"wall_seconds": {"training": 12.0}, "classification": CLASSIFICATION}
+    (folder / "results.json").write_text(json.dumps(results))
     skipped = [{"path": "x/<i>broken</i>.jpg", "reason": "truncated & bad"}]
     (folder / "skipped.json").write_text(json.dumps(skipped))
     return folder

@@ -10,8 +10,9 @@ import pytest
 from scipy import stats
 
 from experiments import compare as program
-from jaxssl.analysis.compare import verdict, write_comparison
+from jaxssl.analysis.compare import write_comparison
 from jaxssl.analysis.methods import label_rows, pooled, read_methods, score
+from jaxssl.analysis.verdict import verdict
 from jaxssl.errors import InputError
 
 from .test_report import Page
@@ -28,6 +29,10 @@ def variant(run, folder, *, study="simclr", shift=0.0, data="x", **settings):
         if row["embedding"] == "h":
             row |= {"mean": 0.8 + shift, "low": 0.75 + shift, "high": 0.85 + shift}
     results["nmi"]["unseen"]["h"] = 0.5 + shift
+    if settings.get("margin") == 0.7:
+        del results["classification"]
+    elif study == "triplet":
+        results["classification"]["accuracy"] = 0.5
     (folder / "results.json").write_text(json.dumps(results))
     return folder
 
@@ -207,10 +212,19 @@ def test_the_table_shows_the_pooled_numbers_with_the_best_in_bold(folder, page, 
     assert svc["interval"] == "56.1–100.0"  # .82 less and plus .2590, cut at 1
 
 
+def test_a_classifiers_own_accuracy_stands_with_the_seen_classes(folder):
+    table = json.loads((folder / "table.json").read_text())["seen"]
+    column = table["columns"].index("own classifier, %")
+    cells = [row["cells"][column] for row in table["rows"]]
+    assert [cell and cell["mean"] for cell in cells] == [0.75, 0.5, None, None, None]
+    assert [cell["best"] for cell in cells[:2]] == [True, False]
+
+
 def test_every_run_says_where_it_comes_from(page, runs):
     assert page.text.count("python -m experiments.simclr --seen '<script>'") == len(runs)
-    assert page.text.count("0123456789ab") == len(runs)
-    assert page.text.count("jax 0.10.2") == len(runs)
+    assert page.text.count("0123456789ab") == len(runs) - 1  # a method's two seeds share it
+    assert page.text.count("initial weights none: random initialisation") == len(runs) - 1
+    assert re.search(r"SimCLR encoder convnet .* a<b>0 seed 0 .* a1 seed 1 ", page.text)
     assert "margin 0.5 0.7" not in page.text
     assert re.search(r"margin – 0\.5 0\.7", page.text)
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from jaxssl.analysis import figures
-from jaxssl.analysis.drawing import class_style
 
 NAN = float("nan")
 
@@ -40,6 +39,32 @@ def test_splits_with_their_own_chance_have_their_own_line():
     assert "chance, train" in lines
 
 
+def test_triplet_stats_share_a_panel_by_pairs_and_the_margin_is_a_level_of_the_loss():
+    stats = {"anchors": 1.0, "active": 0.5, "d_ap": 0.25, "d_an": 0.75, "margin": 0.5}
+    records = [
+        {"step": step, "split": split, "loss": 0.1, **stats, "grad_norm": 3.0}
+        for step in (1, 2)
+        for split in ("train", "val")
+    ]
+    loss, anchors, distances, gradient = figures.training_curves(records).axes
+    assert lines_of(loss)["margin"].get_ydata()[0] == 0.5
+    assert [ax.get_title("left") for ax in (anchors, distances, gradient)] == [
+        "anchors in a triplet (dashed: with loss)",
+        "distance² to positive (dashed: negative)",
+        "gradient norm",
+    ]
+    for ax, solid, dashed in ((anchors, 1.0, 0.5), (distances, 0.25, 0.75)):
+        drawn = [(line.get_linestyle(), line.get_ydata()[1]) for line in ax.get_lines()]
+        assert drawn == [("-", solid)] * 2 + [("--", dashed)] * 2
+        assert ax.get_lines()[0].get_color() == ax.get_lines()[2].get_color()
+    assert all(ax.get_xlim()[0] == 0 for ax in (loss, anchors, distances, gradient))
+
+
+def test_half_a_pair_has_its_own_panel():
+    figure = figures.training_curves([{"step": 1, "split": "train", "d_an": 0.5}])
+    assert [ax.get_title("left") for ax in figure.axes] == ["mean distance² to the negative"]
+
+
 def test_training_curves_need_a_number():
     with pytest.raises(ValueError, match="1 records"):
         figures.training_curves([{"step": 1, "split": "train"}])
@@ -54,76 +79,27 @@ def rows(classifier, shift):
 
 def test_label_efficiency_has_a_panel_a_classifier_and_sorts_labels():
     curves = {"h $1": rows("svc", 0.1) + rows("knn", 0.2), "raw": rows("svc", 0.0)}
-    figure = figures.label_efficiency(curves, chance=0.25)
+    figure = figures.label_efficiency(curves, chance=0.375)
     assert [ax.get_title("left") for ax in figure.axes] == ["SVC", "kNN"]
     svc, knn = map(lines_of, figure.axes)
     np.testing.assert_array_equal(svc[r"h \$1"].get_xydata(), [[30, 0.6], [90, 0.6], [300, 0.6]])
-    assert knn["chance"].get_ydata()[0] == 0.25
+    assert knn["chance"].get_ydata()[0] == 0.375
     assert knn["raw"].get_xydata().size == 0
     assert all(ax.get_xscale() == "log" for ax in figure.axes)
-    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim() == (0.2, 1.02)
+    assert figure.axes[0].get_ylim() == figure.axes[1].get_ylim() == pytest.approx((0.35, 1.02))
     band = figure.axes[0].collections[0].get_paths()[0].vertices
     assert {0.4, 0.9} == set(band[:, 1])
+
+
+def test_chance_far_below_the_curves_takes_no_room():
+    (ax,) = figures.label_efficiency({"h": rows("svc", 0.1)}, chance=0.25).axes
+    assert ax.get_ylim()[0] == pytest.approx(0.35)
+    assert "chance" not in lines_of(ax)
 
 
 def test_label_efficiency_needs_rows():
     with pytest.raises(ValueError, match="no rows"):
         figures.label_efficiency({"h": []}, chance=0.5)
-
-
-def test_umap_panels_share_axes_and_a_class_keeps_its_look():
-    panels = {
-        "train": ([[0, 0], [1, 1], [2, 0]], ["a", "b", "a"]),
-        "test": ([[-5, 9]], ["b"]),
-    }
-    figure = figures.umap_panels(panels, ["a", "b"])
-    train, test = [ax for ax in figure.axes if ax.collections]
-    assert train.get_xlim() == test.get_xlim()
-    assert train.get_ylim() == test.get_ylim()
-    assert train.get_xlim()[0] < -5
-    assert train.get_xlim()[1] > 2
-    assert train.get_ylim()[1] > 9
-    np.testing.assert_array_equal(train.collections[0].get_offsets(), [[0, 0], [2, 0]])
-    np.testing.assert_array_equal(test.collections[0].get_facecolor()[0][:3], _rgb(1))
-    legends = [
-        [text.get_text() for text in ax.get_legend().get_texts()]
-        for ax in figure.axes
-        if ax.get_legend()
-    ]
-    assert legends == [["a (2)", "b (1)"], ["b (1)"]]
-
-
-def _rgb(index):
-    from matplotlib.colors import to_rgb
-
-    return to_rgb(class_style(index)[0])
-
-
-def test_umap_panels_refuse_names_that_do_not_fit():
-    with pytest.raises(ValueError, match=r"\(2, 2\), wanted \(1, 2\)"):
-        figures.umap_panels({"train": ([[0, 0], [1, 1]], ["a"])}, ["a"])
-
-
-def test_matrix_has_its_number_in_every_cell_and_a_framed_diagonal():
-    matrix = np.array([[0.5, 80.0], [12.34, NAN]])
-    ax = figures.distance_matrix(matrix, ["a", "b"], unit="degrees").axes[0]
-    cells = {(round(t.get_position()[1]), round(t.get_position()[0])): t for t in ax.texts}
-    assert {at: t.get_text() for at, t in cells.items()} == {
-        (0, 0): "0.50",
-        (0, 1): "80",
-        (1, 0): "12.3",
-        (1, 1): "–",
-    }
-    assert cells[0, 1].get_color() == "black"  # on yellow
-    assert cells[0, 0].get_color() == "white"  # on dark blue
-    frames = [patch.get_xy() for patch in ax.patches]
-    assert [(round(x + 0.46), round(y + 0.46)) for x, y in frames] == [(0, 0), (1, 1)]
-
-
-def test_matrix_refuses_another_shape_and_survives_no_numbers(tmp_path):
-    with pytest.raises(ValueError, match=r"\(1, 2\), wanted \(2, 2\)"):
-        figures.distance_matrix([[1, 2]], ["a", "b"], unit="degrees")
-    figures.save_png(figures.distance_matrix([[NAN]], ["a"], unit="degrees"), tmp_path / "m.png")
 
 
 @pytest.mark.parametrize("channels", [1, 3])

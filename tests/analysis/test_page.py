@@ -34,6 +34,11 @@ def test_matrix_table_shades_from_smallest_to_largest():
     assert page.matrix_table([[2.0]], ["a"], {})[0]["cells"][0]["shade"] == "s0"
 
 
+def test_matrix_table_with_limits_and_texts_of_its_own():
+    (row,) = page.matrix_table([[1.0]], ["a"], {}, texts=[["7"]], limits=(0.0, 2.0))
+    assert row["cells"] == [{"text": "7", "shade": "s16"}]
+
+
 def test_shades_are_readable():
     rules = page.shades_css().split("}")[:-1]
     assert len(rules) == 32

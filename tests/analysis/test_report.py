@@ -116,10 +116,12 @@ def test_no_name_became_a_tag(source, page):
     assert "<b>plankton</b>" in page.text
 
 
-def test_the_maps_data_survives_its_script_tag(page, numbers):
+def test_the_maps_data_survives_its_script_tag(run, page):
     (data,) = [json.loads(raw) for raw in page.raw if raw.lstrip().startswith("{")]
     assert data["classes"] == [*SEEN, *UNSEEN]
-    assert len(data["ids"]) == 32 + 16 + 36
+    points = json.loads((run / "report/umap.json").read_text())
+    assert data["ids"] == [point["id"] for name in points for point in points[name]]
+    assert any("<script>" in name for name in data["ids"])
     assert data["sets"] == ["train", "test", "unseen"]
     assert all(sheet.startswith("data:image/webp") for sheet in data["sheets"])
 
@@ -146,8 +148,25 @@ def test_the_pages_numbers_are_those_of_results(page, numbers):
         assert f"{found['map_at_r']:.3f}" in page.text
     for value in numbers["silhouette"]["test"].values():
         assert f"{value:.3f}" in page.text
+    for value in numbers["separation"]["unseen"].values():
+        assert f"{value['angular']:.3f}" in page.text
     assert f"Between / within: {numbers['separation']['unseen']['h']['angular']:.2f}" in page.text
     assert "training 12 s" in page.text
+
+
+def test_the_classifier_is_judged_in_words_and_by_class(page):
+    assert "Of 16 test images 12 get their class: 75.0 %" in page.text
+    assert "95 % interval 50.5 to 89.8." in page.text
+    assert "Among its first 3 guesses: 99.1 %." in page.text
+    worst, best = (f"{name} {numbers}" for name, numbers in (
+        (SEEN[1], "62.5 30.6–86.3 5 8"),
+        (SEEN[0], "87.5 52.9–97.8 7 8"),
+    ))  # fmt: skip
+    assert page.text.index(f"{worst} {SEEN[0]} 3") < page.text.index(f"{best} {SEEN[1]} 1")
+
+
+def test_a_run_says_what_its_weights_began_as(page):
+    assert "initial weights none: random initialisation" in page.text
 
 
 def test_the_matrix_is_reordered_alike_in_rows_and_columns(run, source, numbers):
@@ -156,8 +175,8 @@ def test_the_matrix_is_reordered_alike_in_rows_and_columns(run, source, numbers)
     whole = numbers["distances"]["unseen"]["euclidean"]
     assert saved["euclidean"] == [[whole[i][j] for j in order] for i in order]
     tables = re.findall(r'<figure class="matrix">.*?</figure>', source, re.S)
-    assert len(tables) == 4
-    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", tables[2], re.S)
+    assert len(tables) == 5  # the classifier's, then two of test and two of unseen
+    rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", tables[3], re.S)
     for i, row in enumerate(rows):
         cells = re.findall(r'<td class="([^"]*)">([^<]*)</td>', row)
         assert [float(text) for _, text in cells] == pytest.approx(saved["euclidean"][i], rel=0.01)
@@ -203,6 +222,7 @@ def test_what_is_missing_is_a_sentence(tmp_path):
         assert sentence in page.text
     assert "no UMAP coordinates" not in page.text
     assert "run the analysis" not in page.text
+    assert "classifier" not in page.text
 
 
 def test_views_are_shown_when_the_program_wrote_them(tmp_path):
@@ -250,6 +270,7 @@ def test_headlines_are_the_rows_that_were_measured():
 
 
 GOOD = {"std": 0.9, "effective_rank": 20.0}
+TRIPLET = {"loss": 0.49, "margin": 0.5, "d_ap": 0.01, "d_an": 0.02}
 Z = {"z_std": 0.9, "effective_rank": 20.0}
 
 
@@ -266,9 +287,22 @@ Z = {"z_std": 0.9, "effective_rank": 20.0}
         ([{**Z, "loss": 2.0, "chance": 6.0}], {"test": GOOD}, "healthy"),
         ([{**Z, "z_std": 0.0}, {**Z, "loss": 2.0}], {"test": GOOD}, "healthy"),
         ([{**Z, "loss": 2.0, "chance": 6.0}, {"loss": 9.0, "z_std": None}], {}, "healthy"),
+        ([TRIPLET], {"test": GOOD}, "collapsed"),
+        ([{**TRIPLET, "loss": 0.3}, TRIPLET], {}, "collapsed"),
+        ([TRIPLET, {**TRIPLET, "loss": 0.3}], {"test": GOOD}, "healthy"),
+        ([{**TRIPLET, "d_ap": 0.4, "d_an": 0.41}], {"test": GOOD}, "healthy"),
+        ([{**TRIPLET, "d_an": None}], {}, "unknown"),
     ],
 )
 def test_health_is_said_in_words(records, spread, state):
     found = health(records, spread)
     assert found["state"] == state
     assert found["text"].endswith(".")
+
+
+def test_a_collapsed_triplet_run_says_where_the_loss_sits_and_what_to_do():
+    text = health([TRIPLET], {"test": GOOD})["text"]
+    assert "sits at the margin (0.490 of 0.5)" in text
+    assert "0.010 and negatives of 0.020" in text
+    for flag in ("--hard-negatives-from", "--hard-positives-from", "--learning-rate"):
+        assert flag in text

@@ -33,6 +33,10 @@ def test_settings_are_told_from_provenance(folder):
     (folder / "config.json").write_text(json.dumps({"config": {"seed": 3}, "commit": "c"}))
     found = run_files.read_run(folder)
     assert (found.settings, found.provenance) == ({"seed": 3}, {"commit": "c"})
+    both = {"config": {"pretrained": "a.pth"}, "pretrained": "a.pth: 9 tensors loaded"}
+    (folder / "config.json").write_text(json.dumps(both))  # the flag, and what came of it
+    found = run_files.read_run(folder)
+    assert found.provenance == {"pretrained": "a.pth: 9 tensors loaded"}
     (folder / "config.json").write_text(json.dumps({"seed": 3, "commit": "c"}))
     found = run_files.read_run(folder)
     assert (found.settings, found.provenance) == ({"seed": 3}, {"commit": "c"})

@@ -5,7 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jaxssl.data import ImageSet, describe, label_fraction, split_classes, train_val_test
+from jaxssl.data import (
+    ImageSet,
+    describe,
+    label_fraction,
+    split_classes,
+    train_val,
+    train_val_test,
+)
 from jaxssl.errors import InputError
 
 
@@ -207,3 +214,30 @@ def test_the_table_adds_up():
         ["total", "120", "8", "32", "40", "200", "100.0%"],
         ["share", "60.0%", "4.0%", "16.0%", "20.0%", "100.0%"],
     ]
+
+
+# ------------------------------------------------------------------------- train and validation
+
+
+def test_train_val_cuts_the_share_of_every_class():
+    images = image_set([40, 10, 3])
+    train, val = train_val(images, fraction=0.1, seed=0)
+    assert np.bincount(val.labels).tolist() == [4, 1, 1]
+    assert sorted((*train.ids, *val.ids)) == sorted(images.ids)
+    assert train_val(images, fraction=0.1, seed=0)[1].ids == val.ids
+    assert train_val(images, fraction=0.1, seed=1)[1].ids != val.ids
+
+
+def test_train_val_takes_whole_groups_even_across_classes():
+    groups = [*range(19), 0, *range(20, 39), 20]  # 0 and 19, 20 and 39 are the same files
+    for seed in range(20):
+        train, val = train_val(image_set([20, 20], groups), fraction=0.3, seed=seed)
+        assert not set(train.groups) & set(val.groups)
+        assert 12 <= len(val) <= 14
+
+
+def test_train_val_refuses_to_take_all():
+    with pytest.raises(InputError, match="'c1' has 1 images"):
+        train_val(image_set([20, 1]), fraction=0.1, seed=0)
+    with pytest.raises(ValueError, match="fraction must be in"):
+        train_val(image_set([20]), fraction=1.0, seed=0)

@@ -1,0 +1,83 @@
+"""What a run's own classifier gets right on the test images, and what it takes for what."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from jaxssl.analysis.matrices import confusion_matrix, row_shares
+from jaxssl.analysis.page import FigureFiles, matrix_table
+
+
+def classification(results: Mapping[str, Any], files: FigureFiles) -> dict[str, Any] | None:
+    """Accuracy in total and per class, and the confusion matrix; None without a classifier.
+
+    Args:
+        results: `results.json`; its `classification` holds `confusion`, counts with a class a row
+            and what it was taken for a column, `classes`, and perhaps `top`, the share of images
+            whose class is among the first n: `{"3": share, ...}`.
+        files: The page's.
+
+    Returns:
+        `total`, `top`, `rows` (a class each, the worst first) and `matrix`, or None.
+    """
+    found = results.get("classification")
+    if not found:
+        return None
+    classes, counts = found["classes"], np.array(found["confusion"], int)
+    images, right = counts.sum(1), np.diagonal(counts)
+    total = _share(int(right.sum()), int(images.sum()))
+    figure = files.add(
+        "confusion",
+        found,
+        alt=f"Confusion matrix of {len(classes)} classes on {total['images']:,} test images, "
+        f"{total['right']:,} right",
+        wide=confusion_matrix(counts, classes),
+    )
+    texts = [[f"{count:,}" if count else "" for count in row] for row in counts.tolist()]
+    by_class = [
+        {"name": name, "taken_for": _taken_for(i, counts, classes)}
+        | _share(int(right[i]), int(images[i]))
+        for i, name in enumerate(classes)
+    ]
+    return {
+        "total": total,
+        "top": {n: share for n, share in found.get("top", {}).items() if n != "1"},
+        # A class without test images has no share: it stands last.
+        "rows": sorted(by_class, key=lambda row: 2.0 if row["mean"] is None else row["mean"]),
+        "matrix": {
+            "rows": matrix_table(
+                row_shares(counts),
+                classes,
+                dict(zip(classes, images.tolist(), strict=True)),
+                texts=texts,
+                limits=(0.0, 1.0),
+            ),
+            "figure": figure,
+        },
+    }
+
+
+def _share(right: int, images: int) -> dict[str, Any]:
+    """A share with its 95 % interval after Wilson, who stays within 0 and 1 and at 1 is no point.
+
+    Example:
+        >>> {name: round(value, 3) for name, value in _share(9, 10).items()}
+        {'right': 9, 'images': 10, 'mean': 0.9, 'low': 0.596, 'high': 0.982}
+    """
+    from scipy.stats import binomtest
+
+    if not images:
+        return {"right": 0, "images": 0, "mean": None, "low": None, "high": None}
+    low, high = map(float, binomtest(right, images).proportion_ci(0.95, "wilson"))
+    return {"right": right, "images": images, "mean": right / images, "low": low, "high": high}
+
+
+def _taken_for(row: int, counts: np.ndarray, classes: list[str]) -> tuple[str, int] | None:
+    """The class it is most often taken for, and how often; None where it never errs."""
+    wrong = counts[row].copy()
+    wrong[row] = 0
+    most = int(wrong.argmax())
+    return (classes[most], int(wrong[most])) if wrong[most] else None

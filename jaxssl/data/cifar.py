@@ -1,0 +1,262 @@
+"""CIFAR-10 from the folder of TensorFlow Datasets, decoded once and kept as packed pixels."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import io
+import json
+import os
+import re
+import tempfile
+import urllib.request
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from jaxssl.data.cifar_source import CLASS_NAMES, COUNTS, PAGE, Progress, Split
+from jaxssl.data.images import ImageSet
+from jaxssl.data.scan import atomic, default_cache_dir, remove_stale
+from jaxssl.errors import InputError
+
+VERSION = "3.0.2"
+_ARCHIVE = "cifar-10-binary.tar.gz"
+_URL = f"https://www.cs.toronto.edu/~kriz/{_ARCHIVE}"
+# `group`: equal for images of equal pixels.
+_ROW = np.dtype([("image", "u1", (32, 32, 3)), ("label", "u1"), ("group", "<i4")])
+
+
+def cifar10_folder(data_dir: str | Path | None = None) -> Path:
+    """Where TFDS keeps CIFAR-10: DATA_DIR/cifar10/3.0.2, there or not.
+
+    Args:
+      data_dir: None is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+
+    Example:
+      >>> cifar10_folder("/data").as_posix()
+      '/data/cifar10/3.0.2'
+    """
+    top = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return Path(top).expanduser().absolute() / "cifar10" / VERSION
+
+
+def load_cifar10(
+    split: Split,
+    *,
+    channels: int = 3,
+    size: int = 32,
+    data_dir: str | None = None,
+    progress: Progress | None = None,
+) -> ImageSet:
+    """One split of CIFAR-10, as TFDS has it; downloads and prepares it where it is absent.
+
+    The images are decoded the first time and then kept as pixels in `default_cache_dir()`: the
+    next start maps them into memory. Other sizes (Pillow's bilinear filter) and grey (ITU-R 601
+    luma) are made when an image is asked for.
+
+    Args:
+      split: "train" (50,000 images) or "test" (10,000).
+      channels: 3 (RGB) or 1 (grey).
+      size: height and width in pixels, at least 1.
+      data_dir: TFDS's folder; None is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
+      progress: called with (images done, images to do) from time to time.
+
+    Returns:
+      An ImageSet with the ten class names, ids "train/00000"... in the order of the official
+      files, whatever the order of the records is; images of equal pixels are of one group.
+
+    Raises:
+      InputError: no data and no network, a folder of another version, or damaged records.
+      ValueError: an unknown split, size below 1, or channels neither 1 nor 3.
+
+    Reference:
+      A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
+
+    Example:
+      >>> from unittest.mock import patch
+      >>> from jaxssl.data.cifar_tfds import prepare_cifar10
+      >>> with tempfile.TemporaryDirectory() as tmp, patch.dict(os.environ, XDG_CACHE_HOME=tmp):
+      ...     for folder in (f"{tmp}/images/{s}/{c}" for s in COUNTS for c in CLASS_NAMES):
+      ...         os.makedirs(folder)
+      ...         Image.new("RGB", (32, 32), "navy").save(f"{folder}/0.png")
+      ...     _ = prepare_cifar10(f"{tmp}/images", data_dir=tmp, subset=1)
+      ...     images = load_cifar10("test", data_dir=tmp)
+      >>> images.ids[8], images.class_names[images.labels[8]], images[8]["image"][0, 0].tolist()
+      ('test/00008', 'ship', [0, 0, 128])
+    """
+    if split not in COUNTS or size < 1 or channels not in (1, 3):
+        raise ValueError(
+            "CIFAR-10 has splits 'train' and 'test', and needs size >= 1 and channels 1 or 3, "
+            f"got {split=}, {size=}, {channels=}"
+        )
+    folder = cifar10_folder(data_dir)
+    if not folder.is_dir():
+        _refuse_other_versions(folder)
+        _download(folder, progress)
+    rows = _rows(folder, split, progress)
+    n = len(rows)
+    load: Callable[[int], NDArray[np.uint8]] = rows["image"].__getitem__
+    if (size, channels) != (32, 3):
+        load = partial(_converted, rows["image"], size, channels)
+    return ImageSet(
+        ids=tuple(f"{split}/{i:05d}" for i in range(n)),
+        paths=("",) * n,
+        labels=rows["label"].astype(np.int32),
+        class_names=CLASS_NAMES,
+        load=load,
+        groups=rows["group"].astype(np.int64),
+        shape=(size, size, channels),
+    )
+
+
+def _converted(
+    images: NDArray[np.uint8], size: int, channels: int, position: int
+) -> NDArray[np.uint8]:
+    image = Image.fromarray(images[position]).convert("L" if channels == 1 else "RGB")
+    pixels = np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    return pixels.reshape(size, size, channels)
+
+
+# ------------------------------------------------------------------------------ where it comes from
+
+
+def _refuse_other_versions(folder: Path) -> None:
+    there = sorted(
+        p.name for p in folder.parent.glob("*") if re.fullmatch(r"\d+\.\d+\.\d+", p.name)
+    )
+    if there:
+        raise InputError(
+            f"{folder.parent} holds cifar10 in version {', '.join(there)}, not {VERSION}; name "
+            "another folder with --data-dir, or prepare it there with "
+            "python scripts/prepare_cifar10.py --source PATH"
+        )
+
+
+def _download(folder: Path, progress: Progress | None) -> None:
+    """Fetches the official archive, checks its sha256 and prepares it in `folder`."""
+    from jaxssl.data.cifar_tfds import prepare_cifar10  # seconds to import: TFDS
+
+    data_dir = folder.parent.parent
+    try:
+        with urllib.request.urlopen(_URL, timeout=20) as reply:
+            data_dir.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=data_dir, prefix="cifar10-download-") as temporary:
+                archive = Path(temporary, _ARCHIVE)
+                _receive(reply, archive, progress)
+                prepare_cifar10(archive, data_dir=data_dir, progress=progress)
+    except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
+        reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+        raise InputError(
+            f"CIFAR-10 is not in {folder} and cannot be downloaded ({reason}): fetch {_ARCHIVE} "
+            f"or cifar-10-python.tar.gz from {PAGE}, then run "
+            f"python scripts/prepare_cifar10.py --source PATH --data-dir {data_dir}"
+        ) from error
+
+
+def _receive(reply: http.client.HTTPResponse, archive: Path, progress: Progress | None) -> None:
+    """The bytes of a download, told to `progress` as the images they hold."""
+    size, total, images = 0, int(reply.headers.get("Content-Length") or 0), sum(COUNTS.values())
+    with open(archive, "wb") as out:
+        while block := reply.read(2**20):
+            out.write(block)
+            size += len(block)
+            if progress is not None and total:
+                progress(images * size // total, images)
+
+
+# ----------------------------------------------------------------------------- pixels, decoded once
+
+
+def _rows(folder: Path, split: Split, progress: Progress | None) -> NDArray[np.void]:
+    """The packed split from the cache, or decoded and put there."""
+    cache = default_cache_dir() / f"cifar10-{_digest(os.path.realpath(folder))}"
+    packed = cache / f"{split}-{_identity(folder)}.npy"
+    try:
+        rows = np.load(packed, mmap_mode="r")
+        if rows.dtype == _ROW:
+            return rows.view(np.ndarray)  # rows of an np.memmap cost twenty times as much to slice
+    except (OSError, ValueError, EOFError):  # absent or damaged: made again
+        pass
+    rows = _decode_all(folder, split, progress)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        remove_stale(cache, split, packed)
+        with atomic(packed) as out:
+            np.lib.format.write_array(out, rows, allow_pickle=False)
+    except OSError as error:
+        raise InputError(
+            f"cannot write the image cache in {cache}: {error.strerror or error}; free space, "
+            "or choose another place with the XDG_CACHE_HOME variable"
+        ) from error
+    return rows
+
+
+def _identity(folder: Path) -> str:
+    """Changes with any file of the data set; refuses a folder that is not what its name says."""
+    try:
+        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()]
+        said = [info["name"], info["version"], info["fileFormat"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unusable(folder, f"dataset_info.json: {error}") from error
+    if said != ["cifar10", VERSION, "array_record"]:
+        raise InputError(
+            f"{folder} holds {' '.join(map(str, said))}, not cifar10 {VERSION} array_record; name "
+            "another folder with --data-dir, or prepare it there with "
+            "python scripts/prepare_cifar10.py --source PATH"
+        )
+    return _digest(repr(sorted(stamps)))
+
+
+def _decode_all(folder: Path, split: Split, progress: Progress | None) -> NDArray[np.void]:
+    from jaxssl.data.cifar_tfds import read_records  # seconds to import: TFDS
+
+    try:
+        records = read_records(folder, split)
+        n = len(records)
+        rows, seen, digests = np.zeros(n, _ROW), np.zeros(n, bool), np.zeros(n, "S32")
+        for i in range(n):
+            record = records[i]
+            position = _position(record["id"], split, n)
+            label, image = int(record["label"]), _pixels(record["image"])
+            if seen[position] or not 0 <= label < len(CLASS_NAMES):
+                raise ValueError(f"record {record['id']!r} comes twice, or its label is {label}")
+            seen[position] = True
+            rows["image"][position], rows["label"][position] = image, label
+            digests[position] = hashlib.sha256(image.tobytes()).digest()
+            if progress is not None and ((i + 1) % 500 == 0 or i + 1 == n):
+                progress(i + 1, n)
+    # What TFDS, ArrayRecord and Pillow raise on damaged files has no common class.
+    except Exception as error:
+        raise _unusable(folder, str(error) or type(error).__name__) from error
+    rows["group"] = np.unique(digests, return_inverse=True)[1]
+    return rows
+
+
+def _position(id_: bytes | str, split: Split, n: int) -> int:
+    text = id_.decode() if isinstance(id_, bytes) else id_
+    if not re.fullmatch(rf"{split}_\d{{5}}", text) or not int(text[-5:]) < n:
+        raise ValueError(f"record {text!r} is none of {split}_00000 to {split}_{n - 1:05d}")
+    return int(text[-5:])
+
+
+def _pixels(png: bytes) -> NDArray[np.uint8]:
+    with Image.open(io.BytesIO(png), formats=("PNG",)) as image:
+        if (image.size, image.mode) != ((32, 32), "RGB"):
+            raise ValueError(f"an image of {image.size[0]} x {image.size[1]} pixels, {image.mode}")
+        return np.asarray(image)
+
+
+def _unusable(folder: Path, why: str) -> InputError:
+    return InputError(
+        f"{folder} cannot be read ({' '.join(why.split())[:160]}): if it is damaged, remove it and "
+        "prepare it again with python scripts/prepare_cifar10.py --source PATH"
+    )
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
