@@ -6,9 +6,13 @@ signal, resumable; 130 interrupted.
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from jaxssl.errors import InputError, RunEnd
@@ -19,24 +23,41 @@ def run(main: Callable[[Any], None], presets: Mapping[str, Any]) -> None:
 
     Args:
       main: the program, a function of its configuration.
+      presets: as in `parse`.
+    """
+    with ending():
+        main(parse(sys.argv[1:], presets))
+
+
+@contextlib.contextmanager
+def ending() -> Iterator[None]:
+    """What a program ends with in here becomes one line and an exit code."""
+    # Before JAX is imported: its own notices are not for the user of a program.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        yield
+    except RunEnd as error:
+        _end(error, error.exit_code)
+    except KeyboardInterrupt:
+        _end("interrupted; the same command with the same --run-dir goes on", 130)
+
+
+def parse(arguments: list[str], presets: Mapping[str, Any]) -> Any:
+    """The configuration that flags give.
+
+    Args:
+      arguments: of the command line; `--config FILE` stands for the settings in that file, and
+        flags win over them.
       presets: configurations by name, the first is the default; `--dataset NAME` chooses the
         preset of that name, whose values are then the defaults that `--help` shows.
     """
-    # Before JAX is imported: its own notices are not for the user of a program.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    program = _program_name()
-    try:
-        main(_parse(sys.argv[1:], presets, program))
-    except RunEnd as error:
-        _end(program, error, error.exit_code)
-    except KeyboardInterrupt:
-        _end(program, "interrupted; the same command with the same --run-dir goes on", 130)
-
-
-def _parse(arguments: list[str], presets: Mapping[str, Any], program: str) -> Any:
     import tyro
 
     default = next(iter(presets))
+    file = _value_of("--config", arguments)
+    if file is not None:
+        # Before the flags, so that they win: of two values the parser takes the last.
+        arguments = [*_flags_of(file, presets[default]), *arguments]
     name = _value_of("--preset", arguments) or _value_of("--dataset", arguments) or default
     if name not in presets:
         raise InputError(f"{name!r} is no dataset or preset here: choose {', '.join(presets)}")
@@ -44,19 +65,43 @@ def _parse(arguments: list[str], presets: Mapping[str, Any], program: str) -> An
         type(presets[name]),
         default=presets[name],
         args=arguments,
-        prog=program,
+        prog=_program_name(),
         description=sys.modules["__main__"].__doc__,
         config=(tyro.conf.OmitSubcommandPrefixes,),
     )
 
 
+def _flags_of(file: str, known: Any) -> list[str]:
+    """The settings of a JSON file as the flags that would give them."""
+    try:
+        settings = json.loads(Path(file).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"--config {file} cannot be read as JSON: {error}") from None
+    if not isinstance(settings, dict):
+        raise InputError(f"--config {file} holds no settings: it must be {{name: value, ...}}")
+    unknown = sorted(settings.keys() - {field.name for field in dataclasses.fields(known)})
+    if unknown:
+        raise InputError(f"--config {file} has settings this program has not: {', '.join(unknown)}")
+    flags = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            flags.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            values = value if isinstance(value, list) else [value]
+            flags += [f"--{flag}", *map(str, values)]
+    return flags
+
+
 def _value_of(flag: str, arguments: list[str]) -> str | None:
+    """The last one given."""
+    value = None
     for i, argument in enumerate(arguments):
         if argument == flag and i + 1 < len(arguments):
-            return arguments[i + 1]
+            value = arguments[i + 1]
         if argument.startswith(flag + "="):
-            return argument[len(flag) + 1 :]
-    return None
+            value = argument[len(flag) + 1 :]
+    return value
 
 
 def _program_name() -> str:
@@ -64,6 +109,6 @@ def _program_name() -> str:
     return f"python -m {spec.name}" if spec else os.path.basename(sys.argv[0])
 
 
-def _end(program: str, message: object, code: int) -> None:
-    print(f"{program.split('.')[-1]}: {message}", file=sys.stderr, flush=True)
+def _end(message: object, code: int) -> None:
+    print(f"{_program_name().split('.')[-1]}: {message}", file=sys.stderr, flush=True)
     sys.exit(code)

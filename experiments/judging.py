@@ -19,7 +19,6 @@ from PIL import Image
 
 from experiments.protocol import Data, Protocol
 from jaxssl.analysis import embeddings, report, results
-from jaxssl.analysis.report import HEADLINE_LABELS
 from jaxssl.augment.views import to_float
 from jaxssl.data.images import ImageSet
 from jaxssl.data.scan import default_cache_dir
@@ -147,7 +146,7 @@ def judge(
     print(f"\nhealth: {verdict['state']}. {verdict['text']}")
     if classify is not None:
         found = numbers["classification"]
-        worst = min(found["per_class"], key=found["per_class"].get)
+        worst = min(found["per_class"], key=lambda name: found["per_class"][name])
         print(
             f"classifier: {found['accuracy']:.1%} of {len(data.test)} test images right; "
             f"fewest of {worst}, {found['per_class'][worst]:.1%}"
@@ -187,15 +186,14 @@ def classification(logits: np.ndarray, images: ImageSet) -> dict[str, Any]:
 
 def headline(numbers: Mapping[str, Any]) -> str:
     """The few numbers that a run is about, as a small table for the terminal."""
-    rows = [
-        row
-        for row in numbers["label_efficiency"]
-        if row["classifier"] == "svc" and (row["labels"] in HEADLINE_LABELS or row.get("all"))
-    ]
+    rows = [row for row in numbers["label_efficiency"] if row["classifier"] == "svc"]
     lines = []
+    if "knn_accuracy" in numbers:
+        share = numbers["knn_accuracy"]
+        lines.append(f"kNN on the seen classes' test images (k = 200, T = .1): {share:.1%}")
     for name in dict.fromkeys(row["set"] for row in rows):
         here = [row for row in rows if row["set"] == name]
-        labels = sorted({row["labels"] for row in here})
+        labels = report.headline_labels(here)
         lines.append(f"\nbalanced accuracy on {name} classes (SVC, mean of draws)")
         lines.append(f"  {'labels':14}" + "".join(f"{n:>8}" for n in labels))
         for embedding in dict.fromkeys(row["embedding"] for row in here):

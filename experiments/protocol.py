@@ -51,8 +51,12 @@ class Protocol:
     """squash: to a square whatever the shape, as the study did; pad: keep the shape, fill up."""
     on_bad_image: Literal["fail", "skip"] = "fail"
     """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
-    encoder: Literal["convnet", "resnet18", "resnet50", "efficientnet_v2_s"] = "convnet"
-    """The network f whose output h is the embedding."""
+    encoder: Literal[
+        "convnet", "resnet18", "resnet50", "efficientnet_v2_s", "tf_efficientnetv2_s"
+    ] = "convnet"
+    """The network f whose output h is the embedding (tf_: with timm's weights)."""
+    width: int = 64
+    """Channels of a ResNet's first stage; h of ResNet-18 has 8 times as many numbers."""
     pretrained: str = ""
     """A file of torchvision's or timm's weights for the encoder (.pth or .safetensors); without it
     the weights start at random."""
@@ -67,6 +71,12 @@ class Protocol:
 
     batch_size: int = 256
     """Images a step, over all devices."""
+    resident: bool = False
+    """Keep all training images on every device, as bytes: CIFAR-10's take 154 MB. The batches are
+    the same."""
+    steps_per_dispatch: int = 1
+    """Steps that go to the devices in one call, best a divisor of --log-every: 10 keeps a GPU from
+    waiting for the host. The same arithmetic, rounded within float32."""
     epochs: int = 100
     """Passes over the training images."""
     steps: int | None = None
@@ -91,6 +101,8 @@ class Protocol:
     by 200; all labels always come last."""
     preset: str = ""
     """A named set of defaults for all flags; without it, --dataset names one."""
+    config: str = ""
+    """A JSON file of settings, such as the best.json of experiments.tune; flags win over it."""
     tpu: bool = False
     """Demand a TPU."""
     gpu: bool = False
@@ -115,14 +127,14 @@ class Protocol:
     @property
     def frozen_trunk(self) -> bool:
         """Whether --freeze leaves the trunk as it is."""
-        auto = self.encoder.startswith("efficientnet") and bool(self.pretrained)
+        auto = "efficientnet" in self.encoder and bool(self.pretrained)
         return self.freeze == "trunk" or (self.freeze == "auto" and auto)
 
 
 # What a resumed run may change: where things are and how often, never what is computed.
 MAY_DIFFER = frozenset(
     {
-        *("data_dir", "run_dir", "preset", "steps", "log_every", "save_minutes"),
+        *("data_dir", "run_dir", "preset", "config", "steps", "log_every", "save_minutes"),
         *("on_bad_image", "judge", "draws", "labels", "tpu", "gpu", "cpu", "describe"),
     }
 )
@@ -131,11 +143,21 @@ MAY_DIFFER = frozenset(
 # What numbers must be, in whichever program has them: at least this, or above 0.
 LEAST = {
     **dict.fromkeys(("batch_size", "epochs", "steps", "image_size", "log_every", "features"), 1),
+    **dict.fromkeys(("width", "steps_per_dispatch"), 1),
+    **dict.fromkeys(("layers", "hidden", "l2", "l3", "plateau"), 1),
     **dict.fromkeys(("seed", "margin", "patience", "images_per_class"), 0),
     **dict.fromkeys(("hard_negatives_from", "hard_positives_from"), 0),
+    **dict.fromkeys(("weight_decay", "warmup"), 0),
     "draws": 2,
 }
-ABOVE_0 = ("learning_rate", "temperature", "scale", "evaluate_epochs", "save_minutes")
+ABOVE_0 = (
+    "learning_rate",
+    "temperature",
+    "scale",
+    "evaluate_epochs",
+    "save_minutes",
+    "label_fraction",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,6 +243,7 @@ def make_encoder(config: Protocol, rngs: nnx.Rngs) -> Any:
         image_size=config.image_size,
         channels=config.channels,
         negative_slope=0.01 if config.leaky_relu else 0.0,
+        width=config.width,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
         rngs=rngs,
     )
@@ -291,6 +314,19 @@ def load_data(config: Protocol) -> Data:
     return Data(parts.train, parts.val, parts.test, sets, skipped)
 
 
+def with_label_fraction(data: Data, config: Any) -> Data:
+    """The same with only `config.label_fraction` of the training images of each class."""
+    from jaxssl.data import splits
+
+    if not config.label_fraction <= 1:
+        raise InputError(f"--label-fraction is {config.label_fraction}: it must be 1 or less")
+    if config.label_fraction == 1:
+        return data
+    train = splits.label_fraction(data.train, config.label_fraction, seed=config.seed)
+    print(f"learning from {len(train):,} of {len(data.train):,} training images")
+    return dataclasses.replace(data, train=train)
+
+
 def _official_split(config: Protocol) -> Data:
     """CIFAR-10: its own test images, and a tenth of its training images to validate on."""
     from jaxssl.data import splits
@@ -347,6 +383,7 @@ def plan(config: Protocol, data: Data) -> Plan:
         evaluate_every=max(1, round(config.evaluate_epochs * per_epoch)),
         log_every=config.log_every,
         save_seconds=60 * config.save_minutes,
+        steps_per_dispatch=config.steps_per_dispatch,
     )
 
 

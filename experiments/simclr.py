@@ -20,6 +20,7 @@ from experiments import cli, presets, protocol
 if TYPE_CHECKING:
     import optax
 
+    from experiments.study import OnValidation
     from jaxssl.models import Embedder
     from jaxssl.training.step import Batch, Loss
 
@@ -35,13 +36,34 @@ class Config(protocol.Protocol):
     """Size of the projection z."""
     temperature: float = 0.1
     """Of NT-Xent; lower weighs the hardest negatives more."""
+    optimizer: Literal["adam", "sgd", "lars"] = "adam"
+    """lars, with a learning rate of about batch size / 256, is SimCLR's own, for large batches."""
     learning_rate: float = 0.0015
-    """Of Adam."""
+    """Of the optimizer, after the warm-up."""
     schedule: Literal["constant", "cosine"] = "cosine"
-    """constant, as in the study; cosine: down to 0 over the epochs, after a short warm-up."""
+    """constant, as in the study; cosine: down to 0 over the epochs."""
+    warmup: float = 0.05
+    """Share of the steps over which the learning rate rises from 0 (cosine)."""
+    weight_decay: float = 0.0
+    """Of weights; biases and BatchNorm are left alone."""
 
 
-PRESETS = {name: Config(**settings) for name, settings in presets.PRESETS.items()}
+# CIFAR-10 as in Chen et al. 2020, appendix B.9, with the batch of google-research/simclr's README.
+PAPER: dict[str, Any] = {
+    "optimizer": "lars",
+    "learning_rate": 2.0,
+    "weight_decay": 1e-6,
+    "batch_size": 512,
+    "temperature": 0.5,
+    "head": "mlp2",
+}
+OWN: dict[str, dict[str, Any]] = {
+    "cifar10": PAPER | {"resident": True, "steps_per_dispatch": 10},
+    "cifar10-cpu": {"temperature": 0.5, "head": "mlp2", "learning_rate": 0.001},
+}
+PRESETS = {
+    name: Config(**settings | OWN.get(name, {})) for name, settings in presets.PRESETS.items()
+}
 
 
 def make_model(config: Config) -> Embedder:
@@ -59,16 +81,21 @@ def make_model(config: Config) -> Embedder:
 
 
 def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
-    """Adam; under the cosine schedule, a twentieth of the steps is a warm-up."""
-    import optax
+    """The optimizer that the flags name."""
+    from jaxssl.training import optimizers
 
-    rate: Any = config.learning_rate
-    if config.schedule == "cosine":
-        rate = optax.warmup_cosine_decay_schedule(0.0, rate, total_steps // 20, total_steps)
-    return optax.adam(rate)
+    cosine = config.schedule == "cosine"
+    return optimizers.make_optimizer(
+        config.optimizer,
+        learning_rate=config.learning_rate,
+        total_steps=total_steps,
+        schedule=config.schedule,
+        warmup_steps=round(config.warmup * total_steps) if cosine else 0,
+        weight_decay=config.weight_decay,
+    )
 
 
-def main(config: Config) -> None:
+def main(config: Config, on_validation: OnValidation | None = None) -> None:
     """Data, model, method, loop, evaluation."""
     protocol.start(config)
     import jax
@@ -114,6 +141,7 @@ def main(config: Config) -> None:
         plan=plan,
         placement=placement,
         view=view,
+        on_validation=on_validation,
     )
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import jax
     import optax
 
+    from experiments.study import OnValidation
     from jaxssl.models import Embedder
     from jaxssl.training.step import Batch, Loss
 
@@ -37,6 +38,8 @@ class Config(protocol.Protocol):
     """Epochs between validations; a checkpoint follows each."""
     patience: int = 12
     """Stop after so many validations without a lower loss; 0: train all epochs."""
+    label_fraction: float = 1.0
+    """Share of the training images of each class to learn from."""
     balanced: bool = False
     """Draw every class equally often, whatever its size."""
     views: bool = True
@@ -69,7 +72,7 @@ def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransforma
     return optax.adam(config.learning_rate)
 
 
-def main(config: Config) -> None:
+def main(config: Config, on_validation: OnValidation | None = None) -> None:
     """Data, model, method, loop, evaluation."""
     protocol.start(config)
     import jax.numpy as jnp
@@ -85,7 +88,7 @@ def main(config: Config) -> None:
     # Data.
     print(protocol.intention("Softmax", config), flush=True)
     placement = devices.data_placement(config.batch_size)
-    data = protocol.load_data(config)
+    data = protocol.with_label_fraction(protocol.load_data(config), config)
     plan = dataclasses.replace(protocol.plan(config, data), patience=config.patience or None)
     view = protocol.view_of(config) if config.views else None
 
@@ -116,6 +119,7 @@ def main(config: Config) -> None:
         validate_by=validate,
         classify=lambda model, images: model(images)[1],
         sampling={"balanced": config.balanced},
+        on_validation=on_validation,
     )
 
 

@@ -27,6 +27,8 @@ from jaxssl.training.state import TrainState, create_state
 from jaxssl.training.step import Method, make_eval_step, make_train_step
 
 KNN_BANK = 2000
+# Hears the numbers of every validation; what it raises ends the run.
+OnValidation = Callable[[Mapping[str, float]], None]
 
 
 def run(
@@ -44,6 +46,7 @@ def run(
     validate_by: Method | None = None,
     sampling: Mapping[str, Any] | None = None,
     classify: judging.Output | None = None,
+    on_validation: OnValidation | None = None,
 ) -> None:
     """Train from wherever the run folder stands, then judge and report.
 
@@ -61,34 +64,50 @@ def run(
       validate_by: the method on validation images, where it is not `method`.
       sampling: how batches are drawn, options of `train_stream`.
       classify: `(model, images) -> logits`, where the model is a classifier to be judged as one.
+      on_validation: given, the run is a trial of settings (`experiments.tune`): it is told every
+        validation and may end the run by raising, and the run is neither judged nor reported.
     """
     stream = functools.partial(
         train_stream,
         data.train,
         batch_size=config.batch_size,
         seed=config.seed,
+        pixels=not config.resident,
         **(sampling or {}),
     )
     stream()  # batches that cannot be drawn are refused before anything is written
     initial = protocol.load_pretrained(config, model.encoder)
     print(f"encoder: {initial}", flush=True)
     encode = judging.compile_encode(model, placement)
+    validate = _validation(model, validate_by or method, encode, data, placement, config, plan)
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        row = validate(state)
+        if on_validation is not None:
+            on_validation(row)
+        return row
+
     with (
         protocol.open_run(config, name, data, initial) as folder,
         Checkpoints(folder.path / "checkpoints") as checkpoints,
     ):
         _save_what_goes_in(folder, data, view, config.seed)
+        images = None
+        if config.resident:
+            images = placement.reside((len(data.train), *data.train.shape), data.train.images)
         last, training = fit(
             placement.replicate(create_state(model, optimizer)),
-            make_train_step(model, optimizer, method, placement),
+            make_train_step(model, optimizer, method, placement, images=images),
             lambda step: stream(start_step=step),
-            _validation(model, validate_by or method, encode, data, placement, config, plan),
+            evaluate,
             key=jax.random.key(config.seed),
             plan=plan,
             placement=placement,
             run=folder,
             checkpoints=checkpoints,
         )
+        if on_validation is not None:
+            return
         judging.judge(
             config,
             folder,

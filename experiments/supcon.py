@@ -20,6 +20,7 @@ from experiments.simclr import make_model, make_optimizer
 if TYPE_CHECKING:
     import jax
 
+    from experiments.study import OnValidation
     from jaxssl.models import Embedder
     from jaxssl.training.step import Batch, Loss
 
@@ -37,7 +38,7 @@ class Config(simclr.Config):
 PRESETS = {name: Config(**settings) for name, settings in presets.PRESETS.items()}
 
 
-def main(config: Config) -> None:
+def main(config: Config, on_validation: OnValidation | None = None) -> None:
     """Data, model, method, loop, evaluation."""
     protocol.start(config)
     import jax.numpy as jnp
@@ -83,6 +84,7 @@ def main(config: Config) -> None:
         placement=placement,
         view=view,
         sampling={"balanced": config.balanced},
+        on_validation=on_validation,
     )
 
 

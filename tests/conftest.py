@@ -12,3 +12,6 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the tests' time is compilation, and optimised code would run for microseconds. Programs
+# that tests start in processes of their own are compiled as their users' are.
+jax.config.update("jax_disable_most_optimizations", True)

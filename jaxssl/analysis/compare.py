@@ -71,6 +71,8 @@ def write_comparison(
     unseen = list(dict.fromkeys(row["set"] for row in rows))
     tables = {name: _judged_table(name, rows, methods) for name in unseen}
     write_json(folder / "table.json", {"unseen": tables, "seen": (seen := _seen_table(methods))})
+    every = {set_title(name): table for name, table in tables.items()} | {"seen classes": seen}
+    write_text(folder / "table.md", "\n".join(map(markdown_table, every, every.values())))
     verdicts = [verdict(name, rows, [m.name for m in trained], baselines) for name in unseen]
     page = render(
         "compare.html.j2",
@@ -89,6 +91,34 @@ def write_comparison(
     )
     write_text(folder / "index.html", page)
     return folder / "index.html", verdicts
+
+
+def markdown_table(title: str, table: Mapping[str, Any]) -> str:
+    """A table of the page in Markdown, for a README: intervals in brackets, the best in bold.
+
+    Args:
+        title: The first column's.
+        table: `columns` and `rows`, as in `table.json`.
+
+    Example:
+        >>> cell = {"text": "97.1", "interval": "96–98", "best": True}
+        >>> table = {"columns": ["P@1", "NMI"], "rows": [{"name": "SimCLR", "cells": [cell, None]}]}
+        >>> print(markdown_table("unseen", table), end="")
+        | unseen | P@1 | NMI |
+        |---|---|---|
+        | SimCLR | **97.1** (96–98) | – |
+    """
+    lines = [[title, *table["columns"]], ["---"] * (1 + len(table["columns"]))]
+    for row in table["rows"]:
+        texts = [row["name"]]
+        for cell in row["cells"]:
+            mark = "**" if cell and cell["best"] else ""
+            interval = f" ({cell['interval']})" if cell and cell["interval"] else ""
+            texts.append(f"{mark}{cell['text']}{mark}{interval}" if cell else "–")
+        lines.append(texts)
+    head, rule, *rows = lines
+    written = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|"]
+    return "\n".join([*written, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
 def _words(value: Any) -> str:

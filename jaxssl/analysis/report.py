@@ -23,7 +23,6 @@ STUDIES = {
     "softmax": "Softmax",
     "rnn": "RNN",
 }
-HEADLINE_LABELS = (30, 90, 300, 1000)
 AT_THE_MARGIN = (
     "The loss sits at the margin ({loss:.3f} of {margin:g}): all points coincide, positives at a "
     "mean squared distance of {d_ap:.3f} and negatives of {d_an:.3f}. Keep to easier triplets for "
@@ -83,21 +82,36 @@ def headlines(results: Mapping[str, Any]) -> list[dict[str, Any]]:
         results: `label_efficiency` and `sets` of `results.json`.
 
     Returns:
-        One object a set: `set`, `classes` and `tiles`, one for each number of `HEADLINE_LABELS`
-        that was measured and one for all labels.
+        One object a set: `set`, `classes` and `tiles`, one for each of `headline_labels`.
     """
     found = []
     svc = [row for row in results.get("label_efficiency", []) if row["classifier"] == "svc"]
     for name in dict.fromkeys(row["set"] for row in svc):
         rows = [row for row in svc if row["set"] == name]
-        sizes = {row["labels"] for row in rows if row.get("all")} | set(HEADLINE_LABELS)
         tiles = [
             _tile([row for row in rows if row["labels"] == labels])
-            for labels in sorted(sizes & {row["labels"] for row in rows})
+            for labels in headline_labels(rows)
         ]
         classes = len(results["sets"][name]["classes"])
         found.append({"set": set_title(name), "classes": classes, "tiles": tiles})
     return found
+
+
+def headline_labels(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """The few numbers of labels that a set's results are told by: of those measured, and all.
+
+    Args:
+        rows: of `label_efficiency`, of one set.
+
+    Example:
+        >>> headline_labels([{"labels": n} for n in (30, 40, 90, 100, 300)])
+        [30, 90, 300]
+        >>> headline_labels([{"labels": 100}, {"labels": 300}, {"labels": 499, "all": True}])
+        [100, 300, 499]
+    """
+    measured = {row["labels"] for row in rows}
+    wanted = {30, 90 if 90 in measured else 100, 300, 1000}
+    return sorted(wanted & measured | {row["labels"] for row in rows if row.get("all")})
 
 
 def _tile(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

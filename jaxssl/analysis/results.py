@@ -36,8 +36,9 @@ def analyse(
     """Computes everything the report shows and writes it to `results.json`.
 
     Keys written (all else in the file stays): `embedding`, `sets`, `spread`, `distances`,
-    `separation`, `retrieval`, `nmi`, `silhouette`, `exemplars`, `label_efficiency`. Distances and
-    exemplars are of the trained embedding; the others have a value for each embedding. UMAP
+    `separation`, `retrieval`, `nmi`, `silhouette`, `exemplars`, `label_efficiency`, `knn_accuracy`
+    (of the test images among the training images). Distances, exemplars and `knn_accuracy` are of
+    the trained embedding; the others have a value for each embedding. UMAP
     coordinates go into the tables, as columns `x_umap`, `y_umap`, NaN where a point was not drawn.
 
     Args:
@@ -73,6 +74,10 @@ def analyse(
     results["distances"] = {name: _distances(table) for name, table in judged.items()}
     results["exemplars"] = {name: _exemplars(table) for name, table in judged.items()}
     progress("retrieval and clustering")
+    if "train" in h and "test" in h and h["train"].class_list == h["test"].class_list:
+        results["knn_accuracy"] = probes.knn_accuracy(
+            h["train"].vectors, h["train"].labels, h["test"].vectors, h["test"].labels
+        )
     results.update(_by_set_and_embedding(run.tables, seed))
     results["label_efficiency"] = _label_efficiency(
         run.tables, draws, sizes, seed, progress, Path(cache) if cache else None

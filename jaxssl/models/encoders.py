@@ -24,6 +24,7 @@ def make_encoder(
     image_size: int,
     channels: int,
     negative_slope: float = 0.0,
+    width: int = 64,
     dtype: jnp.dtype = jnp.float32,
     rngs: nnx.Rngs,
 ) -> nnx.Module:
@@ -36,6 +37,8 @@ def make_encoder(
       image_size: side of the square images in pixels.
       channels: 1 (grey) or 3 (RGB).
       negative_slope: of the efficientnets' last ReLU; .01 in the later plankton studies.
+      width: channels of a ResNet's first stage: 64 as published, 16 for two CPU cores; ResNet-18's
+        h has 8 times as many numbers, ResNet-50's 32 times. The other encoders have one width.
       dtype: computes in it (float32 or bfloat16); parameters and h are float32.
       rngs: source of the parameters and of dropout.
 
@@ -44,8 +47,8 @@ def make_encoder(
       training mode.
 
     Raises:
-      InputError: for an unknown name, an image size under the encoder's `min_size`, or a slope for
-        an encoder that is no efficientnet.
+      InputError: for an unknown name, an image size under the encoder's `min_size`, a slope for an
+        encoder that is no efficientnet, or a width for one that is no ResNet.
 
     Example:
       >>> make_encoder("convnet", image_size=16, channels=1, rngs=nnx.Rngs(0)).features
@@ -53,14 +56,16 @@ def make_encoder(
     """
     if negative_slope and "efficientnet" not in name:
         raise InputError(f"LeakyReLU is an option of the efficientnets: {name} has none")
+    if width < 1 or (width != 64 and not name.startswith("resnet")):
+        raise InputError(f"width {width}: at least 1, and an option of the ResNets, not of {name}")
     stem: Stem = "cifar" if image_size <= LARGEST_CIFAR_STEM else "imagenet"
     match name:
         case "convnet":
             encoder = ConvNet(channels=channels, dtype=dtype, rngs=rngs)
         case "resnet18":
-            encoder = resnet18(channels=channels, stem=stem, dtype=dtype, rngs=rngs)
+            encoder = resnet18(channels=channels, stem=stem, width=width, dtype=dtype, rngs=rngs)
         case "resnet50":
-            encoder = resnet50(channels=channels, stem=stem, dtype=dtype, rngs=rngs)
+            encoder = resnet50(channels=channels, stem=stem, width=width, dtype=dtype, rngs=rngs)
         case "efficientnet_v2_s" | "tf_efficientnetv2_s":
             _check_size(name, image_size, PlanktonBackbone.min_size)  # its linear layer needs it
             encoder = PlanktonBackbone(

@@ -26,17 +26,26 @@ MANIFEST = "MANIFEST.json"
 
 
 class Checkpoints:
-    """The checkpoints of one run: the newest few and the best.
+    """The checkpoints of one run: the newest few, the best, and where asked a series.
 
     Args:
       directory: absolute folder of the steps, each in a folder named by its number.
       keep: how many of the newest steps stay besides the best.
+      keep_every: the first checkpoint at or after each multiple of so many steps stays too; 0: no.
       say: where a sentence about a skipped checkpoint goes.
     """
 
-    def __init__(self, directory: Path, *, keep: int = 2, say: Callable[[str], object] = print):
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        keep: int = 2,
+        keep_every: int = 0,
+        say: Callable[[str], object] = print,
+    ):
         self._directory = directory
         self._keep = keep
+        self._keep_every = keep_every
         self._say = say
         self._pending: concurrent.futures.Future[None] | None = None
         # One thread: waits for Orbax's own, then writes the manifest and prunes.
@@ -159,6 +168,11 @@ class Checkpoints:
     def _prune(self) -> None:
         whole = [step for step in self.steps() if self._facts(step) is not None]
         stay = {*whole[-self._keep :], self.best_step()}
+        if self._keep_every:
+            first: dict[int, int] = {}
+            for step in whole:
+                first.setdefault(step // self._keep_every, step)
+            stay |= {step for multiple, step in first.items() if multiple}
         for step in whole:
             if step not in stay:
                 shutil.rmtree(self._directory / str(step))

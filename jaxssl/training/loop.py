@@ -35,6 +35,8 @@ class Plan:
       log_every: steps between lines of `metrics.jsonl`.
       save_seconds: a save at the next logged step after so much time without one.
       patience: stop after so many evaluations without a better score; None: never.
+      steps_per_dispatch: steps that go to the devices in one call, at least 1. Best a divisor of
+        `log_every`: what is left before a step at which something happens goes step by step.
     """
 
     total_steps: int
@@ -43,6 +45,22 @@ class Plan:
     log_every: int
     save_seconds: float = 600.0
     patience: int | None = None
+    steps_per_dispatch: int = 1
+
+    def next_dispatch(self, step: int) -> int:
+        """Steps that the next dispatch makes: `steps_per_dispatch`, or 1 where that would go past
+        a step at which the loop logs, evaluates or ends.
+
+        A function of the step alone: a resumed run, which begins where a dispatch ended, makes
+        the same dispatches as one that was not stopped.
+
+        Example:
+          >>> plan = Plan(20, 5, evaluate_every=9, log_every=20, steps_per_dispatch=4)
+          >>> [plan.next_dispatch(step) for step in (0, 4, 8, 9, 13, 17, 18, 19)]
+          [4, 4, 1, 4, 4, 1, 1, 1]
+        """
+        ends = (self.total_steps, _next(step, self.log_every), _next(step, self.evaluate_every))
+        return self.steps_per_dispatch if step + self.steps_per_dispatch <= min(ends) else 1
 
     def ends_epoch(self, step: int) -> bool:
         """Whether the evaluation at `step` is the first since an epoch ended, or the last of all.
@@ -73,7 +91,8 @@ def fit(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Train to `plan.total_steps`, from the newest whole checkpoint where there is one.
 
-    The order of a step is fixed: next batch, step, log, evaluate, save. Batches and keys are
+    The order of a step (with `plan.steps_per_dispatch`, of a dispatch, whose logged metrics are
+    its last step's) is fixed: next batch, step, log, evaluate, save. Batches and keys are
     functions of the step, so a run that was stopped anywhere ends as one that was not.
 
     Args:
@@ -109,10 +128,15 @@ def fit(
     with _stop_signals() as stop, log:
         batches = iter(stream(step))
         while step < plan.total_steps and not stopped_early:
-            batch = placement.put(next(batches))
-            state, metrics = train_step(state, batch, key)
-            step += 1
-            clock.stepped(state, len(batch["image"]))
+            count, began = plan.next_dispatch(step), time.monotonic()
+            if count == 1:
+                batch = placement.put(next(batches))
+                state, metrics = train_step(state, batch, key)
+            else:
+                batch = placement.put_stacked([next(batches) for _ in range(count)])
+                state, metrics = train_step.several(state, batch, key)
+            step += count
+            clock.stepped(state, count, batch["label"].size, began)
             if step % plan.log_every == 0 or step == plan.total_steps:
                 log.add(step, metrics)
                 checkpoints.poll()
@@ -141,6 +165,11 @@ def fit(
                 )
     checkpoints.finish()
     return state, clock.facts(step) | {"stopped_early": stopped_early}
+
+
+def _next(step: int, every: int) -> int:
+    """The first multiple of `every` after `step`."""
+    return (step // every + 1) * every
 
 
 def _check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
@@ -172,29 +201,34 @@ class _Clock:
         self._first_step = facts.get("first_step_seconds")
         self._start = self._save = time.monotonic()
         self._steps_start: float | None = None
-        self._evaluated_since = 0.0
+        self._compiled: set[int] = set()
+        self._apart = 0.0
         self._images = 0
 
-    def stepped(self, state: TrainState, images: int) -> None:
+    def stepped(self, state: TrainState, count: int, images: int, began: float) -> None:
+        if count in self._compiled:
+            self._images += images
+            return
+        # The first dispatch of a length compiles: timed apart, and the one wait of the loop.
+        jax.block_until_ready(state.step)
+        self._compiled.add(count)
         if self._steps_start is None:
-            # The first step compiles: timed apart, and the one wait of the loop.
-            jax.block_until_ready(state.step)
             self._steps_start = time.monotonic()
             self._first_step = self._first_step or self._steps_start - self._start
         else:
-            self._images += images
+            self._apart += time.monotonic() - began
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
         begin = time.monotonic()
         yield
         self._evaluate += time.monotonic() - begin
-        self._evaluated_since += time.monotonic() - begin
+        self._apart += time.monotonic() - begin
 
     def images_per_second(self) -> float:
         if self._steps_start is None or not self._images:
             return math.nan
-        return self._images / (time.monotonic() - self._steps_start - self._evaluated_since)
+        return self._images / (time.monotonic() - self._steps_start - self._apart)
 
     def saved(self) -> None:
         self._save = time.monotonic()

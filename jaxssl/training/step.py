@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -12,14 +12,12 @@ import optax
 from flax import nnx
 
 from jaxssl.training.devices import Placement
+from jaxssl.training.dispatch import Batch, Metrics, TrainStep
 from jaxssl.training.state import TrainState, split
 
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
 Loss = tuple[jax.Array, Metrics]
 # (model, batch, key, step) -> (loss, metrics): what a study is about, in one function.
 Method = Callable[[Any, Batch, jax.Array, jax.Array], Loss]
-TrainStep = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -28,6 +26,7 @@ def make_train_step(
     method: Method,
     placement: Placement,
     trainable: Any = nnx.Param,
+    images: jax.Array | None = None,
 ) -> TrainStep:
     """Compile `method` and the optimizer's update into one step over the data mesh.
 
@@ -40,16 +39,21 @@ def make_train_step(
 
     Args:
       model: gives the structure; its variables are not read.
-      optimizer: optax transformation.
+      optimizer: optax transformation; its update is told the batch's loss as `value`, for such as
+        `optax.contrib.reduce_on_plateau`.
       method: `(model, batch, key, step) -> (loss, metrics)`; the model is in training mode, the
         key is `fold_in(key, step)`, the loss and all metrics are scalars.
       placement: where batch and state live.
       trainable: the filter given to `create_state`.
+      images: the training images where they live on the devices, from `Placement.reside`: a batch
+        then brings "index" instead of "image", and the step gathers; the method sees both.
 
     Returns:
-      `step(state, batch, key) -> (state, metrics)`; metrics gain `loss` and `grad_norm`.
+      `step(state, batch, key) -> (state, metrics)`; metrics gain `loss` and `grad_norm`. Its
+      `several` does k steps in one dispatch.
     """
     graphdef = _graphdef(model, training=True)
+    optimizer = optax.with_extra_args_support(optimizer)
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         def objective(params: nnx.State, rest: nnx.State) -> tuple[jax.Array, tuple]:
@@ -62,7 +66,7 @@ def make_train_step(
         (loss, (metrics, rest)), grads = jax.value_and_grad(objective, has_aux=True)(
             state.params, state.rest
         )
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+        updates, opt_state = optimizer.update(grads, state.opt_state, state.params, value=loss)
         grad_norm = optax.tree.norm(grads)
         ok = jnp.isfinite(loss) & jnp.isfinite(grad_norm) & (state.first_bad_step < 0)
         stepped = TrainState(
@@ -77,12 +81,7 @@ def make_train_step(
         state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), stepped, frozen)
         return state, {"loss": loss, "grad_norm": grad_norm, **metrics}
 
-    return jax.jit(
-        train_step,
-        donate_argnums=0,
-        in_shardings=(placement.replicated, placement.sharded, placement.replicated),
-        out_shardings=placement.replicated,
-    )
+    return TrainStep(train_step, placement, images)
 
 
 def make_eval_step(

@@ -119,6 +119,21 @@ def test_processes_share_each_global_batch(processes):
     assert [joined(batches) for batches in zip(*parts, strict=True)] == whole
 
 
+@pytest.mark.parametrize("sampling", [{}, {"balanced": True}, {"images_per_class": 4}])
+def test_without_pixels_the_batches_are_the_same_and_nothing_is_read(sampling):
+    def load(i: int) -> np.ndarray:
+        raise AssertionError(f"image {i} was read")
+
+    place = {"start_step": 3, "process_index": 1, "process_count": 2}
+    bare = take(image_set(50, load), 20, pixels=False, **sampling, **place)
+    for batch, whole in zip(bare, take(image_set(50), 20, **sampling, **place), strict=True):
+        del whole["image"]
+        assert batch.keys() == whole.keys()
+        for name, values in batch.items():
+            assert values.dtype == whole[name].dtype
+            np.testing.assert_array_equal(values, whole[name])
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

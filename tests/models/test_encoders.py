@@ -57,6 +57,22 @@ def test_resnets_take_the_stem_that_fits_the_image():
     assert stems == ["cifar", "imagenet"]
 
 
+def test_the_width_is_that_of_the_resnets():
+    def make(name, width):
+        return nnx.eval_shape(
+            lambda: make_encoder(name, image_size=32, channels=3, width=width, rngs=nnx.Rngs(0))
+        )
+
+    assert [make("resnet18", width).features for width in (16, 64)] == [128, 512]
+    assert make("resnet50", 16).features == 512
+    for name, width, message in (
+        ("resnet18", 0, "width 0: at least 1"),
+        ("convnet", 16, "width 16: .* an option of the ResNets, not of convnet"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make(name, width)
+
+
 def test_unknown_name_is_one_clear_line():
     with pytest.raises(InputError, match="'vgg' does not exist: choose one of convnet, resnet18, "):
         make_encoder("vgg", image_size=32, channels=3, rngs=nnx.Rngs(0))

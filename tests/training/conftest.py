@@ -84,6 +84,8 @@ class Training:
     evaluate_every: int = 4
     patience: int | None = None
     save_seconds: float = 1e9
+    log_every: int = 2
+    steps_per_dispatch: int = 1
     stream: object = staticmethod(stream)
     method: object = staticmethod(classify)
     evaluate: object = None
@@ -91,7 +93,13 @@ class Training:
     def __call__(self):
         model, optimizer, where, train_step = compiled(self.devices, self.method)
         plan = Plan(
-            self.total, 4, self.evaluate_every, 2, self.save_seconds, patience=self.patience
+            self.total,
+            4,
+            self.evaluate_every,
+            self.log_every,
+            self.save_seconds,
+            patience=self.patience,
+            steps_per_dispatch=self.steps_per_dispatch,
         )
         evaluate = self.evaluate or (lambda state: {"loss": float(state.step) + 1})
         with (

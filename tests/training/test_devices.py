@@ -45,3 +45,26 @@ print(jax.devices()[0].platform)
     assert first.startswith(f"--{platform}: no {platform.upper()} found; JAX")
     assert "leave the flag out" in first
     assert second == "cpu"
+
+
+def test_stacked_batches_are_split_as_each_of_them_is():
+    where = devices.data_placement(16)
+    stacked = where.put_stacked([{"index": np.arange(16) + 100 * i} for i in range(3)])["index"]
+    assert {shard.data.shape for shard in stacked.addressable_shards} == {(3, 2)}
+    np.testing.assert_array_equal(stacked[2], np.arange(16) + 200)
+
+
+def test_resident_images_are_whole_everywhere_and_bounded():
+    where = devices.data_placement(8)
+    pixels = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
+    images = where.reside(pixels.shape, lambda: pixels)
+    assert images.dtype == np.uint8
+    for shard in images.addressable_shards:
+        np.testing.assert_array_equal(shard.data, pixels)
+
+    def read():
+        raise AssertionError("read although they do not fit")
+
+    message = r"200,000 images of 128 x 128 x 3 would take 9.2 GiB on every device, the limit is 4:"
+    with pytest.raises(InputError, match=message):
+        where.reside((200_000, 128, 128, 3), read)

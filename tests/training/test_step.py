@@ -125,3 +125,24 @@ def test_evaluation_uses_running_statistics_and_drops_nothing():
     ).mean((1, 2))
     head = state.params["head"][0]
     np.testing.assert_allclose(one, x @ head["kernel"] + head["bias"].reshape(1, -1), atol=1e-5)
+
+
+def test_an_optimizer_may_follow_the_loss():
+    """optax's plateau, told the loss of each step, lowers the rate as it does by hand."""
+    plateau = optax.contrib.reduce_on_plateau(factor=0.1, patience=2, accumulation_size=2)
+    values = jnp.array([1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0])
+
+    def method(model, batch, key, step):
+        loss, metrics = classify(model, batch, key, step)
+        return loss + jax.lax.stop_gradient(values[step] - loss), metrics
+
+    model, where = Net(nnx.Rngs(0)), placement(1)
+    optimizer = optax.chain(optax.sgd(0.1), plateau)
+    state = where.replicate(create_state(model, optimizer))
+    step = make_train_step(model, optimizer, method, where)
+    scales = []
+    for i in range(len(values)):
+        state, metrics = step(state, where.put(batch_at(i)), jax.random.key(7))
+        assert float(metrics["loss"]) == values[i]
+        scales.append(float(state.opt_state[1].scale))
+    np.testing.assert_allclose(scales, [1, 1, 1, 1, 1, 0.1, 0.1])

@@ -1,0 +1,91 @@
+"""The step as the host calls it: one or several at a time, images at hand or resident."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import jax
+from jax.sharding import NamedSharding
+
+from jaxssl.training.devices import Placement
+from jaxssl.training.state import TrainState
+
+Batch = Mapping[str, jax.Array]
+Metrics = dict[str, jax.Array]
+Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+
+
+class TrainStep:
+    """A step compiled twice over: for one batch, and for several in one dispatch.
+
+    A small network's step takes the device less time than the host needs to start it and to send
+    its images. With `images` on the device the host sends positions alone, and the step gathers
+    the pixels; with `several` the host speaks once in k steps, `lax.scan` runs the same function
+    over them. Both programs are compiled at their first call and kept; the state is donated.
+
+    What holds: k calls and one call of `several` do the same arithmetic on the same batches and
+    keys (a key is a function of `state.step`, which the scan counts). They are two programs to the
+    compiler, which may fuse and so round them differently: a run repeats bit for bit under the
+    same plan, and between plans within rounding.
+
+    Args:
+      step: `(state, batch, key) -> (state, metrics)`, not compiled.
+      placement: where batch and state live.
+      images: uint8 [n, h, w, c] from `Placement.reside`; then batches hold "index", positions in
+        it, and the method finds the pixels of these under "image" as ever. None: batches bring
+        their "image".
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxssl.training.devices import data_placement
+      >>> count = lambda total, batch, key: (total + batch["x"].sum(), {"x": batch["x"].sum()})
+      >>> placement, key = data_placement(8), jax.random.key(0)
+      >>> train_step = TrainStep(count, placement)
+      >>> total, metrics = train_step(jnp.array(0), {"x": jnp.ones(8, int)}, key)
+      >>> batches = placement.put_stacked([{"x": jnp.full(8, i)} for i in (1, 2, 3)])
+      >>> total, metrics = train_step.several(total, batches, key)
+      >>> int(total), int(metrics["x"])
+      (56, 24)
+    """
+
+    def __init__(self, step: Step, placement: Placement, images: jax.Array | None = None):
+        def one(
+            state: TrainState, batch: Batch, key: jax.Array, images: jax.Array | None
+        ) -> tuple[TrainState, Metrics]:
+            if images is not None:
+                batch = {**batch, "image": images[batch["index"]]}
+            return step(state, batch, key)
+
+        def several(
+            state: TrainState, batches: Batch, key: jax.Array, images: jax.Array | None
+        ) -> tuple[TrainState, Metrics]:
+            state, metrics = jax.lax.scan(
+                lambda state, batch: one(state, batch, key, images), state, batches
+            )
+            return state, jax.tree.map(lambda values: values[-1], metrics)
+
+        def compiled(function: Callable, batches: NamedSharding) -> Callable:
+            whole = placement.replicated
+            return jax.jit(
+                function,
+                donate_argnums=0,
+                # Images are an argument: closed over, they would be a constant of the program.
+                in_shardings=(whole, batches, whole, whole),
+                out_shardings=whole,
+            )
+
+        self._one = compiled(one, placement.sharded)
+        self._several = compiled(several, placement.stacked)
+        self._images = images
+
+    def __call__(
+        self, state: TrainState, batch: Batch, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """One step over a batch [b, ...]."""
+        return self._one(state, batch, key, self._images)
+
+    def several(
+        self, state: TrainState, batches: Batch, key: jax.Array
+    ) -> tuple[TrainState, Metrics]:
+        """k steps over batches [k, b, ...] from `Placement.put_stacked`; metrics of the last."""
+        return self._several(state, batches, key, self._images)
