@@ -22,6 +22,8 @@ STUDIES = {
     "cosface": "CosFace",
     "softmax": "Softmax",
     "rnn": "RNN",
+    "lstm": "LSTM",
+    "gru": "GRU",
 }
 AT_THE_MARGIN = (
     "The loss sits at the margin ({loss:.3f} of {margin:g}): all points coincide, positives at a "

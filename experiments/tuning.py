@@ -1,0 +1,170 @@
+"""The Optuna study behind `experiments.tune`: what is searched, its file, its plots."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from jaxssl.errors import InputError
+
+if TYPE_CHECKING:
+    import optuna
+
+
+class Between(NamedTuple):
+    """A number from `low` to `high`, evenly or on a log scale."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+def log(low: float, high: float) -> Between:
+    """Every order of magnitude alike."""
+    return Between(low, high, log=True)
+
+
+# name -> one of a tuple, a whole number of a range, or a number between two.
+Space = Mapping[str, tuple[int, ...] | range | Between]
+
+
+def distributions(space: Space) -> dict[str, Any]:
+    """The space as Optuna wants it."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+    def distribution(where: tuple[int, ...] | range | Between) -> Any:
+        match where:
+            case Between():
+                return FloatDistribution(where.low, where.high, log=where.log)
+            case range():
+                return IntDistribution(where[0], where[-1], step=where.step)
+            case _:
+                return CategoricalDistribution(where)
+
+    return {name: distribution(where) for name, where in space.items()}
+
+
+@contextlib.contextmanager
+def open_study(
+    storage: Path, settings: Mapping[str, Any], *, seed: int, warm_up: int
+) -> Iterator[optuna.Study]:
+    """The study in a SQLite file, new or going on, held by one process at a time.
+
+    A trial that was running when its process ended fails, and waits to be tried again.
+
+    Args:
+      storage: the file.
+      settings: what all trials must share, so that their values can be compared.
+      seed: of what is drawn.
+      warm_up: validations before which nothing is pruned.
+
+    Raises:
+      InputError: the file is in use, is something else, cannot be written, or holds a study of
+        other settings; these are named.
+    """
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with _locked(storage):
+        try:
+            database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
+            study = optuna.create_study(
+                storage=database,
+                study_name="tune",
+                direction="maximize",
+                load_if_exists=True,
+                pruner=optuna.pruners.MedianPruner(n_warmup_steps=warm_up),
+            )
+        except (SQLAlchemyError, RuntimeError) as error:
+            why = str(error).splitlines()[0]
+            raise InputError(f"--storage {storage} is no Optuna study: {why}") from None
+        # A sampler with the same seed again would draw the first trials again.
+        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+        try:
+            _compare_or_note(study, storage, json.loads(json.dumps(settings)))
+            _retry_interrupted(study)
+            yield study
+        finally:
+            database.remove_session()
+            database.engine.dispose()
+
+
+def trials(study: optuna.Study, *states: str) -> list[optuna.trial.FrozenTrial]:
+    """Those in one of the states: "complete", "pruned", "fail", "running", "waiting"."""
+    from optuna.trial import TrialState
+
+    return study.get_trials(states=[TrialState[state.upper()] for state in states])
+
+
+def folder_name(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
+    """The trial's number, or that of the one that it tries again."""
+    return trial.user_attrs.get("folder", f"{trial.number:04}")
+
+
+def draw(study: optuna.Study, folder: Path) -> None:
+    """Optuna's own plots as SVG, by matplotlib: its others need plotly."""
+    import warnings
+
+    import matplotlib
+
+    matplotlib.use("agg")
+    import matplotlib.pyplot as plt
+    from optuna.visualization import matplotlib as plots
+
+    names = ["optimization_history", "intermediate_values", "slice", "parallel_coordinate"]
+    if len({trial.value for trial in trials(study, "complete")}) > 1:
+        names.append("param_importances")
+    folder.mkdir(exist_ok=True)
+    for name in names:
+        # Each sets a style for the whole process, and warns of being experimental, or of an axis
+        # where all trials have one value.
+        with plt.rc_context(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            getattr(plots, f"plot_{name}")(study)
+            plt.savefig(folder / f"{name}.svg", bbox_inches="tight")
+            plt.close()
+
+
+@contextlib.contextmanager
+def _locked(storage: Path) -> Iterator[None]:
+    """One process a study: a trial that runs when it is opened was therefore cut short."""
+    import fcntl
+
+    try:
+        storage.parent.mkdir(parents=True, exist_ok=True)
+        file = open(storage.parent / ".lock", "w")  # noqa: SIM115 closed below
+    except OSError as error:
+        raise InputError(f"--storage {storage} cannot be written: {error.strerror}") from None
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise InputError(f"--storage {storage} is in use by another process") from None
+        yield
+
+
+def _compare_or_note(study: optuna.Study, storage: Path, new: dict[str, Any]) -> None:
+    old = study.user_attrs.get("settings", {})
+    differing = [
+        f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
+        for name in sorted(old.keys() | new.keys())
+        if old.get(name) != new.get(name)
+    ]
+    # What only ever failed, by a folder that was misspelt for one, binds nobody.
+    if differing and trials(study, "complete", "pruned", "running"):
+        raise InputError(
+            f"--storage {storage} holds another study: {'; '.join(differing)}. "
+            "Use its settings to go on, or another --storage"
+        )
+    study.set_user_attr("settings", new)
+
+
+def _retry_interrupted(study: optuna.Study) -> None:
+    for trial in trials(study, "running"):
+        study.tell(trial.number, state=trial.state.FAIL)
+        study.enqueue_trial(trial.params, user_attrs={"folder": folder_name(trial)})
+        print(f"trial {trial.number} was cut short: it goes on as the next")

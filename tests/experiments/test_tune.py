@@ -1,0 +1,236 @@
+"""The search around a program that trains nothing, and around the row classifier."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import itertools
+import json
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
+
+import matplotlib
+import optuna
+import pytest
+
+from experiments import cli, protocol, rnn, tune, tuning
+from experiments.tuning import log
+from jaxssl.errors import InputError, NonFiniteLoss, Stopped
+from jaxssl.training.runs import read_metrics
+
+pytestmark = pytest.mark.program
+
+SPACE = {"hidden": (4, 8, 16), "learning_rate": log(1e-4, 1e-1)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(protocol.Protocol):
+    epochs: int = 8
+    evaluate_epochs: float = 1.0
+    hidden: int = 4
+    learning_rate: float = 0.1
+
+
+class Stub(SimpleNamespace):
+    """A program whose validations are given: [(loss, accuracy), ...] of a configuration."""
+
+    Config = Config
+    PRESETS: ClassVar = {"digits": Config()}
+    configs: list
+    curve = staticmethod(lambda config: [(1.0, 0.2), (0.5, 0.5 + config.learning_rate), (0.7, 0.1)])
+
+    def main(self, config, on_validation):
+        self.configs.append(config)
+        file = Path(config.run_dir) / "metrics.jsonl"
+        done = len(read_metrics(file))  # as the loop goes on from a checkpoint
+        for loss, accuracy in itertools.islice(self.curve(config), done, None):
+            on_validation({"loss": loss, "accuracy": accuracy})
+            with open(file, "a") as rows:
+                rows.write(json.dumps({"split": "val", "loss": loss, "accuracy": accuracy}) + "\n")
+
+
+@pytest.fixture
+def stub(monkeypatch) -> Stub:
+    program = Stub(configs=[])
+    monkeypatch.setattr(tuning, "draw", lambda study, folder: None)  # seconds each
+    monkeypatch.setitem(sys.modules, "experiments.stub", program)
+    monkeypatch.setitem(tune.SEARCHES, "stub", ("accuracy", SPACE))
+    return program
+
+
+def search(folder: Path, *flags: str, trials: int = 3) -> list[optuna.trial.FrozenTrial]:
+    """The command, in this process; the trials that are in the storage after it."""
+    arguments = ["stub", "--trials", str(trials), "--storage", str(folder / "study.sqlite"), *flags]
+    tune.main(*tune.parse(arguments))
+    return trials_in(folder)
+
+
+def trials_in(folder: Path) -> list[optuna.trial.FrozenTrial]:
+    return optuna.load_study(study_name="tune", storage=f"sqlite:///{folder}/study.sqlite").trials
+
+
+def error_of(*arguments, kind=InputError, **options) -> str:
+    with pytest.raises(kind) as error:
+        search(*arguments, **options)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def test_the_best_of_the_trials_is_a_config_of_the_program(stub, tmp_path, capsys):
+    trials = search(tmp_path, "--seed", "7", "--cpu", trials=4)
+    # The accuracy where the loss was lowest, whatever came later.
+    rates = [config.learning_rate for config in stub.configs]
+    assert [trial.value for trial in trials] == pytest.approx([0.5 + rate for rate in rates])
+    assert all(config.seed == 7 and config.cpu for config in stub.configs)
+    assert {config.hidden for config in stub.configs} <= {4, 8, 16}
+    best = max(stub.configs, key=lambda config: config.learning_rate)
+    file = tmp_path / "best.json"
+    out = capsys.readouterr().out
+    assert out.endswith(f"run it: python -m experiments.stub --config {file}\n")
+    again = cli.parse(["--config", str(file)], stub.PRESETS)
+    assert again == dataclasses.replace(best, run_dir="", cpu=False, config=str(file))
+
+
+def test_going_on_adds_trials_that_are_new(stub, tmp_path):
+    search(tmp_path, trials=2)
+    trials = search(tmp_path, trials=5)
+    assert [trial.number for trial in trials] == [0, 1, 2, 3, 4]
+    assert len(stub.configs) == 5
+    assert len({config.learning_rate for config in stub.configs}) == 5
+
+
+@pytest.mark.parametrize("end", [KeyboardInterrupt, Stopped])
+def test_what_was_cut_short_goes_on_in_its_folder(stub, tmp_path, end):
+    def curve(config):
+        for i, validation in enumerate(Stub.curve(config)):
+            if len(stub.configs) == 2 and i == 1:
+                raise end("here")
+            yield validation
+
+    stub.curve = curve
+    if end is Stopped:
+        assert error_of(tmp_path, kind=end) == "stopped in trial 1; the same command goes on"
+    else:
+        with pytest.raises(end):
+            search(tmp_path)
+    trials = search(tmp_path)
+    states = [trial.state.name for trial in trials]
+    assert states == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert stub.configs[2] == stub.configs[1]
+    assert trials[2].params == trials[1].params
+    assert list(trials[2].intermediate_values) == [2, 3]  # the first was not trained again
+    assert len({config.run_dir for config in stub.configs}) == 3
+
+
+def test_trials_under_the_median_are_pruned_after_a_quarter(stub, tmp_path):
+    stub.curve = lambda config: [(1.0, 0.9 if len(stub.configs) <= 5 else 0.1)] * 8
+    trials = search(tmp_path, trials=6)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 5 + ["PRUNED"]
+    assert list(trials[5].intermediate_values) == [1, 2]
+
+
+def test_a_loss_that_is_not_finite_ends_the_trial_alone(stub, tmp_path, capsys):
+    def curve(config):
+        if len(stub.configs) == 1:
+            raise NonFiniteLoss("at step 3")
+        return Stub.curve(config)
+
+    stub.curve = curve
+    states = [trial.state.name for trial in search(tmp_path)]
+    assert states == ["PRUNED", "COMPLETE", "COMPLETE"]
+    assert "trial 0: its loss was not finite; " in capsys.readouterr().out
+
+
+def test_another_search_does_not_go_on(stub, tmp_path):
+    search(tmp_path, trials=1)
+    assert "epochs was 8, is 9" in error_of(tmp_path, "--epochs", "9")
+    found = error_of(tmp_path, "--hidden", "4")  # given, so not searched
+    assert "search of hidden was '(4, 8, 16)', is None" in found
+    search(tmp_path, "--log-every", "5", trials=1)  # changes nothing that is computed
+
+
+def test_bad_input_is_one_line(stub, tmp_path):
+    with pytest.raises(InputError, match="'vgg' is no program to tune: choose rnn, softmax"):
+        tune.parse(["vgg"])
+    assert "nothing to search" in error_of(tmp_path, trials=0)
+    assert "0 settings" in error_of(tmp_path, "--hidden", "4", "--learning-rate", "1")
+    (tmp_path / "study.sqlite").write_text("no database " * 100)
+    assert "is no Optuna study: " in error_of(tmp_path)
+    (tmp_path / "study.sqlite").unlink()
+    with open(tmp_path / ".lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert error_of(tmp_path).endswith("study.sqlite is in use by another process")
+
+    def refuse(config):
+        raise InputError("--batch-size 4096 is larger than the images")
+
+    stub.curve = refuse
+    assert "--batch-size 4096" in error_of(tmp_path)
+    stub.curve = Stub.curve
+    search(tmp_path, "--epochs", "9", trials=1)  # a mistake binds nobody
+
+
+def test_a_study_without_an_end_has_no_best(stub, tmp_path):
+    def diverge(config):
+        raise NonFiniteLoss("at step 3")
+
+    stub.curve = diverge
+    assert error_of(tmp_path).startswith("none of 3 trials came to its end")
+    assert not (tmp_path / "best.json").exists()
+
+
+@pytest.mark.parametrize("program", tune.SEARCHES)
+def test_every_search_is_of_flags_of_its_program(program):
+    name, config, space = tune.parse([program, "--dataset", "digits"])
+    assert name == program
+    assert space.keys() <= {field.name for field in dataclasses.fields(config)}
+    assert space == tune.SEARCHES[program][1]
+    distributions = tuning.distributions(space)
+    assert distributions.keys() == space.keys()
+    _, config, rest = tune.parse([program, "--learning-rate=0.5"])
+    assert config.learning_rate == 0.5
+    assert rest.keys() == space.keys() - {"learning_rate"}
+
+
+def test_the_search_of_the_row_classifiers_is_the_studys():
+    found = tuning.distributions(tune.SEARCHES["rnn"][1])
+    assert found["hidden"].choices == (128, 256, 512)
+    assert found["layers"].choices == (1, 3, 5)
+    assert found["l2"].choices == found["l3"].choices == (16, 32, 64)
+    for name, low in {"learning_rate": 1e-4, "weight_decay": 5e-4}.items():
+        assert (found[name].low, found[name].high, found[name].log) == (low, 1e-1, True)
+    assert (found["batch_size"].low, found["batch_size"].high) == (32, 256)
+
+
+def test_a_trial_of_the_row_classifier_and_one_more(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    small = ["--seen", "0", "1", "2", "--hidden", "8", "--layers", "1", "--batch-size", "64"]
+    small += ["--l2", "8", "--l3", "8", "--steps", "4", "--evaluate-epochs", ".4", "--image-size"]
+    small += ["8", "--cell", "rnn", "--storage", str(tmp_path / "study.sqlite")]
+    with monkeypatch.context() as patch:
+        patch.setattr(tuning, "draw", lambda study, folder: None)
+        tune.main(*tune.parse(["rnn", *small, "--trials", "1"]))
+    tune.main(*tune.parse(["rnn", *small, "--trials", "2"]))
+    trials = trials_in(tmp_path)
+    assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
+    for trial in trials:
+        folder = tmp_path / "trials" / f"{trial.number:04}"
+        config = json.loads((folder / "config.json").read_text())["config"]
+        assert config.items() >= trial.params.items()
+        rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "val"]
+        reported = {i: row["accuracy"] for i, row in enumerate(rows, start=1)}
+        assert trial.intermediate_values == reported
+        assert trial.value == min(rows, key=lambda row: row["loss"])["accuracy"]
+        assert "step 4/4" in (folder / "log.txt").read_text()
+        # No image of the test was embedded, and no checkpoints are kept.
+        assert not {"embeddings", "results.json", "checkpoints"} & {
+            f.name for f in folder.iterdir()
+        }
+    drawn = {plot.stem for plot in (tmp_path / "plots").iterdir()}
+    assert {"optimization_history", "intermediate_values", "slice"} <= drawn
+    assert matplotlib.rcParams["axes.facecolor"] == "white"  # Optuna's style stays in its plots
+    best = cli.parse(["--config", str(tmp_path / "best.json")], rnn.PRESETS)
+    winner = max(trials, key=lambda trial: trial.value)
+    assert vars(best).items() >= winner.params.items()
