@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from experiments.protocol import Data, Protocol
-from jaxssl.analysis import embeddings, report, results
+from jaxssl.analysis import embeddings, evaluation, report, results
 from jaxssl.augment.views import to_float
 from jaxssl.data.images import ImageSet
 from jaxssl.data.scan import default_cache_dir
@@ -129,7 +129,9 @@ def judge(
             save_table(path, images, name, raw_pixels(images), pixels)
         if classify is not None:
             logits = embed(classify, states[config.judge], data.test, placement)
-            record["classification"] = classification(logits, data.test)
+            record["classification"] = evaluation.classification(
+                logits, data.test.labels, data.test.class_names
+            )
     results.write_json(run.path / "results.json", record)
     with _timed("analysis", seconds):
         numbers = results.analyse(
@@ -165,23 +167,6 @@ def raw_pixels(images: ImageSet) -> np.ndarray:
         return np.asarray(resized, np.float32).ravel() / 255
 
     return np.stack([flat(images[i]["image"]) for i in range(len(images))])
-
-
-def classification(logits: np.ndarray, images: ImageSet) -> dict[str, Any]:
-    """What a classifier gets right, in total and per class, and takes for what.
-
-    `confusion[i][j]` counts the images of class i that it gives to class j.
-    """
-    k = len(images.class_names)
-    confusion = np.zeros((k, k), int)
-    np.add.at(confusion, (images.labels, logits.argmax(axis=1)), 1)
-    right = np.diagonal(confusion) / confusion.sum(axis=1)
-    return {
-        "accuracy": float(np.trace(confusion) / confusion.sum()),
-        "per_class": dict(zip(images.class_names, right.tolist(), strict=True)),
-        "confusion": confusion.tolist(),
-        "classes": list(images.class_names),
-    }
 
 
 def headline(numbers: Mapping[str, Any]) -> str:

@@ -88,6 +88,9 @@ class Protocol:
     """Folder of the run; the same again resumes. Default: runs/<study>-<dataset>-<time>."""
     evaluate_epochs: float = 5.0
     """Epochs between validations; a checkpoint follows each."""
+    keep_every: float = 0.0
+    """Epochs between checkpoints that stay, for the accuracy over epochs of linear_eval; 0: only
+    the newest two and the best stay."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     save_minutes: float = 10.0
@@ -135,6 +138,7 @@ class Protocol:
 MAY_DIFFER = frozenset(
     {
         *("data_dir", "run_dir", "preset", "config", "steps", "log_every", "save_minutes"),
+        "keep_every",
         *("on_bad_image", "judge", "draws", "labels", "tpu", "gpu", "cpu", "describe"),
     }
 )
@@ -145,7 +149,7 @@ LEAST = {
     **dict.fromkeys(("batch_size", "epochs", "steps", "image_size", "log_every", "features"), 1),
     **dict.fromkeys(("width", "steps_per_dispatch"), 1),
     **dict.fromkeys(("layers", "hidden", "l2", "l3", "plateau"), 1),
-    **dict.fromkeys(("seed", "margin", "patience", "images_per_class"), 0),
+    **dict.fromkeys(("seed", "margin", "patience", "images_per_class", "keep_every"), 0),
     **dict.fromkeys(("hard_negatives_from", "hard_positives_from"), 0),
     **dict.fromkeys(("weight_decay", "warmup"), 0),
     "draws": 2,

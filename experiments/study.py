@@ -89,7 +89,10 @@ def run(
 
     with (
         protocol.open_run(config, name, data, initial) as folder,
-        Checkpoints(folder.path / "checkpoints") as checkpoints,
+        Checkpoints(
+            folder.path / "checkpoints",
+            keep_every=round(config.keep_every * plan.steps_per_epoch),
+        ) as checkpoints,
     ):
         _save_what_goes_in(folder, data, view, config.seed)
         images = None

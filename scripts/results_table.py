@@ -1,6 +1,8 @@
 """The README's table of label efficiency, from run folders that differ in their seed alone.
 
 `python scripts/results_table.py RUN RUN RUN --log results/NAME.json` also keeps the numbers.
+`python scripts/results_table.py --finetune FOLDER ...` is the table of fine-tunings: what they
+start from, and what is trained, a row; folders that differ in their seed alone share one.
 """
 
 from __future__ import annotations
@@ -35,7 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("runs", nargs="+", type=Path)
     parser.add_argument("--log", type=Path)
+    parser.add_argument("--finetune", action="store_true")
     arguments = parser.parse_args()
+    if arguments.finetune:
+        return print_finetunings(arguments.runs)
     runs = []
     for folder in arguments.runs:
         record = json.loads((folder / "config.json").read_text())
@@ -64,6 +69,22 @@ def main() -> None:
                 log = log.replace(run["config"]["config"].get(name) or stand_in, stand_in)
         arguments.log.parent.mkdir(exist_ok=True)
         arguments.log.write_text(log + "\n")
+
+
+def print_finetunings(folders: list[Path]) -> None:
+    """Top-1, top-3 and top-5 of the test images, by start and by what is trained."""
+    groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
+    for folder in folders:
+        results = json.loads((folder / "results.json").read_text())
+        facts = results["protocol"]
+        key = (facts["start"], facts["trained"], f"{facts['label_fraction']:.0%}")
+        groups.setdefault(key, []).append(results["classification"]["top"])
+    guesses = list(dict.fromkeys(n for tops in groups.values() for top in tops for n in top))
+    print(f"| start | trained | labels | {' | '.join(f'top-{n}' for n in guesses)} | seeds |")
+    print("|---|---|---|" + "---|" * (len(guesses) + 1))
+    for key, tops in groups.items():
+        cells = [_mean_and_spread([top[n] for top in tops]) for n in guesses]
+        print(f"| {' | '.join((*key, *cells, str(len(tops))))} |")
 
 
 def _mean_and_spread(values: list[float]) -> str:

@@ -25,6 +25,7 @@ from jaxssl.analysis.drawing import (
 )
 
 __all__ = [
+    "accuracy_over_epochs",
     "image_sheet",
     "label_efficiency",
     "metric_names",
@@ -214,6 +215,35 @@ def label_efficiency(
 def _within(tick: int, rows: Sequence[Mapping[str, Any]]) -> bool:
     labels = [row["labels"] for row in rows]
     return min(labels) * 0.8 <= tick <= max(labels) * 1.25
+
+
+@matplotlib.rc_context(STYLE)
+def accuracy_over_epochs(rows: Sequence[Mapping[str, float]]) -> Figure:
+    """Linear and kNN accuracy of a run's checkpoints.
+
+    Args:
+        rows: `epoch`, and `linear` and `knn` in 0-1; epoch 0 is the untrained network, whose level
+            is drawn dashed.
+
+    Returns:
+        The figure.
+
+    Example:
+        >>> rows = [{"epoch": e, "linear": 0.1 * e, "knn": 0.1} for e in (0, 5)]
+        >>> [line.get_label() for line in accuracy_over_epochs(rows).axes[0].lines[::2]]
+        ['linear', 'kNN']
+    """
+    figure, (ax,) = _panels(1, 1, width=6.4, height=3.6)
+    for i, (name, title) in enumerate({"linear": "linear", "knn": "kNN"}.items()):
+        marker, color = MARKERS[i], PALETTE[i]
+        x, y = zip(*((row["epoch"], row[name]) for row in rows), strict=True)
+        ax.plot(x, y, marker + "-", color=color, label=title)
+        untrained = [row[name] for row in rows if row["epoch"] == 0]
+        for level in untrained:
+            ax.axhline(level, color=color, linestyle="--", linewidth=1.2, label="_untrained")
+    ax.set(xlabel="epoch", ylabel="accuracy on the test images")
+    ax.legend(loc="lower right")
+    return figure
 
 
 @matplotlib.rc_context(STYLE)

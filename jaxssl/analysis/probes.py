@@ -1,4 +1,4 @@
-"""How good frozen embeddings are: classifiers on few labels, kNN and linear evaluation."""
+"""How good frozen embeddings are: classifiers on few labels, weighted kNN on all."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def label_efficiency(
         for position, n in enumerate(counts):
             rng = np.random.default_rng([seed, draw, n])
             train = pool[stratified_sample(labels[pool], n, rng)]
-            with _one_thread():
+            with one_thread():
                 predicted = _predict(vectors[train], labels[train], vectors[test], classifiers)
             scores[position, :, draw] = [_balanced_accuracy(labels[test], p) for p in predicted]
             if progress is not None:
@@ -109,26 +109,57 @@ def knn_accuracy(
     bank_labels: np.ndarray,
     queries: np.ndarray,
     query_labels: np.ndarray,
-    *,
-    k: int = 200,
-    temperature: float = 0.1,
-    block: int = 256,
+    **options: Any,
 ) -> float:
     """Share of queries whose class wins the weighted vote of their nearest neighbours.
-
-    The k bank images of highest cosine each vote for their class with weight exp(cos / T).
 
     Args:
         bank: `[n, d]`, labelled.
         bank_labels: int `[n]`, 0 or more.
         queries: `[m, d]`.
         query_labels: int `[m]`.
+        **options: `k`, `temperature` and `block` of `knn_votes`.
+
+    Returns:
+        Top-1 accuracy, 0 to 1.
+
+    Raises:
+        ValueError: as `knn_votes`.
+
+    Example:
+        >>> bank = np.array([[1.0, 0.0], [0.0, 1.0]])
+        >>> knn_accuracy(bank, np.array([0, 1]), np.array([[2.0, 1.0]]), np.array([0]), k=2)
+        1.0
+    """
+    check_pair(bank, np.asarray(bank_labels), queries, np.asarray(query_labels))
+    votes = knn_votes(bank, bank_labels, queries, **options)
+    return float((votes.argmax(axis=1) == query_labels).mean())
+
+
+def knn_votes(
+    bank: np.ndarray,
+    bank_labels: np.ndarray,
+    queries: np.ndarray,
+    *,
+    k: int = 200,
+    temperature: float = 0.1,
+    block: int = 256,
+) -> np.ndarray:
+    """The weighted votes of each query's nearest neighbours for every class.
+
+    The k bank images of highest cosine each vote for their class with weight exp(cos / T), here
+    relative to the nearest one's weight: the order is the same, and exp(1 / T) cannot overflow.
+
+    Args:
+        bank: `[n, d]`, labelled.
+        bank_labels: int `[n]`, 0 or more.
+        queries: `[m, d]`.
         k: neighbours, 1 or more; all of the bank where it is smaller.
         temperature: T, above 0.
         block: queries at a time; memory is block·n.
 
     Returns:
-        Top-1 accuracy, 0 to 1.
+        float64 `[m, highest label + 1]`.
 
     Raises:
         ValueError: shapes that do not fit, k or temperature out of range.
@@ -139,74 +170,31 @@ def knn_accuracy(
 
     Example:
         >>> bank = np.array([[1.0, 0.0], [0.0, 1.0]])
-        >>> knn_accuracy(bank, np.array([0, 1]), np.array([[2.0, 1.0]]), np.array([0]), k=2)
-        1.0
+        >>> knn_votes(bank, np.array([0, 1]), np.array([[5.0, 0.0]]), k=2).round(5)
+        array([[1.0e+00, 5.0e-05]])
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k is {k} and temperature {temperature}: 1 or more, and above 0")
-    bank_labels, query_labels = np.asarray(bank_labels), np.asarray(query_labels)
-    _check_pair(bank, bank_labels, queries, query_labels)
+    bank_labels = np.asarray(bank_labels)
+    check_pair(bank, bank_labels, queries, np.empty(np.shape(queries)[:1]))
     x, y = as_points(queries, "angular"), as_points(bank, "angular")
     k = min(k, len(y))
-    right = 0
+    votes = np.zeros((len(x), bank_labels.max() + 1))
     for top in range(0, len(x), block):
         cosines = x[top : top + block] @ y.T
         nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
         close = np.take_along_axis(cosines, nearest, axis=1)
-        # Relative to the nearest: the winner is the same, and exp(1 / T) cannot overflow.
         weights = np.exp((close - close.max(axis=1, keepdims=True)) / temperature)
-        votes = np.zeros((len(close), bank_labels.max() + 1))
-        np.add.at(votes, (np.arange(len(close))[:, None], bank_labels[nearest]), weights)
-        right += int((votes.argmax(axis=1) == query_labels[top : top + block]).sum())
-    return right / len(x)
-
-
-def linear_accuracy(
-    train: np.ndarray,
-    train_labels: np.ndarray,
-    test: np.ndarray,
-    test_labels: np.ndarray,
-    *,
-    top: Sequence[int] = (1, 3),
-) -> dict[str, float]:
-    """Linear evaluation: logistic regression on frozen, standardised features.
-
-    Args:
-        train: `[n, d]`.
-        train_labels: int `[n]`, two classes or more.
-        test: `[m, d]`.
-        test_labels: int `[m]`.
-        top: the numbers t of guesses allowed.
-
-    Returns:
-        `{"top1": …, "top3": …}`: the share of test images whose class is among the t most probable,
-        0 to 1.
-
-    Raises:
-        ValueError: shapes that do not fit.
-
-    Example:
-        >>> x, y = np.array([[-1.0], [-2.0], [1.0], [2.0]]), np.array([0, 0, 1, 1])
-        >>> linear_accuracy(x, y, x, y, top=[1])
-        {'top1': 1.0}
-    """
-    from sklearn.preprocessing import StandardScaler
-
-    train_labels, test_labels = np.asarray(train_labels), np.asarray(test_labels)
-    _check_pair(train, train_labels, test, test_labels)
-    scaler = StandardScaler().fit(train)
-    with _one_thread():
-        model = _logistic(scaler.transform(train), train_labels)
-    # decision_function has one column for two classes, probabilities have two.
-    ranked = np.argsort(-model.predict_proba(scaler.transform(test)), axis=1, kind="stable")
-    hits = model.classes_[ranked] == test_labels[:, None]
-    return {f"top{t}": float(hits[:, :t].any(axis=1).mean()) for t in top}
+        rows = np.arange(top, top + len(close))[:, None]
+        np.add.at(votes, (rows, bank_labels[nearest]), weights)
+    return votes
 
 
 def _predict(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, classifiers: Sequence[str]
 ) -> list[np.ndarray]:
     """Labels predicted for `test`, an array a classifier."""
+    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import euclidean_distances
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
@@ -227,17 +215,12 @@ def _predict(
             model = KNeighborsClassifier(min(10, len(train)), metric="precomputed")
             predicted.append(model.fit(near, labels).predict(far))
         else:
-            predicted.append(_logistic(train, labels).predict(test))
+            model = LogisticRegression(max_iter=1000)
+            predicted.append(model.fit(train, labels).predict(test))
     return predicted
 
 
-def _logistic(train: np.ndarray, labels: np.ndarray) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(max_iter=1000).fit(train, labels)
-
-
-def _one_thread() -> AbstractContextManager[object]:
+def one_thread() -> AbstractContextManager[object]:
     """For thousands of small matrix products.
 
     With two BLAS threads on two cores that had other work, logistic regression took 10 to 40
@@ -294,9 +277,10 @@ def _check(
     return labels
 
 
-def _check_pair(
+def check_pair(
     bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, query_labels: np.ndarray
 ) -> None:
+    """Refuse what is not [n, d], [n], [m, d], [m]."""
     shapes = [np.shape(array) for array in (bank, bank_labels, queries, query_labels)]
     b, bl, q, ql = shapes
     fits = len(b) == len(q) == 2 and b[1] == q[1] and bl == b[:1] and ql == q[:1]

@@ -35,7 +35,7 @@ SMALL = {"seen": ("0", "1", "2"), "unseen": ("6", "7"), "batch_size": 64, "log_e
 OWN = {
     # 403 images, two steps an epoch: negatives turn hard within the four steps of a run.
     "triplet": {"batch_size": 192, "images_per_class": 64, "hard_negatives_from": 1},
-    "cosface": {"kind": "cosface", "margin": 0.35},
+    "cosface": {"kind": "cosface"},
 }
 
 
@@ -100,12 +100,13 @@ def cross_entropy(logits, labels):
 
 def margin_loss(cosines, labels, config):
     true = labels[:, None] == np.arange(cosines.shape[1])
+    margin = arcface.margin_of(config)
     if config.kind == "cosface":
-        widened = cosines - config.margin
+        widened = cosines - margin
     else:
         angle = np.arccos(np.clip(cosines, -1, 1))
-        assert (angle[true] < np.pi - config.margin).all()
-        widened = np.cos(angle + config.margin)
+        assert (angle[true] < np.pi - margin).all()
+        widened = np.cos(angle + margin)
     return cross_entropy(config.scale * np.where(true, widened, cosines), labels)
 
 

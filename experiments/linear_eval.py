@@ -1,0 +1,166 @@
+"""Linear evaluation: what the frozen network of a finished run knows of the classes.
+
+`python -m experiments.linear_eval runs/simclr-digits-...`
+
+Features of the run's own training, validation and test images, then on them a linear classifier
+trained to convergence and a weighted kNN (k = 200, T = .1), beside the same network with random
+weights and raw pixels. `--checkpoint all` adds the accuracy over epochs, of the checkpoints that
+the run kept (`--keep-every` of the training programs).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import tyro
+
+from experiments import cli, trained
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from jaxssl.data.images import ImageSet
+    from jaxssl.training.state import TrainState
+
+    Sets = dict[str, ImageSet]
+    Features = dict[str, np.ndarray]
+
+# Of the accuracy over epochs: right to a per cent, and a checkpoint takes seconds.
+FEW = {"train": 5000, "val": 1000, "test": 2000}
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """The flags of linear evaluation."""
+
+    run_dir: tyro.conf.Positional[str] = ""
+    """The folder of a run."""
+    data_dir: str = ""
+    """Where its images are; default: where they were."""
+    layer: str = "h"
+    """h, the encoder's output; z, the head's; or a layer by the path that --describe prints, whose
+    maps give their mean."""
+    checkpoint: str = "best"
+    """best (on validation), last, a step, or all: the best, and the accuracy over epochs."""
+    label_fraction: float = 1.0
+    """Of the training labels, by class."""
+    seed: int = 0
+    """Of the labels drawn, the maps and the images shown."""
+    out: str = ""
+    """Folder of numbers and page. Default: RUN/linear_eval."""
+    tpu: bool = False
+    """Demand a TPU."""
+    gpu: bool = False
+    """Demand a GPU."""
+    cpu: bool = False
+    """Stay on the CPU."""
+
+
+def main(config: Config) -> None:
+    """Run, images, features, numbers, page."""
+    run = trained.open_run(
+        config.run_dir, data_dir=config.data_dir, tpu=config.tpu, gpu=config.gpu, cpu=config.cpu
+    )
+    import jax
+
+    from experiments import judging
+    from jaxssl.analysis import evaluation, neighbours
+    from jaxssl.training import devices, runs
+
+    # Run and images.
+    begin = time.monotonic()
+    every = run.steps() if config.checkpoint == "all" else []
+    step = run.step("best" if every else config.checkpoint)
+    placement = devices.data_placement(jax.device_count())
+    model = run.model()
+    encode = judging.compile_encode(model, placement, trained.layer_output(model, config.layer))
+    state, untrained = run.restore(step, placement), run.untrained(placement)
+    data = run.load_data()
+    labelled = trained.labelled(data, config.label_fraction, seed=config.seed)
+    sets = {"train": labelled, "val": data.val, "test": data.test}
+
+    # Features and numbers, of the network and of what knows nothing.
+    def features(state: TrainState, sets: Sets) -> Features:
+        return {name: judging.embed(encode, state, x, placement) for name, x in sets.items()}
+
+    vectors = features(state, sets)
+    row, scores = evaluation.evaluate(vectors, _labels(sets))
+    pixels = {name: judging.raw_pixels(images) for name, images in sets.items()}
+    rows = [
+        {"embedding": config.layer, **row},
+        {"embedding": "untrained", **_row(features(untrained, sets), sets)},
+        {"embedding": "raw_pixels", **_row(pixels, sets)},
+    ]
+    near = neighbours.find(
+        vectors["test"], vectors["train"], test=data.test, train=labelled, seed=config.seed
+    )
+    few = _few(sets, config.seed)
+    epochs = []
+    for at in [0, *every] if every else []:
+        row = _row(features(run.restore(at, placement) if at else untrained, few), few)
+        top = {name: row[name]["top"]["1"] for name in ("linear", "knn")}
+        epochs.append({"step": at, "epoch": run.epoch(at, data), **top})
+        print(f"  step {at}: linear {top['linear']:.1%}, kNN {top['knn']:.1%}", flush=True)
+
+    # Results and page.
+    chosen = "best" if every else config.checkpoint
+    protocol = {
+        **{name: getattr(run.config, name) for name in ("dataset", "encoder")},
+        **{name: getattr(config, name) for name in ("layer", "label_fraction", "seed")},
+        "run": run.folder.resolve().name,
+        "checkpoint": f"{chosen}: step {step}, epoch {run.epoch(step, data):.4g}",
+        "images": {name: len(images) for name, images in sets.items()},
+    }
+    page = evaluation.write(
+        Path(config.out or run.folder / "linear_eval"),
+        {
+            "protocol": protocol,
+            "rows": rows,
+            "classification": evaluation.classification(
+                scores, data.test.labels, data.test.class_names
+            ),
+            "epochs": epochs,
+            "neighbours": near.record(),
+            "wall_seconds": {"evaluation": time.monotonic() - begin},
+            "trained_by": run.record,
+            "devices": devices.summary(),
+        }
+        | runs.provenance(),
+        title=f"Linear evaluation of {run.title}",
+        points=evaluation.maps(vectors["test"], data.test.labels, seed=config.seed),
+        names=[data.test.class_names[label] for label in data.test.labels],
+        neighbours=near,
+    )
+    print(evaluation.headline(rows))
+    print(f"page: {page}")
+
+
+def _row(vectors: Features, sets: Sets) -> dict[str, Any]:
+    from jaxssl.analysis import evaluation
+
+    return evaluation.evaluate(vectors, _labels(sets))[0]
+
+
+def _labels(sets: Sets) -> dict[str, np.ndarray]:
+    return {name: images.labels for name, images in sets.items()}
+
+
+def _few(sets: Sets, seed: int) -> Sets:
+    """A part of the images, the same for every checkpoint."""
+    import numpy as np
+
+    from jaxssl.analysis.sampling import stratified_sample
+
+    def part(images: ImageSet, limit: int) -> ImageSet:
+        count = min(limit, len(images))
+        rows = stratified_sample(images.labels, count, np.random.default_rng(seed))
+        return images.subset(rows)
+
+    return {name: part(images, FEW[name]) for name, images in sets.items()}
+
+
+if __name__ == "__main__":
+    cli.run(main, {"linear_eval": Config()})
