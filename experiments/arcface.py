@@ -95,6 +95,9 @@ def margin_of(config: Config) -> float:
 
 def main(config: Config, on_validation: OnValidation | None = None) -> None:
     """Data, model, method, loop, evaluation."""
+    # As it is meant, so that the run folder says it too.
+    margin = margin_of(config)
+    config = dataclasses.replace(config, margin=margin)
     protocol.start(config)
     import jax.numpy as jnp
 
@@ -115,7 +118,6 @@ def main(config: Config, on_validation: OnValidation | None = None) -> None:
     view = protocol.view_of(config) if config.views else None
 
     # Method.
-    margin = margin_of(config)
     margin_loss = arcface_loss if config.kind == "arcface" else cosface_loss
 
     def loss(model: MarginEmbedder, images: jax.Array, labels: jax.Array) -> Loss:

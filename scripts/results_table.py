@@ -13,7 +13,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-LABELS = (30, 90, 300)
+from jaxssl.analysis.report import headline_labels
+
 NAMES = {
     "h": "**this embedding (h)**",
     "last": "h of the last epoch",
@@ -51,7 +52,8 @@ def main() -> None:
         parser.error("the runs differ in more than their seed")
 
     sets = dict.fromkeys(row["set"] for row in runs[0]["label_efficiency"])
-    columns = [*map(str, LABELS), "all"]
+    counted = [row for row in runs[0]["label_efficiency"] if not row.get("all")]
+    columns = [*map(str, headline_labels(counted)), "all"]
     print(f"| set | embedding | {' | '.join(f'{n} labels' for n in columns)} |")
     print("|---|---|" + "---|" * len(columns))
     for name in sets:
@@ -63,7 +65,8 @@ def main() -> None:
             print(f"| {name} | {title} | {' | '.join(cells)} |")
     if arguments.log:
         keep = ("config", "training", "wall_seconds", "label_efficiency", "sets", "spread")
-        log = json.dumps([{key: run[key] for key in keep} for run in runs], indent=0)
+        log = json.dumps(_short([{key: run[key] for key in keep} for run in runs]))
+        log = log.replace('{"set"', '\n{"set"')  # a row a line: a change can be read
         for run in runs:  # where this machine keeps things is nobody's business
             for name, stand_in in (("data_dir", "DIR"), ("run_dir", "RUN")):
                 log = log.replace(run["config"]["config"].get(name) or stand_in, stand_in)
@@ -85,6 +88,15 @@ def print_finetunings(folders: list[Path]) -> None:
     for key, tops in groups.items():
         cells = [_mean_and_spread([top[n] for top in tops]) for n in guesses]
         print(f"| {' | '.join((*key, *cells, str(len(tops))))} |")
+
+
+def _short(value: Any) -> Any:
+    """The same with five digits after the point, which is more than is known."""
+    if isinstance(value, dict):
+        return {name: _short(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_short(inner) for inner in value]
+    return round(value, 5) if isinstance(value, float) else value
 
 
 def _mean_and_spread(values: list[float]) -> str:
