@@ -291,6 +291,9 @@ Z = {"z_std": 0.9, "effective_rank": 20.0}
         ([{**TRIPLET, "loss": 0.3}, TRIPLET], {}, "collapsed"),
         ([TRIPLET, {**TRIPLET, "loss": 0.3}], {"test": GOOD}, "healthy"),
         ([{**TRIPLET, "d_ap": 0.4, "d_an": 0.41}], {"test": GOOD}, "healthy"),
+        # Measured: 21 classes of plankton after the switch to hard positives, and before it.
+        ([{**TRIPLET, "loss": 0.559, "d_ap": 0.090, "d_an": 0.031}], {"test": GOOD}, "collapsed"),
+        ([{**TRIPLET, "loss": 0.345, "d_ap": 0.245, "d_an": 0.401}], {"test": GOOD}, "healthy"),
         ([{**TRIPLET, "d_an": None}], {}, "unknown"),
     ],
 )
