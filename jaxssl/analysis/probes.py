@@ -170,8 +170,8 @@ def knn_votes(
 
     Example:
         >>> bank = np.array([[1.0, 0.0], [0.0, 1.0]])
-        >>> knn_votes(bank, np.array([0, 1]), np.array([[5.0, 0.0]]), k=2).round(5)
-        array([[1.0e+00, 5.0e-05]])
+        >>> knn_votes(bank, np.array([0, 1]), np.array([[5.0, 0.0]]), k=2).round(5).tolist()
+        [[1.0, 5e-05]]
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k is {k} and temperature {temperature}: 1 or more, and above 0")

@@ -183,7 +183,7 @@ def test_the_page_is_closed_offline_and_escaped(folder, page):
     links = [link for link in page.values("href") if not link.startswith("#")]
     assert len(links) >= 2 * 3
     for link in links:
-        assert re.match(r"^[^/:]+\.(png|json)$", unquote(link))
+        assert re.match(r"^[^/:]+\.(png|json|md)$", unquote(link))
         assert (folder / unquote(link)).stat().st_size > 0
     assert {path.name for path in folder.iterdir()} == {*map(unquote, links), "index.html"}
     sources = page.values("src") + page.values("xlink:href")
