@@ -65,6 +65,13 @@ def main() -> None:
             print(f"| {name} | {title} | {' | '.join(cells)} |")
     if arguments.log:
         keep = ("config", "training", "wall_seconds", "label_efficiency", "sets", "spread")
+        for run in runs:
+            every = run["label_efficiency"]
+            run["label_efficiency"] = [
+                row
+                for row in every
+                if row["labels"] in headline_labels([r for r in every if r["set"] == row["set"]])
+            ]
         log = json.dumps(_short([{key: run[key] for key in keep} for run in runs]))
         log = log.replace('{"set"', '\n{"set"')  # a row a line: a change can be read
         for run in runs:  # where this machine keeps things is nobody's business
