@@ -150,7 +150,7 @@ def differing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _baselines(trained: Sequence[Method]) -> list[Method]:
     encoders: dict[Any, Method] = {}
     for method in trained:
-        key = (method.settings.get("encoder"), method.settings.get("pretrained"))
+        key = (method.settings.get("encoder"), method.settings.get("pretrained") or None)
         encoders.setdefault(key, method)
     found = []
     for key, method in encoders.items():
