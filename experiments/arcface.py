@@ -47,6 +47,8 @@ class Config(protocol.Protocol):
     """Train on a random view of each image; --no-views: on the images as they are."""
     learning_rate: float = 0.001
     """Of Adam."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """cosine: down to 0 over the epochs, after a short warm-up."""
 
 
 PRESETS = {
@@ -68,10 +70,16 @@ def make_model(config: Config) -> MarginEmbedder:
 
 
 def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
-    """Adam at a constant rate."""
-    import optax
+    """Adam; a twentieth of the steps is a warm-up where the rate changes."""
+    from jaxssl.training import optimizers
 
-    return optax.adam(config.learning_rate)
+    return optimizers.make_optimizer(
+        "adam",
+        learning_rate=config.learning_rate,
+        total_steps=total_steps,
+        schedule=config.schedule,
+        warmup_steps=total_steps // 20 if config.schedule == "cosine" else 0,
+    )
 
 
 def margin_of(config: Config) -> float:
