@@ -41,7 +41,8 @@ class Config(protocol.Protocol):
     margin: float | None = None
     """In radians, not degrees (ArcFace; default .5), or in cosine (CosFace; default .35)."""
     scale: float = 16.0
-    """Multiplies the cosines. The papers' 64 is for thousands of classes: with few it stalls."""
+    """Multiplies the cosines. The papers' 64 is for thousands of classes; with 6 of plankton, tries
+    of 16 to 64 were alike and 8 was a little worse."""
     balanced: bool = False
     """Draw every class equally often, whatever its size."""
     views: bool = True

@@ -110,5 +110,9 @@ def _program_name() -> str:
 
 
 def _end(message: object, code: int) -> None:
-    print(f"{_program_name().split('.')[-1]}: {message}", file=sys.stderr, flush=True)
+    print(
+        f"{_program_name().removesuffix('.py').split('.')[-1]}: {message}",
+        file=sys.stderr,
+        flush=True,
+    )
     sys.exit(code)

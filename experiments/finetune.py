@@ -145,7 +145,8 @@ def main(config: Config) -> None:
     # Data.
     print(f"{'linear layer on' if config.freeze else 'end to end from'} {start}", flush=True)
     data = run.load_data()
-    labelled = trained.labelled(data, config.label_fraction, seed=config.seed)
+    fraction = config.label_fraction
+    labelled = protocol.with_label_fraction(data, fraction, seed=config.seed).train
     plan = protocol.plan(settings, dataclasses.replace(data, train=labelled))
     view = protocol.view_of(settings) if config.views else None
 

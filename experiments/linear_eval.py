@@ -66,7 +66,7 @@ def main(config: Config) -> None:
     )
     import jax
 
-    from experiments import judging
+    from experiments import judging, protocol
     from jaxssl.analysis import evaluation, neighbours
     from jaxssl.training import devices, runs
 
@@ -79,7 +79,8 @@ def main(config: Config) -> None:
     encode = judging.compile_encode(model, placement, trained.layer_output(model, config.layer))
     state, untrained = run.restore(step, placement), run.untrained(placement)
     data = run.load_data()
-    labelled = trained.labelled(data, config.label_fraction, seed=config.seed)
+    fraction = config.label_fraction
+    labelled = protocol.with_label_fraction(data, fraction, seed=config.seed).train
     sets = {"train": labelled, "val": data.val, "test": data.test}
 
     # Features and numbers, of the network and of what knows nothing.
@@ -107,7 +108,7 @@ def main(config: Config) -> None:
 
     # Results and page.
     chosen = "best" if every else config.checkpoint
-    protocol = {
+    about = {
         **{name: getattr(run.config, name) for name in ("dataset", "encoder")},
         **{name: getattr(config, name) for name in ("layer", "label_fraction", "seed")},
         "run": run.folder.resolve().name,
@@ -117,7 +118,7 @@ def main(config: Config) -> None:
     page = evaluation.write(
         Path(config.out or run.folder / "linear_eval"),
         {
-            "protocol": protocol,
+            "protocol": about,
             "rows": rows,
             "classification": evaluation.classification(
                 scores, data.test.labels, data.test.class_names

@@ -318,16 +318,18 @@ def load_data(config: Protocol) -> Data:
     return Data(parts.train, parts.val, parts.test, sets, skipped)
 
 
-def with_label_fraction(data: Data, config: Any) -> Data:
-    """The same with only `config.label_fraction` of the training images of each class."""
+def with_label_fraction(data: Data, fraction: float, *, seed: int) -> Data:
+    """The same with only a fraction of the training images of each class."""
     from jaxssl.data import splits
 
-    if not config.label_fraction <= 1:
-        raise InputError(f"--label-fraction is {config.label_fraction}: it must be 1 or less")
-    if config.label_fraction == 1:
+    if not fraction > 0:
+        raise InputError(f"--label-fraction is {fraction}: it must be above 0")
+    if fraction > 1:
+        raise InputError(f"--label-fraction is {fraction}: it must be 1 or less")
+    if fraction == 1:
         return data
-    train = splits.label_fraction(data.train, config.label_fraction, seed=config.seed)
-    print(f"learning from {len(train):,} of {len(data.train):,} training images")
+    train = splits.label_fraction(data.train, fraction, seed=seed)
+    print(f"learning from {len(train):,} of {len(data.train):,} training images", flush=True)
     return dataclasses.replace(data, train=train)
 
 

@@ -27,11 +27,15 @@ class Config:
 def main(config: Config) -> None:
     """Numbers, then page."""
     from jaxssl.analysis import report, results
+    from jaxssl.data.scan import default_cache_dir
 
     if not config.redraw:
         print(f"analysing {config.run_dir}", flush=True)
         results.analyse(
-            config.run_dir, draws=config.draws, progress=lambda s: print(f"  {s}", flush=True)
+            config.run_dir,
+            draws=config.draws,
+            progress=lambda s: print(f"  {s}", flush=True),
+            cache=default_cache_dir() / "probes",
         )
     print(f"report: {report.write_report(config.run_dir)}")
 

@@ -88,7 +88,8 @@ def main(config: Config, on_validation: OnValidation | None = None) -> None:
     # Data.
     print(protocol.intention("Softmax", config), flush=True)
     placement = devices.data_placement(config.batch_size)
-    data = protocol.with_label_fraction(protocol.load_data(config), config)
+    data = protocol.load_data(config)
+    data = protocol.with_label_fraction(data, config.label_fraction, seed=config.seed)
     plan = dataclasses.replace(protocol.plan(config, data), patience=config.patience or None)
     view = protocol.view_of(config) if config.views else None
 

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from experiments.judging import Output
     from experiments.protocol import Data, Protocol
-    from jaxssl.data.images import ImageSet
     from jaxssl.models import Embedder
     from jaxssl.training.devices import Placement
     from jaxssl.training.state import TrainState
@@ -107,7 +106,8 @@ class Trained:
         """The images of the run, split as in training; refuses others."""
         data = protocol.load_data(self.config)
         if hasattr(self.config, "label_fraction"):
-            data = protocol.with_label_fraction(data, self.config)
+            fraction = self.config.label_fraction
+            data = protocol.with_label_fraction(data, fraction, seed=self.config.seed)
         if data.fingerprint != self.record.get("data"):
             raise InputError(
                 f"these are not the images that {self.folder} was trained on, or not all of them: "
@@ -145,17 +145,6 @@ def open_run(run_dir: str, *, data_dir: str = "", **devices: bool) -> Trained:
     config = program.Config(**settings | devices | ({"data_dir": data_dir} if data_dir else {}))
     protocol.start(config)
     return Trained(folder, record, program, config)
-
-
-def labelled(data: Data, fraction: float, *, seed: int) -> ImageSet:
-    """Of the training images the part whose labels are used, by class."""
-    from jaxssl.data import splits
-
-    if not 0 < fraction <= 1:
-        raise InputError(f"--label-fraction is {fraction}: it must be above 0 and at most 1")
-    part = splits.label_fraction(data.train, fraction, seed=seed)
-    print(f"learning from {len(part):,} of {len(data.train):,} training images", flush=True)
-    return part
 
 
 def layer_output(model: Embedder, layer: str) -> Output:

@@ -22,7 +22,7 @@ PROTOCOL = ("dataset", "seen", "unseen", "lookalikes", "image_size", "color", "f
 _INCIDENTAL = frozenset(
     {
         *("seed", "run_dir", "data_dir", "preset", "on_bad_image", "log_every", "save_minutes"),
-        *("tpu", "gpu", "cpu", "describe"),
+        *("tpu", "gpu", "cpu", "describe", "config", "keep_every"),
     }
 )
 _NEEDED = ("sets", "label_efficiency", "retrieval", "nmi", "silhouette", "separation")

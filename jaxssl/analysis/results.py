@@ -44,7 +44,8 @@ def analyse(
     Args:
         run_dir: The run folder.
         draws: Random draws of the labels for each point of a label-efficiency curve.
-        sizes: Numbers of labels on the curves; default: those of `label_efficiency`.
+        sizes: Numbers of labels on the curves; default: the run's `labels`, or where it has none
+            those of `label_efficiency`.
         limit: Most points of a set on the map.
         seed: For draws, UMAP and k-means.
         progress: Called with the name of each stage as it starts.
@@ -80,7 +81,12 @@ def analyse(
         )
     results.update(_by_set_and_embedding(run.tables, seed))
     results["label_efficiency"] = _label_efficiency(
-        run.tables, draws, sizes, seed, progress, Path(cache) if cache else None
+        run.tables,
+        draws,
+        sizes or run.settings.get("labels") or None,
+        seed,
+        progress,
+        Path(cache) if cache else None,
     )
     drawn = {name: table for name, table in h.items() if name != "val"}
     progress(f"UMAP of {sum(min(limit, len(table)) for table in drawn.values()):,} images")

@@ -151,3 +151,20 @@ def test_spread_tells_a_point_a_line_and_a_sphere_apart():
     s = np.linalg.svd(unit - unit.mean(0), compute_uv=False) ** 2
     p = s / s.sum()
     assert results.spread(x)["effective_rank"] == pytest.approx(np.exp(-(p * np.log(p)).sum()))
+
+
+def test_a_run_analysed_again_keeps_its_numbers_of_labels(run, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def curves(tables, draws, sizes, *rest):
+        raise Reached(sizes)
+
+    stored = results.read_run(run)
+    again = stored._replace(settings=stored.settings | {"labels": [100, 300]})
+    monkeypatch.setattr(results, "read_run", lambda folder: again)
+    monkeypatch.setattr(results, "_label_efficiency", curves)
+    for asked, expected in ((None, [100, 300]), ([30], [30])):
+        with pytest.raises(Reached) as reached:
+            results.analyse(run, sizes=asked)
+        assert reached.value.args == (expected,)
