@@ -38,6 +38,11 @@ def gather_rows(x: jax.Array, axis_name: AxisName) -> jax.Array:
     return x if axis_name is None else lax.all_gather(x, axis_name, tiled=True)
 
 
+def count_rows(x: jax.Array, axis_name: AxisName) -> int:
+    """How many rows all devices have together."""
+    return x.shape[0] * (1 if axis_name is None else lax.axis_size(axis_name))
+
+
 def row_indices(n: int, axis_name: AxisName) -> jax.Array:
     """Where the `n` local rows stand among those of all devices."""
     first = 0 if axis_name is None else n * lax.axis_index(axis_name)

@@ -6,12 +6,14 @@ import jax.numpy as jnp
 from jaxssl.losses._checks import check_labelled, check_positive
 from jaxssl.losses._rows import (
     AxisName,
+    count_rows,
     dot_products,
     gather_rows,
     mean_where,
     row_indices,
     unit_rows,
 )
+from jaxssl.losses._tiles import choose_tile, tiled_sums
 
 
 def sup_con(
@@ -20,6 +22,7 @@ def sup_con(
     *,
     temperature: float | jax.Array = 0.1,
     axis_name: AxisName = None,
+    tile_size: int | None = None,
 ) -> jax.Array:
     r"""Supervised contrastive loss: every other row of the anchor's class is a positive.
 
@@ -41,6 +44,7 @@ def sup_con(
         temperature: divides the cosines, in (0, inf); may be traced.
         axis_name: mapped axis (or axes) over which the batch is spread; `nt_xent` says how to take
             the gradient then.
+        tile_size: as in `nt_xent`, which says what tiles save.
 
     Returns:
         The loss, a float32 scalar ≥ 0 over the global batch; 0, with zero gradients, where no row
@@ -48,7 +52,7 @@ def sup_con(
 
     Raises:
         ValueError: if `embeddings` are not [n, d] or `labels` not [n] integers, if either is empty,
-            or if `temperature` is not positive and finite.
+            if `temperature` is not positive and finite, or if `tile_size` is below 1.
 
     Reference:
         Khosla et al., "Supervised Contrastive Learning", 2020 (https://arxiv.org/abs/2004.11362),
@@ -64,6 +68,13 @@ def sup_con(
     check_labelled(embeddings, labels)
     check_positive("temperature", temperature)
     rows = unit_rows(embeddings)
+    tile = choose_tile(count_rows(rows, axis_name), tile_size)
+    if tile is not None:
+        x = rows / jnp.sqrt(jnp.asarray(temperature, jnp.float32))
+        lse, positives, count = tiled_sums(x, labels, tile, axis_name, False)
+        losses = jnp.maximum(lse - positives / jnp.maximum(count, 1.0), 0.0)  # they can cross
+        return mean_where(losses, count > 0, axis_name)
+
     columns, column_labels = gather_rows(rows, axis_name), gather_rows(labels, axis_name)
     own = row_indices(rows.shape[0], axis_name)[:, None] == jnp.arange(columns.shape[0])[None, :]
     positive = (labels[:, None] == column_labels[None, :]) & ~own
