@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxssl.models.convolution import convolve
+
 # Of ImageNet's RGB images in [0, 1]: what torchvision's weights expect to be taken off.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -83,7 +85,7 @@ def conv(
     Flax's default, SAME, pads (0, 1) at stride 2 and an even size: other features from the same
     weights.
     """
-    return nnx.Conv(
+    layer = nnx.Conv(
         in_features,
         out_features,
         (kernel_size, kernel_size),
@@ -94,6 +96,8 @@ def conv(
         kernel_init=he_normal,
         rngs=rngs,
     )
+    layer.conv_general_dilated = convolve
+    return layer
 
 
 class BatchNorm(nnx.BatchNorm):

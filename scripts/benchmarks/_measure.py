@@ -140,7 +140,7 @@ def print_table(results: list[Result], reference: str) -> None:
     for r in results:
         memory = [r.memory_bytes] + [r.device_bytes] * ("device, MB" in heads)
         cells = [
-            *(f"{r.case[name]:,}" for name in cases),
+            *(v if isinstance(v, str) else f"{v:,}" for v in r.case.values()),
             r.contender,
             r.note or _median_and_range([1e3 * s for s in r.seconds]),
             *("-" if size is None else f"{size / 1e6:,.0f}" for size in memory),

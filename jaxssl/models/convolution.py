@@ -1,0 +1,117 @@
+"""Convolution whose gradient is fast on a CPU too."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pair = tuple[int, int]
+# What a core's cache holds beside the rest.
+WINDOW_BYTES = 2**21
+
+
+def convolve(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Pair], **options: Any
+) -> jax.Array:
+    """`lax.conv_general_dilated`, on a CPU with a gradient of its own.
+
+    XLA's gradients by the filter, and by the input of a strided convolution, are slow there
+    (`python scripts/benchmarks/convolution.py`): windows of a few images at a time, which stay in
+    the cache, times the incoming gradient are the same sums, several times as fast. The value is
+    XLA's everywhere, and so is all on a GPU or TPU, and where a process has several CPU devices,
+    over which XLA's form is partitioned better.
+
+    Args:
+      x: [b, h, w, c].
+      kernel: [k, k, c, o].
+      strides: of height and width.
+      padding: before and after, of height and width; or "SAME".
+      options: the others of `lax.conv_general_dilated` as `nnx.Conv` gives them: that of a plain
+        convolution.
+
+    Returns:
+      [b, h', w', o].
+    """
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    form = _convolve if jax.device_count() == 1 else _xla
+    return form(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
+    return _xla(x, kernel, strides, padding)
+
+
+def _forward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> Any:
+    return _xla(x, kernel, strides, padding), (x, kernel)
+
+
+def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> Any:
+    def xla(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        return jax.vjp(lambda x, kernel: _xla(x, kernel, strides, padding), x, kernel)[1](gradient)
+
+    def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        by_input = functools.partial(_xla, strides=strides, padding=padding)
+        if strides != (1, 1):
+            by_input = functools.partial(_by_windows, strides=strides, padding=padding)
+        of_x = jax.vjp(lambda x: by_input(x, kernel), x)[1](gradient)[0]
+        return of_x, _by_filter(x, kernel, gradient, strides, padding)
+
+    return lax.platform_dependent(*inputs, gradient, cpu=cpu, default=xla)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _by_filter(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
+) -> jax.Array:
+    """The kernel's gradient, [k, k, c, o]: Σ over images and places of gradient ⊗ window."""
+    window = kernel[..., 0].size
+    places = math.prod(gradient.shape[1:3])
+    images = max(1, WINDOW_BYTES // (4 * window * places))
+    while x.shape[0] % images:
+        images -= 1
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
+        windows = _windows(part[0], kernel.shape[:2], strides).reshape(-1, window)
+        product = jnp.matmul(
+            part[1].reshape(-1, kernel.shape[3]).T, windows, preferred_element_type=jnp.float32
+        )
+        return total + product, None
+
+    parts = [v.reshape(-1, images, *v.shape[1:]) for v in (x, gradient)]
+    total = lax.scan(add, jnp.zeros((kernel.shape[3], window), jnp.float32), tuple(parts))[0]
+    return total.T.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
+    """The convolution as every window [k k c], a row, times the kernel as a matrix."""
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    windows = _windows(x, kernel.shape[:2], strides)
+    return windows @ kernel.reshape(-1, kernel.shape[3])
+
+
+def _windows(x: jax.Array, sides: Sequence[int], strides: Pair) -> jax.Array:
+    """Every window of a padded [b, h, w, c], [b, h', w', k k c]."""
+    stops = [n - k + 1 for n, k in zip(x.shape[1:3], sides, strict=True)]
+    parts = [
+        x[:, i : i + stops[0] : strides[0], j : j + stops[1] : strides[1]]
+        for i in range(sides[0])
+        for j in range(sides[1])
+    ]
+    return jnp.concatenate(parts, axis=-1)

@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from jaxssl.models.convolution import _convolve, _xla
+
+CASES = {
+    # x, kernel, stride, padding
+    "3x3, one image a chunk": ((5, 9, 7, 4), (3, 3, 4, 6), 1, 1),
+    "3x3 of stride 2": ((6, 9, 8, 3), (3, 3, 3, 5), 2, 1),
+    "1x1 of stride 2": ((4, 8, 8, 3), (1, 1, 3, 5), 2, 0),
+    "7x7 of stride 2": ((2, 14, 14, 3), (7, 7, 3, 4), 2, 3),
+}
+
+
+def torch_gradients(x, kernel, gradient, stride, padding):
+    torch = pytest.importorskip("torch", reason="an oracle when torch is there")
+    x = torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float64, requires_grad=True)
+    kernel = torch.tensor(kernel.transpose(3, 2, 0, 1), dtype=torch.float64, requires_grad=True)
+    y = torch.nn.functional.conv2d(x, kernel, stride=stride, padding=padding)
+    y.backward(torch.tensor(gradient.transpose(0, 3, 1, 2), dtype=torch.float64))
+    return x.grad.numpy().transpose(0, 2, 3, 1), kernel.grad.numpy().transpose(2, 3, 1, 0)
+
+
+@pytest.mark.parametrize(("x", "kernel", "stride", "padding"), CASES.values(), ids=CASES.keys())
+def test_gradients_equal_torchs_in_float64(x, kernel, stride, padding, monkeypatch):
+    monkeypatch.setattr("jaxssl.models.convolution.WINDOW_BYTES", 30_000)  # several chunks
+    random = np.random.default_rng(0)
+    x, kernel = (random.normal(size=shape).astype(np.float32) for shape in (x, kernel))
+    how = ((stride, stride), ((padding, padding),) * 2)
+    y, pull = jax.vjp(lambda x, kernel: _convolve(x, kernel, *how), x, kernel)
+    np.testing.assert_array_equal(y, _xla(x, kernel, *how))
+    gradient = random.normal(size=y.shape).astype(np.float32)
+    expected = torch_gradients(x, kernel, gradient, stride, padding)
+    for got, wanted in zip(jax.jit(pull)(gradient), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_half_precision_sums_in_float32():
+    random = np.random.default_rng(1)
+    x, kernel = (random.normal(size=shape) for shape in ((8, 16, 16, 4), (3, 3, 4, 4)))
+    how = ((1, 1), ((1, 1), (1, 1)))
+
+    def gradient(dtype):
+        args = (jnp.asarray(x, dtype), jnp.asarray(kernel, dtype))
+        return jax.jit(jax.grad(lambda x, k: _convolve(x, k, *how).sum(), argnums=1))(*args)
+
+    half = gradient(jnp.bfloat16)
+    assert half.dtype == jnp.bfloat16
+    exact = gradient(jnp.float32)
+    # Sums of 2,048 numbers in bfloat16 would be off by per cents.
+    np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=0.01 * np.abs(exact).max())
