@@ -89,8 +89,8 @@ class Protocol:
     evaluate_epochs: float = 5.0
     """Epochs between validations; a checkpoint follows each."""
     keep_every: float = 0.0
-    """Epochs between checkpoints that stay, for the accuracy over epochs of linear_eval; 0: only
-    the newest two and the best stay."""
+    """Epochs between checkpoints that stay, each with a validation, for the accuracy over epochs of
+    linear_eval; 0: only the newest two and the best stay."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     save_minutes: float = 10.0
@@ -138,7 +138,6 @@ class Protocol:
 MAY_DIFFER = frozenset(
     {
         *("data_dir", "run_dir", "preset", "config", "steps", "log_every", "save_minutes"),
-        "keep_every",
         *("on_bad_image", "judge", "draws", "labels", "tpu", "gpu", "cpu", "describe"),
     }
 )
@@ -383,10 +382,12 @@ def plan(config: Protocol, data: Data) -> Plan:
             "images: lower it, or name more --seen classes"
         )
     total = config.epochs * per_epoch
+    # A checkpoint is saved with each validation: as often as one is to be kept.
+    evaluate_epochs = min(config.evaluate_epochs, config.keep_every or math.inf)
     return Plan(
         total_steps=total if config.steps is None else min(total, config.steps),
         steps_per_epoch=per_epoch,
-        evaluate_every=max(1, round(config.evaluate_epochs * per_epoch)),
+        evaluate_every=max(1, round(evaluate_epochs * per_epoch)),
         log_every=config.log_every,
         save_seconds=60 * config.save_minutes,
         steps_per_dispatch=config.steps_per_dispatch,
