@@ -27,7 +27,7 @@ SMALL = {"batch_size": 16, "steps": 2, "log_every": 1, "evaluate_epochs": 0.2, "
 
 @pytest.fixture(scope="module")
 def images(tmp_path_factory):
-    """A TFDS folder with 20 images of each class and split; maps, tested elsewhere, are left out."""
+    """A TFDS folder with 20 images of each class and split; maps are tested elsewhere."""
     folder = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
@@ -39,7 +39,7 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(images, tmp_path_factory):
-    """`--preset cifar10`, as the README has it but for the size: LARS, resident, many a dispatch."""
+    """`--preset cifar10`, the README's but for the size: LARS, resident, many a dispatch."""
     folder = tmp_path_factory.mktemp("simclr") / "run"
     preset = simclr.PRESETS["cifar10"]
     assert (preset.encoder, preset.batch_size, preset.epochs) == ("resnet18", 512, 200)
