@@ -10,7 +10,7 @@ Only a linear layer on the frozen network, and the same two from random weights,
 
 The images and their split are the run's; validation accuracy chooses the epoch. Top-1, top-3, top-5
 and per-class accuracy on the test images stand in results.json under "classification";
-`python scripts/results_table.py --finetune FOLDER ...` sets several runs in one table.
+`python scripts/results_table.py --classifiers FOLDER ...` sets several runs in one table.
 """
 
 from __future__ import annotations

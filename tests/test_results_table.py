@@ -43,3 +43,29 @@ def test_mean_and_spread_over_seeds(tmp_path):
 def test_runs_of_other_settings_are_not_averaged(tmp_path):
     runs = [run_folder(tmp_path / "a", 0, 0.8), run_folder(tmp_path / "b", 1, 0.8, epochs=3)]
     assert "differ in more than their seed" in table(*runs).stderr
+
+
+def test_classifiers_share_a_row_by_start_and_what_is_trained(tmp_path):
+    for name, start, top in (("a", "simclr", 0.6), ("b", "simclr", 0.8), ("c", None, 0.5)):
+        folder = tmp_path / name
+        folder.mkdir()
+        settings = {"label_fraction": 0.1, "data_dir": str(tmp_path / "tfds")}
+        (folder / "config.json").write_text(json.dumps({"config": settings, "study": "gru"}))
+        facts = {"start": start, "trained": "linear layer"} if start else {}
+        results = {"protocol": facts, "training": {}, "classification": {"top": {"1": top}}}
+        (folder / "results.json").write_text(json.dumps(results))
+    done = table(*(str(tmp_path / n) for n in "abc"), "--classifiers", "--log", tmp_path / "log")
+    assert "| simclr | linear layer | 10% | .700 ± .141 | 2 |" in done.stdout
+    assert "| gru | end to end | 10% | .500 | 1 |" in done.stdout
+    assert str(tmp_path) not in (tmp_path / "log").read_text()
+
+
+def test_linear_evaluation_by_embedding(tmp_path):
+    (tmp_path / "linear_eval").mkdir()
+    top = {"top": {"1": 0.5, "3": 0.8, "5": 1.0}}
+    rows = [{"embedding": name, "linear": top, "knn": top} for name in ("h", "untrained")]
+    results = {"rows": rows, "epochs": [], "wall_seconds": {}}
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}}))
+    (tmp_path / "linear_eval" / "results.json").write_text(json.dumps(results))
+    done = table(str(tmp_path), "--linear-eval")
+    assert "| untrained network | .500 | .800 | 1.000 | .500 | .800 | 1.000 | 1 |" in done.stdout
