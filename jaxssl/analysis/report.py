@@ -62,6 +62,10 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
         "report.html.j2",
         **overview(folder, run),
         headlines=headlines(run.results),
+        accuracies=_accuracies(run.results),
+        # What the settings rule out is not missed on the page.
+        has_unseen=run.settings.get("unseen") != [],
+        has_views=run.settings.get("views") is not False,
         health=health(run.metrics, run.results.get("spread", {})),
         curves=sections.curves(run.results, files),
         classification=classification(run.results, files),
@@ -75,6 +79,15 @@ def write_report(run_dir: str | os.PathLike[str]) -> Path:
     )
     write_text(out / "index.html", page)
     return out / "index.html"
+
+
+def _accuracies(results: Mapping[str, Any]) -> dict[str, float]:
+    """On the seen classes' test images, for a run that has no others."""
+    found = {
+        "its own classifier": results.get("classification", {}).get("accuracy"),
+        "kNN on h (k = 200, T = .1)": results.get("knn_accuracy"),
+    }
+    return {name: share for name, share in found.items() if share is not None}
 
 
 def headlines(results: Mapping[str, Any]) -> list[dict[str, Any]]:

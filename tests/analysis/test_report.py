@@ -225,6 +225,19 @@ def test_what_is_missing_is_a_sentence(tmp_path):
     assert "classifier" not in page.text
 
 
+def test_what_the_settings_rule_out_is_not_missed(tmp_path):
+    folder = write_run(tmp_path, unseen=None, baselines=())
+    record = json.loads((folder / "config.json").read_text())
+    record["config"] |= {"unseen": [], "views": False}
+    (folder / "config.json").write_text(json.dumps(record))
+    share = analyse(folder, draws=2)["knn_accuracy"]
+    page = Page(write_report(folder).read_text())
+    assert "label-efficiency" not in page.text
+    assert "views.png" not in page.text
+    assert "#labels" not in page.values("href")
+    assert f"kNN on h (k = 200, T = .1) {100 * share:.1f}" in " ".join(page.text.split())
+
+
 def test_views_are_shown_when_the_program_wrote_them(tmp_path):
     folder = write_run(tmp_path, unseen=None, baselines=(), record=False)
     (folder / "report").mkdir()
