@@ -76,7 +76,7 @@ class Protocol:
     the same."""
     steps_per_dispatch: int = 1
     """Steps that go to the devices in one call, best a divisor of --log-every: 10 keeps a GPU from
-    waiting for the host. The same arithmetic, rounded within float32."""
+    waiting for the host. The same arithmetic, rounded within float32. On a CPU always 1."""
     epochs: int = 100
     """Passes over the training images."""
     steps: int | None = None
@@ -373,6 +373,8 @@ def _reading() -> Callable[[int, int], None]:
 
 def plan(config: Protocol, data: Data) -> Plan:
     """When the loop evaluates, saves and ends."""
+    import jax
+
     from jaxssl.training.loop import Plan
 
     per_epoch = len(data.train) // config.batch_size
@@ -390,7 +392,9 @@ def plan(config: Protocol, data: Data) -> Plan:
         evaluate_every=max(1, round(evaluate_epochs * per_epoch)),
         log_every=config.log_every,
         save_seconds=60 * config.save_minutes,
-        steps_per_dispatch=config.steps_per_dispatch,
+        # XLA runs a convolution inside a loop on a CPU 3 to 16 times slower than outside of it
+        # (scripts/benchmarks/simclr_step.py), and a CPU is its own host.
+        steps_per_dispatch=1 if jax.default_backend() == "cpu" else config.steps_per_dispatch,
     )
 
 

@@ -50,7 +50,7 @@ def choose_tile(rows: int, tile_size: int | None) -> int | None:
         if rows <= PLAIN_ROWS:
             return None
         # What a CPU's cache holds; what fills another device (not measured there).
-        tile_size = 256 if jax.default_backend() == "cpu" else 4096
+        tile_size = 512 if jax.default_backend() == "cpu" else 4096
     return tile_size + tile_size % 2 if tile_size < rows else None
 
 

@@ -33,13 +33,17 @@ def here(network: str, images: int) -> _measure.Run:
 
 def xla(network: str, images: int) -> _measure.Run:
     """`lax.conv_general_dilated` with the gradient that JAX gives it."""
-    model = NETWORKS[network]()
+    return gradient(with_xla(NETWORKS[network]()), images)
+
+
+def with_xla(model: nnx.Module) -> nnx.Module:
+    """The same model; its convolutions have the gradient that JAX gives them."""
     for _, part in nnx.iter_modules(model):
         if isinstance(part, nnx.Conv):
             part.conv_general_dilated = lambda x, kernel, strides, padding, **options: _xla(
                 x, kernel, strides, padding
             )
-    return gradient(model, images)
+    return model
 
 
 def gradient(model: nnx.Module, images: int) -> _measure.Run:

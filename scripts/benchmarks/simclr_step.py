@@ -17,6 +17,7 @@ What is inside the timing:
   streamed   uint8 batch from host memory to the device, two views, network, NT-Xent, SGD
   resident   the same, the images gathered on the device, several steps a dispatch
   no views   as resident, but the images stand in for their views
+  XLA's      on a CPU: as no views, with the gradients of convolutions that JAX gives them
   PyTorch    network, NT-Xent, SGD on two batches of views that lie ready on the device: no data,
              no views; float32 on a CPU, autocast to bfloat16 and torch.compile on a GPU;
              channels_last on both
@@ -41,6 +42,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 import jax
 import jax.numpy as jnp
 import numpy as np
+from convolution import with_xla
 from flax import nnx
 from torch_resnet import torch_step
 
@@ -65,19 +67,22 @@ def main(arguments: list[str] | None = None) -> None:
     jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
     placement = devices.data_placement(options.batch)
     dtype = jnp.bfloat16 if options.bfloat16 else jnp.float32
-    model = Embedder(
-        encoder := resnet18(
+
+    def make_model() -> Embedder:
+        encoder = resnet18(
             channels=3, stem="cifar", width=options.width, dtype=dtype, rngs=nnx.Rngs(0)
-        ),
-        ProjectionHead(
+        )
+        head = ProjectionHead(
             encoder.features, kind="mlp2", out_features=FEATURES, dtype=dtype, rngs=nnx.Rngs(0)
-        ),
-    )
+        )
+        return Embedder(encoder, head)
+
+    model = make_model()
     pixels = np.random.default_rng(0).integers(
         0, 256, (RESIDENT, options.size, options.size, 3), np.uint8
     )
     work, parameters = work_of_an_image(model, options.size)
-    contenders = jax_contenders(model, pixels, placement, options)
+    contenders = jax_contenders(model, with_xla(make_model()), pixels, placement, options)
     theirs = torch_step(options.width, options.size, options.batch, FEATURES, TEMPERATURE)
     if theirs is not None:
         contenders["PyTorch"] = theirs.burst
@@ -132,7 +137,11 @@ def simclr(
 
 
 def jax_contenders(
-    model: Embedder, pixels: np.ndarray, placement: devices.Placement, options: argparse.Namespace
+    model: Embedder,
+    by_xla: Embedder,
+    pixels: np.ndarray,
+    placement: devices.Placement,
+    options: argparse.Namespace,
 ) -> dict[str, Burst]:
     """This project's step in its ways of being called, compiled."""
     optimizer = make_optimizer("sgd", learning_rate=0.01, total_steps=1, schedule="constant")
@@ -140,7 +149,9 @@ def jax_contenders(
     index = np.random.default_rng(1).integers(0, len(pixels), options.batch, np.int32)
     k = options.steps_per_dispatch
 
-    def contender(images: jax.Array | None, k: int, views: bool = True) -> Burst:
+    def contender(
+        images: jax.Array | None, k: int, views: bool = True, model: Embedder = model
+    ) -> Burst:
         method = functools.partial(simclr, views=views)
         step = make_train_step(model, optimizer, method, placement, images=images)
         state = placement.replicate(create_state(model, optimizer))
@@ -158,11 +169,15 @@ def jax_contenders(
 
         return burst
 
-    return {
+    contenders = {
         "streamed, 1 a dispatch": contender(None, 1),
         f"resident, {k} a dispatch": contender(resident, k),
         f"no views, {k} a dispatch": contender(resident, k, views=False),
     }
+    if jax.default_backend() == "cpu":
+        name = f"no views, {k} a dispatch, XLA's convolutions"
+        contenders[name] = contender(resident, k, views=False, model=by_xla)
+    return contenders
 
 
 def measure(contenders: dict[str, Burst], options: argparse.Namespace) -> dict[str, list[float]]:

@@ -216,7 +216,7 @@ def test_nothing_is_larger_than_two_blocks_of_rows_at_131072_rows():
 
 
 @pytest.mark.parametrize(
-    ("rows", "asked", "tile"), [(1024, None, None), (1026, None, 256), (9, 3, 4), (8, 8, None)]
+    ("rows", "asked", "tile"), [(1024, None, None), (1026, None, 512), (9, 3, 4), (8, 8, None)]
 )
 def test_the_tile_is_chosen_by_the_rows(rows, asked, tile):
     assert choose_tile(rows, asked) == tile
