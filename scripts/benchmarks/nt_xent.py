@@ -23,7 +23,7 @@ ROWS = (512, 1024, 2048, 4096, 8192, 16384, 32768, 131072)
 MOST_ROWS = {
     "whole matrix": 16384,
     "torch, dense": 16384,
-    "optax": 4096,
+    "optax": 1024,
     "pytorch-metric-learning": 1024,
 }
 
