@@ -1,5 +1,6 @@
 """Losses: pure functions of arrays, for use inside your own jit, pmap or shard_map (jax only)."""
 
+from jaxssl.losses.batch_all import batch_all_triplet_loss
 from jaxssl.losses.margin import (
     arcface_logits,
     arcface_loss,
@@ -22,6 +23,7 @@ __all__ = [
     "Triplets",
     "arcface_logits",
     "arcface_loss",
+    "batch_all_triplet_loss",
     "cosface_logits",
     "cosface_loss",
     "cosine_logits",
