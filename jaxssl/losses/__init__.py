@@ -6,6 +6,7 @@ from jaxssl.losses.margin import (
     arcface_loss,
     cosface_logits,
     cosface_loss,
+    cosine_accuracy,
     cosine_logits,
 )
 from jaxssl.losses.nt_xent import nt_xent
@@ -26,6 +27,7 @@ __all__ = [
     "batch_all_triplet_loss",
     "cosface_logits",
     "cosface_loss",
+    "cosine_accuracy",
     "cosine_logits",
     "mine_triplets",
     "nt_xent",

@@ -60,6 +60,11 @@ def mean_where(values: jax.Array, counts: jax.Array, axis_name: AxisName) -> jax
     return total / jnp.maximum(count, 1.0)
 
 
+def filled(value: float, like: jax.Array) -> jax.Array:
+    """`value` in the shape and type of `like`; inside shard_map it varies over the same axes."""
+    return jnp.where(False, like, jnp.asarray(value, like.dtype))
+
+
 def tile_rows(rows: int, columns: int, tile_size: int | None) -> int:
     """How many rows a tile has, against all columns: `tile_size`, or as many as suit."""
     return min(rows, tile_size or max(8, _TILE_ENTRIES // columns))

@@ -12,12 +12,15 @@ from jaxssl.losses._checks import check_labelled, check_margin, check_tile_size
 from jaxssl.losses._rows import (
     AxisName,
     dot_products,
+    filled,
     gather_rows,
     row_indices,
     scan_rows,
     tile_rows,
 )
 from jaxssl.losses.triplet import _squared_distances
+
+_OWN = 0xFFFFFFFF  # an anchor's own column: beyond every distance, NaN among them
 
 
 def batch_all_triplet_loss(
@@ -131,21 +134,19 @@ def _total_count_and_gradients(
         negative = labels[:, None] != column_labels[None, :]
         distances = _squared_distances(rows, own, columns)
         keys = _keys(jnp.where(negative, distances, distances + margin), negative, own)
+        # Sorting numbers alone takes a CPU an eighth of the time that sorting them with their
+        # columns does, so a column looks its place up where its weight is wanted.
+        ordered = jnp.sort(keys, axis=1)
+        losses, counts, negatives = _sums(ordered)
         if not gradients:
-            return carry, _sums(jnp.sort(keys, axis=1))[:2]
-        columns_in_order = jnp.broadcast_to(jnp.arange(keys.shape[1])[None, :], keys.shape)
-        keys, order = lax.sort((keys, columns_in_order), dimension=1, num_keys=1)
-        losses, counts, weights = _sums(keys)
-        # dloss/dd of each column, which sum to 0 over an anchor's.
-        row = jnp.arange(keys.shape[0])[:, None]
+            return carry, (losses, counts)
+        weights = _weights(keys, ordered, negatives)
         weights = jnp.where(real[:, None], weights, 0.0)
-        weights = jnp.zeros_like(weights).at[row, order].set(weights, unique_indices=True)
         by_rows = -2.0 * dot_products(weights, columns.T)
         pull = jnp.sum(weights, axis=0)[:, None] * columns - dot_products(weights.T, rows.T)
         return carry + 2.0 * pull, (losses, counts, by_rows)
 
-    # A where over the columns, so that the zeros vary over the same devices.
-    start = jnp.where(False, columns, 0.0) if gradients else None
+    start = filled(0.0, columns)
     real = jnp.ones(rows.shape[0], bool)
     by_columns, (losses, counts, *by_rows) = scan_rows(
         anchors, start, tile, rows - origin, labels, index, real
@@ -162,22 +163,33 @@ def _keys(distances: jax.Array, negative: jax.Array, own: jax.Array) -> jax.Arra
     equals the positives come first: a loss of exactly 0 does not count. The own column is last.
     """
     bits = lax.bitcast_convert_type(distances, jnp.uint32)
-    return jnp.where(own, jnp.uint32(0xFFFFFFFF), (bits << 1) | negative.astype(jnp.uint32))
+    return jnp.where(own, jnp.uint32(_OWN), (bits << 1) | negative.astype(jnp.uint32))
 
 
-def _sums(keys: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Of sorted keys: each anchor's sum of losses, its triplets above 0, dsum/ddistance."""
-    values = lax.bitcast_convert_type(keys >> 1, jnp.float32)
-    place = jnp.arange(keys.shape[1])[None, :]
-    own = place == keys.shape[1] - 1
-    negative = (keys & 1 == 1) & ~own
-    before = jnp.cumsum(negative, axis=1, dtype=jnp.int32)  # negatives up to here
-    # What is not a negative is a positive, but for the own column: the last but this one's count.
-    positives = keys.shape[1] - 1 - before[:, -1:]
-    after = positives - (place + 1 - before)
-    before_f, after_f = before.astype(jnp.float32), after.astype(jnp.float32)
+def _sums(ordered: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Of sorted keys: an anchor's sum of losses, its triplets above 0, negatives up to a place."""
+    n = ordered.shape[1]
+    place = jnp.arange(n)[None, :]
+    own = place == n - 1
+    negative = (ordered & 1 == 1) & ~own
+    up_to = jnp.cumsum(negative, axis=1, dtype=jnp.int32)
+    after = (n - 1 - up_to[:, -1:]) - (place + 1 - up_to)  # positives
+
+    values = lax.bitcast_convert_type(ordered >> 1, jnp.float32)
     gaps = jnp.diff(values, axis=1, append=values[:, -1:])
+    products = up_to.astype(jnp.float32) * after.astype(jnp.float32)
     # The own column stands for no distance, nor does the gap before it: no positives come after.
-    losses = jnp.sum(jnp.where(after > 0, gaps * before_f * after_f, 0.0), axis=1)
-    weights = jnp.where(own, 0.0, jnp.where(negative, -after_f, before_f))
-    return losses, jnp.sum(jnp.where(negative | own, 0.0, before_f), axis=1), weights
+    losses = jnp.sum(jnp.where(after > 0, gaps * products, 0.0), axis=1)
+    counts = jnp.sum(jnp.where(negative | own, 0.0, up_to.astype(jnp.float32)), axis=1)
+    return losses, counts, up_to
+
+
+def _weights(keys: jax.Array, ordered: jax.Array, up_to: jax.Array) -> jax.Array:
+    """dloss/ddistance of each column: its triplets above 0, negative for a negative."""
+    below = jax.vmap(jnp.searchsorted)(ordered, keys)  # keys below the column's own
+    negatives = jnp.where(
+        below > 0, jnp.take_along_axis(up_to, jnp.maximum(below - 1, 0), axis=1), 0
+    )
+    positives_above = (keys.shape[1] - 1 - up_to[:, -1:]) - (below - negatives)
+    weights = jnp.where(keys & 1 == 1, -positives_above, negatives)
+    return jnp.where(keys == jnp.uint32(_OWN), 0, weights).astype(jnp.float32)
