@@ -294,8 +294,8 @@ def cosine_accuracy(
     Example:
         >>> import jax.numpy as jnp
         >>> from jaxssl.losses import cosine_accuracy
-        >>> print(cosine_accuracy(jnp.eye(3), jnp.eye(3), jnp.array([0, 1, 1])).round(2))
-        0.67
+        >>> print(cosine_accuracy(jnp.eye(4), jnp.eye(4), jnp.array([0, 1, 2, 0])))
+        0.75
     """
     check_tile_size(tile_size)
     _check_shapes(embeddings, weights)

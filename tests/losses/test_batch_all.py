@@ -36,7 +36,7 @@ def everything(z, labels, margin, tile_size=None):
 
 
 BATCHES = jax.jit(jax.vmap(everything))
-TILES = jax.jit(lambda *a: [everything(*a, tile_size=tile) for tile in (None, 1, 4, 12, 13)])
+TILES = jax.jit(lambda *a: [everything(*a, tile_size=tile) for tile in (None, 4, 12)])
 
 
 def check(got, expected, rtol=1e-5, atol=1e-6):
@@ -75,7 +75,9 @@ def test_every_tile_equals_the_loops(case):
 
 
 def test_one_row_has_no_triplet():
-    value, grad, by_margin, _ = everything(np.ones((1, 3), np.float32), np.zeros(1, int), 0.5)
+    value, grad, by_margin, _ = jax.jit(everything)(
+        np.ones((1, 3), np.float32), np.zeros(1, int), 0.5
+    )
     assert value == by_margin == 0
     assert not grad.any()
 
@@ -92,7 +94,7 @@ def test_half_precision_is_computed_in_float32():
     z = np.random.default_rng(2).normal(size=(13, 3)).astype(jax.numpy.bfloat16)
     labels = np.arange(13) % 3
     single = TILES(z.astype(np.float32), labels, 0.5)[0]
-    value, grad, *_ = everything(z, labels, 0.5)
+    value, grad, *_ = jax.jit(everything)(z, labels, 0.5)
     assert (value.dtype, grad.dtype) == (np.float32, z.dtype)
     np.testing.assert_allclose(value, single[0], rtol=1e-6)
     np.testing.assert_allclose(grad.astype(np.float32), single[1], rtol=1e-2, atol=1e-6)

