@@ -25,14 +25,14 @@ part of the memory measured, and where it is missing the contender is absent:
     LIBRARIES = {"PyTorch": ["torch"]}
 
 How it is measured: every contender of a case lives in a process of its own, so that one that runs
-out of memory, or takes too long, takes nothing else with it. The process imports the program, and
-the contender's libraries, notes its memory, gets ready and runs once: **memory**
-is the highest resident set up to there above the one noted (VmHWM, which unlike `ru_maxrss` knows
-nothing of the parent): the inputs, compiling and a run; on a GPU also the highest of JAX or PyTorch
-on the device. A second run says how many make a burst of `--seconds`. Then all contenders take
-turns, one burst a round while the others wait, so that a machine that slows down slows all; a
-**ratio** is taken inside a round. Medians and ranges over the rounds are printed. A contender past
-`--memory-gb` or `--limit-s` a run is stopped and says so; that is no error. Linux only.
+out of memory, or takes too long, takes nothing else with it. The process imports the program and
+the contender's libraries, notes its memory, gets ready and runs once: **memory** is the highest
+resident set up to there above the one noted (VmHWM, which unlike `ru_maxrss` knows nothing of the
+parent): the inputs, compiling and a run; on a GPU also the highest of JAX or PyTorch on the device.
+A second run says how many make a burst of `--seconds`. Then all contenders take turns, one burst a
+round while the others wait, so that a machine that slows down slows all; a **ratio** is taken
+inside a round. Medians and ranges over the rounds are printed. A contender past `--memory-gb` or
+`--limit-s` a run is stopped and says so; that is no error. Linux only.
 """
 
 from __future__ import annotations
@@ -215,6 +215,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            bufsize=0,  # `select` does not see what a buffer holds
             # Contenders share a GPU.
             env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ},
         )
