@@ -12,10 +12,12 @@ can answer it:
   here              `triplet_loss` and `batch_all_triplet_loss` as they choose
   here, dense       one matrix of all distances
   here, tiles       tiles of 128 anchors
-  loop              the original study's mining: a Python loop over the anchors with PyTorch on each
-                    one's distances; of several semi-hard negatives it takes the first, not the
-                    nearest. Written anew from its description, and kindly: one product of matrices
-                    for the distances, no gradient through the mining, one loss for all triplets
+  loop              the original study's mining, written anew from its description: a Python loop over
+                    the anchors with PyTorch on each one's row of the matrix of distances, of which
+                    each adds its two to the loss; of several semi-hard negatives it takes the
+                    first, not the nearest
+  loop, kind        the same loop without gradient, which only collects the triplets, and one loss
+                    for all of them
   PML               pytorch-metric-learning: BatchHardMiner and TripletMarginLoss; for all triplets
                     the loss alone (absent unless installed: pip install pytorch-metric-learning)
 
@@ -48,7 +50,8 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     results = []
     for policy in POLICIES:
-        others = {"hard, hard": ["loop", "PML"], "all": ["PML"]}.get(policy, ["loop"])
+        others = ["PML"] * (policy != "easy, semi-hard")
+        others += ["loop", "loop, kind"] * (policy != "all")
         for rows in options.rows[:1] if options.quick else options.rows:
             case = {"policy": policy, "rows": rows, "d": options.d}
             names = ["here", "here, dense", "here, tiles", *others]
@@ -62,7 +65,7 @@ def batch(rows: int, d: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(0)
     labels = np.arange(rows) // 8
     centres = rng.normal(size=(labels[-1] + 1, d))
-    z = centres[labels] + 0.7 * rng.normal(size=(rows, d))
+    z = centres[labels] + 2.0 * rng.normal(size=(rows, d))
     return (z / np.linalg.norm(z, axis=1, keepdims=True)).astype(np.float32), labels
 
 
@@ -86,7 +89,7 @@ def tiles(policy: str, rows: int, d: int) -> Run:
     return here(policy, rows, d, tile_size=128)
 
 
-def loop(policy: str, rows: int, d: int) -> Run:
+def loop(policy: str, rows: int, d: int, kind: bool = False) -> Run:
     """The study's way, over anchors."""
     import torch
 
@@ -94,39 +97,52 @@ def loop(policy: str, rows: int, d: int) -> Run:
     z.requires_grad_()
     hard = policy == "hard, hard"
 
-    def mine(distances: torch.Tensor) -> tuple[list[int], list[int], list[int]]:
-        triplets: tuple[list[int], list[int], list[int]] = [], [], []
+    def triplet(anchor: int, distances: torch.Tensor) -> tuple[int, int] | None:
+        """Positive and negative of one anchor, from its row of distances."""
+        same = labels == labels[anchor]
+        negatives = torch.nonzero(~same)[:, 0]
+        same[anchor] = False
+        positives = torch.nonzero(same)[:, 0]
+        if len(positives) == 0 or len(negatives) == 0:
+            return None
+        to_positives, to_negatives = distances[positives], distances[negatives]
+        d_ap, i = to_positives.max(0) if hard else to_positives.min(0)
+        fit = negatives[(d_ap < to_negatives) & (to_negatives < d_ap + MARGIN)]
+        nearest = negatives[to_negatives.argmin()]
+        return int(positives[i]), int(nearest if hard or len(fit) == 0 else fit[0])
+
+    def squared_distances() -> torch.Tensor:
+        squares = (z * z).sum(1)
+        return squares[:, None] + squares[None, :] - 2 * z @ z.T
+
+    def loss_of_each() -> torch.Tensor:
+        distances, losses = squared_distances(), []
         for anchor in range(rows):
-            same = labels == labels[anchor]
-            negatives = torch.nonzero(~same)[:, 0]
-            same[anchor] = False
-            positives = torch.nonzero(same)[:, 0]
-            if len(positives) == 0 or len(negatives) == 0:
-                continue
-            to_positives, to_negatives = distances[anchor, positives], distances[anchor, negatives]
-            d_ap, i = to_positives.max(0) if hard else to_positives.min(0)
-            if hard:
-                fit = negatives[to_negatives < d_ap]
-            else:
-                fit = negatives[(d_ap < to_negatives) & (to_negatives < d_ap + MARGIN)]
-            if len(fit) == 0 or hard:
-                fit = negatives[to_negatives.argmin(0, keepdim=True)]
-            for indices, index in zip(triplets, (anchor, positives[i], fit[0]), strict=True):
-                indices.append(int(index))
-        return triplets
+            if (chosen := triplet(anchor, distances.detach()[anchor])) is not None:
+                d_ap, d_an = (distances[anchor, i] for i in chosen)
+                losses.append(torch.relu(d_ap - d_an + MARGIN))
+        return torch.stack(losses).mean()
+
+    def loss_of_all() -> torch.Tensor:
+        distances = squared_distances().detach()
+        chosen = [(a, triplet(a, distances[a])) for a in range(rows)]
+        indices = torch.tensor([(a, *pair) for a, pair in chosen if pair is not None])
+        anchors, positives, negatives = (z[column] for column in indices.T)
+        d_ap, d_an = ((anchors - x).square().sum(1) for x in (positives, negatives))
+        return torch.relu(d_ap - d_an + MARGIN).mean()
 
     def run() -> float:
-        with torch.no_grad():
-            squares = (z * z).sum(1)
-            chosen = mine(squares[:, None] + squares[None, :] - 2 * z @ z.T)
-        anchors, positives, negatives = (z[torch.tensor(i)] for i in chosen)
-        d_ap, d_an = ((anchors - x).square().sum(1) for x in (positives, negatives))
-        loss = torch.relu(d_ap - d_an + MARGIN).mean()
+        loss = loss_of_all() if kind else loss_of_each()
         z.grad = None
         loss.backward()
         return loss.item()
 
     return run
+
+
+def kind_loop(policy: str, rows: int, d: int) -> Run:
+    """Mining and loss apart."""
+    return loop(policy, rows, d, kind=True)
 
 
 def metric_learning(policy: str, rows: int, d: int) -> Run:
@@ -156,9 +172,14 @@ CONTENDERS = {
     "here, dense": dense,
     "here, tiles": tiles,
     "loop": loop,
+    "loop, kind": kind_loop,
     "PML": metric_learning,
 }
-LIBRARIES = {"loop": ["torch"], "PML": ["torch", "pytorch_metric_learning"]}
+LIBRARIES = {
+    "loop": ["torch"],
+    "loop, kind": ["torch"],
+    "PML": ["torch", "pytorch_metric_learning"],
+}
 
 if __name__ == "__main__":
     main()
