@@ -12,10 +12,10 @@ can answer it:
   here              `triplet_loss` and `batch_all_triplet_loss` as they choose
   here, dense       one matrix of all distances
   here, tiles       tiles of 128 anchors
-  loop              the original study's mining, written anew from its description: a Python loop over
-                    the anchors with PyTorch on each one's row of the matrix of distances, of which
-                    each adds its two to the loss; of several semi-hard negatives it takes the
-                    first, not the nearest
+  loop              the original study's mining, written anew from its description: a Python loop
+                    over the anchors with PyTorch on each one's row of the matrix of distances, of
+                    which each adds its two to the loss; of several semi-hard negatives it takes
+                    the first, not the nearest
   loop, kind        the same loop without gradient, which only collects the triplets, and one loss
                     for all of them
   PML               pytorch-metric-learning: BatchHardMiner and TripletMarginLoss; for all triplets
