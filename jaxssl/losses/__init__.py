@@ -1,10 +1,12 @@
 """Losses: pure functions of arrays, for use inside your own jit, pmap or shard_map (jax only)."""
 
+from jaxssl.losses.batch_all import batch_all_triplet_loss
 from jaxssl.losses.margin import (
     arcface_logits,
     arcface_loss,
     cosface_logits,
     cosface_loss,
+    cosine_accuracy,
     cosine_logits,
 )
 from jaxssl.losses.nt_xent import nt_xent
@@ -22,8 +24,10 @@ __all__ = [
     "Triplets",
     "arcface_logits",
     "arcface_loss",
+    "batch_all_triplet_loss",
     "cosface_logits",
     "cosface_loss",
+    "cosine_accuracy",
     "cosine_logits",
     "mine_triplets",
     "nt_xent",

@@ -27,3 +27,9 @@ def check_labelled(embeddings: jax.Array, labels: jax.Array) -> None:
         )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise ValueError(f"labels must be integers, got {labels.dtype}")
+
+
+def check_tile_size(tile_size: int | None) -> None:
+    """Raise unless `tile_size` is None or a whole number above 0."""
+    if tile_size is not None and (not isinstance(tile_size, int) or tile_size < 1):
+        raise ValueError(f"tile_size must be None or an integer >= 1, got {tile_size!r}")

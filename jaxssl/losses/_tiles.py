@@ -23,7 +23,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jaxssl.losses._rows import AxisName, dot_products
+from jaxssl.losses._checks import check_tile_size
+from jaxssl.losses._rows import AxisName, dot_products, filled
 
 # Up to so many rows the matrix is as fast, and its program shorter.
 PLAIN_ROWS = 1024
@@ -44,8 +45,7 @@ class Sums(NamedTuple):
 
 def choose_tile(rows: int, tile_size: int | None) -> int | None:
     """The side of a tile for so many rows of all devices; None: the whole matrix at once."""
-    if tile_size is not None and tile_size < 1:
-        raise ValueError(f"tile_size must be 1 or more, got {tile_size}")
+    check_tile_size(tile_size)
     if tile_size is None:
         if rows <= PLAIN_ROWS:
             return None
@@ -82,8 +82,8 @@ def _forward(x: jax.Array, labels: jax.Array, tile: int, axis_name: AxisName, pa
             transposed = _reduce(logits.T, None if positive is None else positive.T)
             return _put(sums, j, _merge(_get(sums, j, side), transposed))
 
-        zero = 0.0 * rows["x"][:, 0]
-        nothing = Sums(zero + LOWEST, zero, zero, zero)
+        zero = filled(0.0, rows["x"][:, 0])
+        nothing = Sums(filled(LOWEST, zero), zero, zero, zero)
         sums = _round(rows, nothing, add, _merge, side, axis_name)
         return tuple(v[:n] for v in (sums.top + jnp.log(sums.total), sums.positive, sums.positives))
 
@@ -107,7 +107,7 @@ def _backward(
             dx = _put(dx, i, _get(dx, i, side) + dot_products(w, b["x"].T))
             return dx if own else _put(dx, j, _get(dx, j, side) + dot_products(w.T, a["x"].T))
 
-        return _round(rows, 0.0 * rows["x"], add, jnp.add, side, axis_name)[:n]
+        return _round(rows, filled(0.0, rows["x"]), add, jnp.add, side, axis_name)[:n]
 
     x, labels, lse = residuals
     of_lse, of_positive, _ = gradients

@@ -1,13 +1,15 @@
 """ArcFace and CosFace: softmax over cosines, with a margin against the true class."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses._checks import check_labelled, check_margin, check_positive
-from jaxssl.losses._rows import AxisName, dot_products, unit_rows
+from jaxssl.losses import _class_tiles
+from jaxssl.losses._checks import check_labelled, check_margin, check_positive, check_tile_size
+from jaxssl.losses._rows import AxisName, dot_products, tile_rows, unit_rows
 
 
 def cosine_logits(
@@ -87,13 +89,7 @@ def arcface_logits(
     check_positive("scale", scale)
     cosine = _cosines(embeddings, weights)
     _check_labels(embeddings, weights, labels)
-    margin = jnp.asarray(margin, jnp.float32)
-    sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, 1e-7))
-    widened = jnp.where(
-        cosine > -jnp.cos(margin),
-        cosine * jnp.cos(margin) - sine * jnp.sin(margin),
-        cosine - margin * jnp.sin(margin),
-    )
+    widened = _widened(cosine, margin)
     return jnp.asarray(scale, jnp.float32) * jnp.where(_target(labels, cosine), widened, cosine)
 
 
@@ -105,23 +101,38 @@ def arcface_loss(
     margin: float | jax.Array = 0.5,
     scale: float | jax.Array = 64.0,
     axis_name: AxisName = None,
+    class_axis_name: AxisName = None,
+    tile_size: int | None = None,
 ) -> jax.Array:
-    """Mean softmax cross entropy of `arcface_logits`.
+    """Mean softmax cross entropy of `arcface_logits`, in tiles where classes are many.
+
+    **Classes over devices.** With `class_axis_name`, device i of that axis holds the weights of
+    classes i·k/m to (i + 1)·k/m − 1, [k/m, d], and value and gradient are those of one device with
+    all k. The batch may be the same on all of them (`axis_name` None), spread over another axis
+    (a mesh of data x classes), or over the same: embeddings and labels are then gathered, [n, d]
+    and [n], while weights and logits stay where they are. The gradient by the local weights, taken
+    outside or with `check_vma` on, is as it is; taken inside with `check_vma` off it is to be
+    divided by m, beside the pmean over the batch's other axes that `nt_xent` asks for.
 
     Args:
         embeddings: as in `arcface_logits`; with `axis_name`, this device's shard.
-        weights: as in `arcface_logits`; with `axis_name`, the same on every device.
-        labels: as in `arcface_logits`, sharded as the embeddings.
+        weights: as in `arcface_logits`; with `axis_name`, the same on every device; with
+            `class_axis_name`, this device's shard.
+        labels: as in `arcface_logits`, sharded as the embeddings, in [0, k) of all classes.
         margin: as in `arcface_logits`.
         scale: as in `arcface_logits`.
         axis_name: mapped axis (or axes) over which the batch is spread; `nt_xent` says how to take
             the gradient then.
+        class_axis_name: mapped axis (or axes) over which the classes are spread, see above.
+        tile_size: classes a tile, at least 1. None: all at once up to 2²² logits, above that as
+            many as make 2²². With tiles memory is n x tile_size, and a pass over the tiles is made
+            for the value and another for the gradient; reverse mode only.
 
     Returns:
         The loss, a float32 scalar ≥ 0 over the global batch.
 
     Raises:
-        ValueError: as `arcface_logits`.
+        ValueError: as `arcface_logits`; or if `tile_size` is below 1.
 
     Reference:
         Deng et al., "ArcFace", 2019 (https://arxiv.org/abs/1801.07698), equation 3.
@@ -133,8 +144,23 @@ def arcface_loss(
         >>> print(f"{loss:.4f}")  # ln(1 + exp(−cos 0.5))
         0.3477
     """
-    logits = arcface_logits(embeddings, weights, labels, margin=margin, scale=scale)
-    return _cross_entropy(logits, labels, axis_name)
+    if _is_dense(embeddings, weights, class_axis_name, tile_size):
+        logits = arcface_logits(embeddings, weights, labels, margin=margin, scale=scale)
+        return _cross_entropy(logits, labels, axis_name)
+    check_margin(margin, math.pi / 2)
+    check_positive("scale", scale)
+    _check_shapes(embeddings, weights)
+    _check_labels(embeddings, weights, labels, class_axis_name)
+    return _class_tiles.cross_entropy(
+        embeddings,
+        weights,
+        labels,
+        widened=partial(_widened, margin=margin),
+        scale=scale,
+        axis_name=axis_name,
+        class_axis_name=class_axis_name,
+        tile_size=tile_size,
+    )
 
 
 def cosface_logits(
@@ -174,7 +200,7 @@ def cosface_logits(
     check_positive("scale", scale)
     cosine = _cosines(embeddings, weights)
     _check_labels(embeddings, weights, labels)
-    reduced = cosine - jnp.asarray(margin, jnp.float32)
+    reduced = _reduced(cosine, margin)
     return jnp.asarray(scale, jnp.float32) * jnp.where(_target(labels, cosine), reduced, cosine)
 
 
@@ -186,6 +212,8 @@ def cosface_loss(
     margin: float | jax.Array = 0.35,
     scale: float | jax.Array = 64.0,
     axis_name: AxisName = None,
+    class_axis_name: AxisName = None,
+    tile_size: int | None = None,
 ) -> jax.Array:
     """Mean softmax cross entropy of `cosface_logits`.
 
@@ -196,12 +224,14 @@ def cosface_loss(
         margin: as in `cosface_logits`.
         scale: as in `cosface_logits`.
         axis_name: as in `arcface_loss`.
+        class_axis_name: as in `arcface_loss`.
+        tile_size: as in `arcface_loss`.
 
     Returns:
         The loss, a float32 scalar ≥ 0 over the global batch.
 
     Raises:
-        ValueError: as `cosface_logits`.
+        ValueError: as `arcface_loss`.
 
     Reference:
         Wang et al., "CosFace", 2018 (https://arxiv.org/abs/1801.09414), equation 4.
@@ -213,22 +243,116 @@ def cosface_loss(
         >>> print(f"{loss:.4f}")  # ln(1 + exp(−0.65))
         0.4201
     """
-    logits = cosface_logits(embeddings, weights, labels, margin=margin, scale=scale)
-    return _cross_entropy(logits, labels, axis_name)
+    if _is_dense(embeddings, weights, class_axis_name, tile_size):
+        logits = cosface_logits(embeddings, weights, labels, margin=margin, scale=scale)
+        return _cross_entropy(logits, labels, axis_name)
+    check_margin(margin, 1.0)
+    check_positive("scale", scale)
+    _check_shapes(embeddings, weights)
+    _check_labels(embeddings, weights, labels, class_axis_name)
+    return _class_tiles.cross_entropy(
+        embeddings,
+        weights,
+        labels,
+        widened=partial(_reduced, margin=margin),
+        scale=scale,
+        axis_name=axis_name,
+        class_axis_name=class_axis_name,
+        tile_size=tile_size,
+    )
 
 
-def _cosines(embeddings: jax.Array, weights: jax.Array) -> jax.Array:
+def cosine_accuracy(
+    embeddings: jax.Array,
+    weights: jax.Array,
+    labels: jax.Array,
+    *,
+    axis_name: AxisName = None,
+    class_axis_name: AxisName = None,
+    tile_size: int | None = None,
+) -> jax.Array:
+    """Share of rows that are nearer, in angle, to their class's weight than to every other.
+
+    Accuracy from `cosine_logits`, without a margin, for more classes than [n, k] logits fit: it is
+    computed in the tiles, and over the devices, of the losses. A tie counts as wrong.
+
+    Args:
+        embeddings: as in `arcface_loss`.
+        weights: as in `arcface_loss`.
+        labels: as in `arcface_loss`.
+        axis_name: as in `arcface_loss`.
+        class_axis_name: as in `arcface_loss`.
+        tile_size: as in `arcface_loss`; None: tiles of as many classes as make 2²² cosines.
+
+    Returns:
+        The accuracy over the global batch, a float32 scalar in [0, 1], without gradient.
+
+    Raises:
+        ValueError: if shapes do not fit, `labels` are not integers in [0, k), or `tile_size` is
+            below 1.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from jaxssl.losses import cosine_accuracy
+        >>> print(cosine_accuracy(jnp.eye(4), jnp.eye(4), jnp.array([0, 1, 2, 0])))
+        0.75
+    """
+    check_tile_size(tile_size)
+    _check_shapes(embeddings, weights)
+    _check_labels(embeddings, weights, labels, class_axis_name)
+    return _class_tiles.accuracy(embeddings, weights, labels, axis_name, class_axis_name, tile_size)
+
+
+def _is_dense(
+    embeddings: jax.Array,
+    weights: jax.Array,
+    class_axis_name: AxisName,
+    tile_size: int | None,
+) -> bool:
+    """Whether all logits are made at once: then nothing is computed twice."""
+    check_tile_size(tile_size)
+    _check_shapes(embeddings, weights)
+    k = weights.shape[0]
+    return class_axis_name is None and tile_rows(k, embeddings.shape[0], tile_size) == k
+
+
+def _widened(cosine: jax.Array, margin: float | jax.Array) -> jax.Array:
+    """ArcFace's cosine to the true class."""
+    margin = jnp.asarray(margin, jnp.float32)
+    sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, 1e-7))
+    return jnp.where(
+        cosine > -jnp.cos(margin),
+        cosine * jnp.cos(margin) - sine * jnp.sin(margin),
+        cosine - margin * jnp.sin(margin),
+    )
+
+
+def _reduced(cosine: jax.Array, margin: float | jax.Array) -> jax.Array:
+    """CosFace's."""
+    return cosine - jnp.asarray(margin, jnp.float32)
+
+
+def _check_shapes(embeddings: jax.Array, weights: jax.Array) -> None:
     rows, classes = embeddings.shape, weights.shape
     if len(rows) != 2 or len(classes) != 2 or rows[1] != classes[1] or 0 in rows + classes:
         raise ValueError(
             f"embeddings must be [n, d] and weights [k, d], none empty, got {rows} and {classes}"
         )
+
+
+def _cosines(embeddings: jax.Array, weights: jax.Array) -> jax.Array:
+    _check_shapes(embeddings, weights)
     return dot_products(unit_rows(embeddings), unit_rows(weights))
 
 
-def _check_labels(embeddings: jax.Array, weights: jax.Array, labels: jax.Array) -> None:
+def _check_labels(
+    embeddings: jax.Array,
+    weights: jax.Array,
+    labels: jax.Array,
+    class_axis_name: AxisName = None,
+) -> None:
     check_labelled(embeddings, labels)
-    k = weights.shape[0]
+    k = weights.shape[0] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
     if not isinstance(labels, jax.core.Tracer) and not 0 <= labels.min() <= labels.max() < k:
         raise ValueError(f"labels must lie in [0, {k}), got {labels.min()} to {labels.max()}")
 

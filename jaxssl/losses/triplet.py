@@ -5,9 +5,18 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
-from jaxssl.losses._checks import check_labelled, check_margin
-from jaxssl.losses._rows import AxisName, dot_products, gather_rows, mean_where, row_indices
+from jaxssl.losses._checks import check_labelled, check_margin, check_tile_size
+from jaxssl.losses._rows import (
+    AxisName,
+    dot_products,
+    gather_rows,
+    mean_where,
+    row_indices,
+    scan_rows,
+    tile_rows,
+)
 
 Positive = Literal["easy", "hard"] | bool | jax.Array
 Negative = Literal["semi-hard", "hard"] | bool | jax.Array
@@ -39,6 +48,7 @@ def triplet_loss(
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
     axis_name: AxisName = None,
+    tile_size: int | None = None,
 ) -> jax.Array:
     r"""Triplet margin loss on squared Euclidean distances, one mined triplet an anchor.
 
@@ -59,6 +69,7 @@ def triplet_loss(
         negative: "semi-hard" or "hard"; or a boolean scalar, true for hard.
         axis_name: mapped axis (or axes) over which the batch is spread; `nt_xent` says how to take
             the gradient then.
+        tile_size: how many anchors are mined at a time; `mine_triplets` says more.
 
     Returns:
         The loss, a float32 scalar ≥ 0 over the global batch; 0, with zero gradients, where no row
@@ -66,7 +77,8 @@ def triplet_loss(
 
     Raises:
         ValueError: if `embeddings` are not [n, d] or `labels` not [n] integers, if either is empty,
-            if `margin` is negative or not finite, or if a policy is unknown.
+            if `margin` is negative or not finite, if a policy is unknown, or if `tile_size` is
+            below 1.
 
     Reference:
         Schroff et al., "FaceNet", 2015 (https://arxiv.org/abs/1503.03832), equation 3 and
@@ -86,6 +98,7 @@ def triplet_loss(
         positive=positive,
         negative=negative,
         axis_name=axis_name,
+        tile_size=tile_size,
     )[0]
 
 
@@ -97,6 +110,7 @@ def triplet_loss_and_stats(
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
     axis_name: AxisName = None,
+    tile_size: int | None = None,
 ) -> tuple[jax.Array, TripletStats]:
     """`triplet_loss` with what to log beside it, for `jax.value_and_grad(..., has_aux=True)`.
 
@@ -107,6 +121,7 @@ def triplet_loss_and_stats(
         positive: as in `triplet_loss`.
         negative: as in `triplet_loss`.
         axis_name: as in `triplet_loss`.
+        tile_size: as in `triplet_loss`.
 
     Returns:
         The loss, and `TripletStats`; `stats._asdict()` is ready for a log.
@@ -129,6 +144,7 @@ def triplet_loss_and_stats(
         positive=positive,
         negative=negative,
         axis_name=axis_name,
+        tile_size=tile_size,
     )
     rows = embeddings.astype(jnp.float32)
     columns = gather_rows(rows, axis_name)
@@ -158,6 +174,7 @@ def mine_triplets(
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
     axis_name: AxisName = None,
+    tile_size: int | None = None,
 ) -> Triplets:
     """For every row as an anchor, the positive and the negative that the policies choose.
 
@@ -176,6 +193,10 @@ def mine_triplets(
         negative: as in `triplet_loss`.
         axis_name: as in `triplet_loss`. Anchors are then this device's rows; all indices count
             the rows of all devices.
+        tile_size: at least 1: so many anchors are mined at a time, and memory is tile_size x N and
+            N x d instead of N x N. None: all at once up to 2²² distances (n anchors of a device x N
+            rows of all: 2,048 on one), above that as many as make 2²², at least 8. The triplets are
+            the same, to the rounding of the product.
 
     Returns:
         `Triplets`: anchor, positive and negative indices and a mask, all [n].
@@ -193,30 +214,38 @@ def mine_triplets(
     """
     check_labelled(embeddings, labels)
     check_margin(margin, math.inf)
+    check_tile_size(tile_size)
     hard_positive = _is_hard("positive", positive, "easy")
     hard_negative = _is_hard("negative", negative, "semi-hard")
 
-    rows = embeddings.astype(jnp.float32)
-    anchor = row_indices(rows.shape[0], axis_name)
-    column_labels = gather_rows(labels, axis_name)
-    own = anchor[:, None] == jnp.arange(column_labels.shape[0])[None, :]
-    distances = _squared_distances(rows, own, axis_name)
-    same = labels[:, None] == column_labels[None, :]
-    positives, negatives = same & ~own, ~same
+    rows = lax.stop_gradient(embeddings.astype(jnp.float32))
+    columns, column_labels = gather_rows(rows, axis_name), gather_rows(labels, axis_name)
+    column = jnp.arange(columns.shape[0])[None, :]
 
-    chosen = _argmin(jnp.where(hard_positive, -distances, distances), positives)
-    d_ap = jnp.take_along_axis(distances, chosen[:, None], axis=1)
-    limit = d_ap + jnp.asarray(margin, jnp.float32)
-    semi_hard = negatives & (d_ap < distances) & (distances < limit)
-    # A hard negative, the nearest of those nearer than the positive or else the nearest of all, is
-    # always the nearest of all.
-    any_negative = hard_negative | ~jnp.any(semi_hard, axis=1, keepdims=True)
-    return Triplets(
-        anchor=anchor,
-        positive=chosen,
-        negative=_argmin(distances, jnp.where(any_negative, negatives, semi_hard)),
-        mask=jnp.any(positives, axis=1) & jnp.any(negatives, axis=1),
-    )
+    def mine(_: None, anchor: jax.Array, rows: jax.Array, labels: jax.Array) -> tuple:
+        own = anchor[:, None] == column
+        distances = _squared_distances(rows, own, columns)
+        same = labels[:, None] == column_labels[None, :]
+        positives, negatives = same & ~own, ~same
+
+        d_ap = _nearest(jnp.where(hard_positive, -distances, distances), positives)
+        d_ap = jnp.where(hard_positive, -d_ap, d_ap)
+        limit = d_ap + jnp.asarray(margin, jnp.float32)
+        semi_hard = negatives & (d_ap < distances) & (distances < limit)
+        # A hard negative, the nearest of those nearer than the positive or else the nearest of all,
+        # is always the nearest of all.
+        d_an, d_semi_hard = _nearest(distances, negatives), _nearest(distances, semi_hard)
+        d_an = jnp.where(hard_negative | jnp.isinf(d_semi_hard), d_an, d_semi_hard)
+        return None, (
+            _first(positives & (distances == d_ap)),
+            _first(negatives & (distances == d_an)),
+            jnp.any(positives, axis=1) & jnp.any(negatives, axis=1),
+        )
+
+    anchor = row_indices(rows.shape[0], axis_name)
+    tile = tile_rows(rows.shape[0], columns.shape[0], tile_size)
+    _, (positives, negatives, mask) = scan_rows(mine, None, tile, anchor, rows, labels)
+    return Triplets(anchor, positives, negatives, mask)
 
 
 def _is_hard(name: str, policy: str | bool | jax.Array, other: str) -> bool | jax.Array:
@@ -227,14 +256,30 @@ def _is_hard(name: str, policy: str | bool | jax.Array, other: str) -> bool | ja
     return policy == "hard"
 
 
-def _squared_distances(rows: jax.Array, own: jax.Array, axis_name: AxisName) -> jax.Array:
-    """From each of the local `rows` to all rows; `own` marks each row's own column."""
-    products = dot_products(rows, gather_rows(rows, axis_name))
-    # The squared lengths come from the same product, so that equal rows cancel to exactly 0.
-    squares = jnp.sum(jnp.where(own, products, 0.0), axis=1)
-    columns = gather_rows(squares, axis_name)
-    return jnp.maximum(squares[:, None] + columns[None, :] - 2.0 * products, 0.0)
+def _squared_distances(rows: jax.Array, own: jax.Array, columns: jax.Array | None) -> jax.Array:
+    """|x - y|² from each of `rows` to all `columns` (None: the rows), one product of matrices.
+
+    `own` marks the column that each row stands in. Equal rows are at distance exactly 0, and the
+    same distance worked out twice is the same to the bit: no step but the product depends on order,
+    and no contraction to fused operations changes it.
+    """
+    columns = rows if columns is None else columns
+    products = dot_products(rows, columns)
+    squares = jnp.sum(columns * columns, axis=1)[None, :]
+
+    def of_own(values: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.where(own, values, 0.0), axis=1, keepdims=True)
+
+    # x·x − x·y, both from the one product, and |y|² − |x|²: equal rows cancel in both.
+    return jnp.maximum(2.0 * (of_own(products) - products) + (squares - of_own(squares)), 0.0)
 
 
-def _argmin(values: jax.Array, among: jax.Array) -> jax.Array:
-    return jnp.argmin(jnp.where(among, values, jnp.inf), axis=1)
+def _nearest(distances: jax.Array, among: jax.Array) -> jax.Array:
+    """The least distance [n, 1]; inf among none."""
+    return jnp.min(jnp.where(among, distances, jnp.inf), axis=1, keepdims=True)
+
+
+def _first(chosen: jax.Array) -> jax.Array:
+    """The first column that is chosen [n]; some column where none is."""
+    last = chosen.shape[1] - 1
+    return jnp.min(jnp.where(chosen, jnp.arange(last + 1)[None, :], last), axis=1)

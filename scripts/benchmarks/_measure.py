@@ -19,22 +19,27 @@ and measures one case after the other:
 where `options` come from a parser that went through `add_flags(parser)`: --rounds, --seconds,
 --memory-gb, --limit-s, --quick, --json.
 
+A contender that needs more than the program imports at its top names it, so that importing it is no
+part of the memory measured, and where it is missing the contender is absent:
+
+    LIBRARIES = {"PyTorch": ["torch"]}
+
 How it is measured: every contender of a case lives in a process of its own, so that one that runs
-out of memory, or takes too long, takes nothing else with it. The process imports the program, and
-with it the libraries that stand at its top, notes its memory, gets ready and runs once: **memory**
-is the highest resident set up to there above the one noted (VmHWM, which unlike `ru_maxrss` knows
-nothing of the parent): the inputs, compiling and a run; on a GPU also the highest of JAX or PyTorch
-on the device. A second run says how many make a burst of `--seconds`. Then all contenders take
-turns, one burst a round while the others wait, so that a machine that slows down slows all; a
-**ratio** is taken inside a round. Medians and ranges over the rounds are printed. A contender that
-raises ImportError is absent, one past `--memory-gb` or `--limit-s` a run is stopped and says so;
-neither is an error. Linux only.
+out of memory, or takes too long, takes nothing else with it. The process imports the program and
+the contender's libraries, notes its memory, gets ready and runs once: **memory** is the highest
+resident set up to there above the one noted (VmHWM, which unlike `ru_maxrss` knows nothing of the
+parent): the inputs, compiling and a run; on a GPU also the highest of JAX or PyTorch on the device.
+A second run says how many make a burst of `--seconds`. Then all contenders take turns, one burst a
+round while the others wait, so that a machine that slows down slows all; a **ratio** is taken
+inside a round. Medians and ranges over the rounds are printed. A contender past `--memory-gb` or
+`--limit-s` a run is stopped and says so; that is no error. Linux only.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import importlib
 import importlib.util
 import json
 import math
@@ -210,6 +215,7 @@ class _Worker:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._errors,
+            bufsize=0,  # `select` does not see what a buffer holds
             # Contenders share a GPU.
             env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ},
         )
@@ -222,9 +228,10 @@ class _Worker:
 
     def start(self) -> bool:
         """Get ready and run once; False when there will be no times."""
-        if self._reply(math.inf):  # its imports are on no clock
-            return False
-        for name, value in self._reply(self._options.limit_s).items():
+        reply = self._reply(math.inf)  # its imports are on no clock
+        if not reply:
+            reply = self._reply(self._options.limit_s)
+        for name, value in reply.items():
             setattr(self.result, name, value)
         return not self.result.note
 
@@ -285,16 +292,18 @@ def _serve() -> None:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)
+    try:
+        for library in getattr(module, "LIBRARIES", {}).get(name, []):
+            importlib.import_module(library)
+    except ImportError as error:
+        reply(note=f"absent: {error}")
+        return
     if "jax" in sys.modules:
         sys.modules["jax"].numpy.zeros(()).block_until_ready()
     reply()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
     before = _memory("self", "VmRSS")
-    try:
-        run = module.CONTENDERS[name](**json.loads(case))
-    except ImportError as error:
-        reply(note=f"absent: {error}")
-        return
+    run = module.CONTENDERS[name](**json.loads(case))
     value = run()
     reply(memory_bytes=_memory("self", "VmHWM") - before, device_bytes=_device_peak(), value=value)
     for line in sys.stdin:

@@ -106,6 +106,12 @@ CONTENDERS = {
     "optax": of_optax,
     "pytorch-metric-learning": metric_learning,
 }
+# Not imported within the memory measured.
+LIBRARIES = {
+    "torch, dense": ["torch"],
+    "optax": ["optax"],
+    "pytorch-metric-learning": ["pytorch_metric_learning"],
+}
 
 
 def main() -> None:

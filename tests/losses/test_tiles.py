@@ -223,5 +223,5 @@ def test_the_tile_is_chosen_by_the_rows(rows, asked, tile):
 
 
 def test_a_bad_tile_is_named():
-    with pytest.raises(ValueError, match="tile_size must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="tile_size must be None or an integer >= 1, got 0"):
         nt_xent(np.ones((4, 3)), np.ones((4, 3)), tile_size=0)

@@ -1,0 +1,79 @@
+"""What the benchmark programs stand on: processes that may die, memory, ratios inside a round."""
+
+import argparse
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "scripts" / "benchmarks"
+
+PROGRAM = """
+def quick(size):
+    print("noise on stdout")
+    return lambda: 1.5
+
+def large(size):
+    return lambda: len(bytes(bytearray(size)))
+
+def endless(size):
+    import time
+    return lambda: time.sleep(60)
+
+def wrong(size):
+    return lambda: 1 / 0
+
+CONTENDERS = {"quick": quick, "absent": quick, "large": large, "huge": large, "endless": endless,
+              "wrong": wrong}
+LIBRARIES = {"absent": ["no_such_library"]}
+"""
+
+
+@pytest.fixture
+def benchmark(monkeypatch):
+    spec = importlib.util.spec_from_file_location("_measure", FOLDER / "_measure.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, "_measure", module)  # its dataclass looks there
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_contenders_that_fail_leave_the_others_their_numbers(benchmark, tmp_path, capsys):
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    parser = argparse.ArgumentParser()
+    benchmark.add_flags(parser)
+    flags = ["--memory-gb", "0.4", "--rounds", "2", "--seconds", "0"]
+    options = parser.parse_args([*flags, "--json", str(tmp_path / "out.json")])
+    names, case = ["quick", "absent", "large", "wrong"], {"size": 5 * 10**7}
+    results = benchmark.measure(program, names, case, options)
+    results += benchmark.measure(program, ["huge"], {"size": 10**9}, options)
+    results += benchmark.measure(
+        program, ["endless"], case, parser.parse_args([*flags, "--limit-s", "1"])
+    )
+    quick, absent, large, wrong, huge, endless = results
+    assert (quick.value, len(quick.seconds), quick.note) == (1.5, 2, "")
+    assert quick.memory_bytes < 1e7
+    # Twice its size at a time.
+    assert 0.99e8 < large.memory_bytes < 1.1e8
+    assert absent.note == "absent: No module named 'no_such_library'"
+    assert endless.note == "more than 1 s"
+    assert wrong.note == "failed: ZeroDivisionError: division by zero"
+    assert huge.note == "more than 0.4 GB"
+    benchmark.print_table(results, reference="quick")
+    assert "| 50,000,000 | endless | more than 1 s | - | - | - |" in capsys.readouterr().out
+    benchmark.write_json(options.json, options, results, reference="quick")
+    record = json.loads(options.json.read_text())
+    assert record["rows"][0]["ratio"] == 1
+    assert record["rows"][2]["ratio"] > 1
+    assert record["rows"][1]["median_s"] is None
+    assert "commit" in record
+
+
+def test_ratios_are_taken_inside_a_round(benchmark):
+    ours, theirs = (benchmark.Result(name, {}) for name in ("ours", "theirs"))
+    ours.seconds, theirs.seconds = [1.0, 2.0, 9.0], [2.0, 1.0, 3.0]
+    assert ours.ratios(theirs) == [0.5, 2.0, 3.0]
+    assert ours.ratios(None) == []
