@@ -1,0 +1,324 @@
+"""What the benchmark programs share: time in turns, memory in a process of its own, table, JSON.
+
+A program of `scripts/benchmarks` names its contenders, functions that get a case ready:
+
+    def tiled(rows: int, d: int) -> Run:           # called in a process of its own
+        z = ...
+        return value_and_grad(nt_xent, z[0], z[1])  # or any function of nothing that makes one run,
+                                                    # waits for it, and returns its value or None
+    CONTENDERS = {"here, tiled": tiled, ...}        # in this order in the table
+
+and measures one case after the other:
+
+    results = []
+    for rows in (1024, 4096):
+        results += measure(__file__, CONTENDERS, {"rows": rows, "d": 128}, options)
+    print_table(results, reference="here, tiled")
+    write_json(options.json, options, results, reference="here, tiled")
+
+where `options` come from a parser that went through `add_flags(parser)`: --rounds, --seconds,
+--memory-gb, --limit-s, --quick, --json.
+
+How it is measured: every contender of a case lives in a process of its own, so that one that runs
+out of memory, or takes too long, takes nothing else with it. The process imports the program, and
+with it the libraries that stand at its top, notes its memory, gets ready and runs once: **memory**
+is the highest resident set up to there above the one noted (VmHWM, which unlike `ru_maxrss` knows
+nothing of the parent): the inputs, compiling and a run; on a GPU also the highest of JAX or PyTorch
+on the device. A second run says how many make a burst of `--seconds`. Then all contenders take
+turns, one burst a round while the others wait, so that a machine that slows down slows all; a
+**ratio** is taken inside a round. Medians and ranges over the rounds are printed. A contender that
+raises ImportError is absent, one past `--memory-gb` or `--limit-s` a run is stopped and says so;
+neither is an error. Linux only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import math
+import os
+import select
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from jaxssl.training.runs import provenance
+
+Run = Callable[[], float | None]
+
+
+@dataclass
+class Result:
+    """One contender in one case.
+
+    Attributes:
+      contender: its name.
+      case: what it was called with.
+      seconds: of one run, one number a round; empty if it did not get that far.
+      memory_bytes: highest resident set, above the interpreter with its libraries.
+      device_bytes: the same on the accelerator, None without one.
+      value: what the first run returned: contenders of one question should agree.
+      note: why there are no seconds.
+    """
+
+    contender: str
+    case: dict[str, Any]
+    seconds: list[float] = field(default_factory=list)
+    memory_bytes: int | None = None
+    device_bytes: int | None = None
+    value: float | None = None
+    note: str = ""
+
+    def ratios(self, reference: Result | None) -> list[float]:
+        """How many times the reference's time, round by round; empty where either has none."""
+        theirs = reference.seconds if reference else []
+        return [a / b for a, b in zip(self.seconds, theirs, strict=False)]
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags that all programs have."""
+    parser.add_argument("--rounds", type=int, default=5, help="bursts of each contender")
+    parser.add_argument("--seconds", type=float, default=0.5, help="least length of a burst")
+    parser.add_argument("--memory-gb", type=float, default=16.0, help="stop a contender above it")
+    parser.add_argument("--limit-s", type=float, default=120.0, help="stop a longer first run")
+    parser.add_argument("--quick", action="store_true", help="the smallest case, one short round")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+
+
+def measure(
+    program: str, contenders: Iterable[str], case: Mapping[str, Any], options: argparse.Namespace
+) -> list[Result]:
+    """Every contender (a key of CONTENDERS in the file `program`) in one case (JSON-able)."""
+    rounds, seconds = (1, 0.0) if options.quick else (options.rounds, options.seconds)
+    with contextlib.ExitStack() as stack:
+        workers = []
+        for name in contenders:
+            print(f"{name}: {dict(case)}", file=sys.stderr, flush=True)
+            worker = stack.enter_context(_Worker(program, name, case, options))
+            if worker.start():
+                worker.burst_of(seconds)
+            workers.append(worker)
+        for _ in range(rounds):
+            for worker in workers:
+                if not worker.result.note:
+                    worker.round()
+        return [worker.result for worker in workers]
+
+
+def value_and_grad(
+    loss: Callable[..., Any], *arguments: Any, argnums: int | tuple[int, ...] = 0, **options: Any
+) -> Run:
+    """A run of the jitted value and gradient of `loss(*arguments, **options)`, JAX."""
+    import jax
+
+    compiled = jax.jit(jax.value_and_grad(lambda *a: loss(*a, **options), argnums=argnums))
+
+    def run() -> float:
+        return float(jax.block_until_ready(compiled(*arguments))[0])
+
+    return run
+
+
+def print_table(results: list[Result], reference: str) -> None:
+    """Where the numbers come from, and the table in Markdown."""
+    about = provenance()
+    versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
+    print(f"{about['machine']}; {versions}; commit {about['commit']}\n`{about['command']}`\n")
+    cases = list(results[0].case)
+    heads = [*cases, "contender", "ms", "memory, MB", f"times {reference}", "value"]
+    if any(r.device_bytes is not None for r in results):
+        heads.insert(-2, "device, MB")
+    print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
+    for r in results:
+        memory = [r.memory_bytes] + [r.device_bytes] * ("device, MB" in heads)
+        cells = [
+            *(f"{r.case[name]:,}" for name in cases),
+            r.contender,
+            r.note or _median_and_range([1e3 * s for s in r.seconds]),
+            *("-" if size is None else f"{size / 1e6:,.0f}" for size in memory),
+            _median_and_range(r.ratios(_reference(r, results, reference))),
+            "-" if r.value is None else f"{r.value:.6g}",
+        ]
+        print("| " + " | ".join(cells) + " |")
+
+
+def write_json(
+    path: Path | None, options: argparse.Namespace, results: list[Result], reference: str
+) -> None:
+    """The same with every round, for a program to read; nothing without a path."""
+    if path is None:
+        return
+    rows = []
+    for r in results:
+        ratios = r.ratios(_reference(r, results, reference))
+        rows.append(
+            {
+                **asdict(r),
+                "median_s": statistics.median(r.seconds) if r.seconds else None,
+                "ratio": statistics.median(ratios) if ratios else None,
+                "ratio_lowest": min(ratios, default=None),
+                "ratio_highest": max(ratios, default=None),
+            }
+        )
+    flags = {**vars(options), "json": None}
+    record = {**provenance(), "options": flags, "reference": reference, "rows": rows}
+    path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def _reference(result: Result, results: list[Result], name: str) -> Result | None:
+    found = (r for r in results if r.contender == name and r.case == result.case)
+    return next(found, None)
+
+
+def _median_and_range(values: list[float]) -> str:
+    if not values:
+        return "-"
+    low, middle, high = (f"{v:,.3g}" if v < 1e3 else f"{v:,.0f}" for v in _three(values))
+    return middle if low == high else f"{middle} ({low}-{high})"
+
+
+def _three(values: list[float]) -> tuple[float, float, float]:
+    return min(values), statistics.median(values), max(values)
+
+
+class _Worker:
+    """A contender in its process, as seen from the program."""
+
+    def __init__(
+        self, program: str, name: str, case: Mapping[str, Any], options: argparse.Namespace
+    ):
+        self.result = Result(name, dict(case))
+        self._options = options
+        self._program = program
+        self._runs = 1
+
+    def __enter__(self) -> _Worker:
+        folder = str(Path(__file__).parent)
+        code = f"import sys; sys.path.insert(0, {folder!r}); import _measure; _measure._serve()"
+        arguments = [str(self._program), self.result.contender, json.dumps(self.result.case)]
+        self._errors = tempfile.TemporaryFile("w+")
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            # Contenders share a GPU.
+            env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ},
+        )
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+        self._errors.close()
+
+    def start(self) -> bool:
+        """Get ready and run once; False when there will be no times."""
+        if self._reply(math.inf):  # its imports are on no clock
+            return False
+        for name, value in self._reply(self._options.limit_s).items():
+            setattr(self.result, name, value)
+        return not self.result.note
+
+    def burst_of(self, seconds: float) -> None:
+        """Find how many runs take so long, from a second run: the first compiled."""
+        took = self._ask(1)
+        if took is not None:
+            self._runs = max(1, round(seconds / took))
+
+    def round(self) -> None:
+        """One burst."""
+        took = self._ask(self._runs)
+        if took is not None:
+            self.result.seconds.append(took / self._runs)
+
+    def _ask(self, runs: int) -> float | None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{runs}\n".encode())
+        self._process.stdin.flush()
+        return self._reply(runs * self._options.limit_s).get("took")
+
+    def _reply(self, limit_s: float) -> dict[str, Any]:
+        """The next line of the process, which is stopped where it passes a limit."""
+        assert self._process.stdout is not None
+        begin, line, memory_gb = time.monotonic(), b"", self._options.memory_gb
+        while not line:
+            if select.select([self._process.stdout], [], [], 0.02)[0]:
+                line = self._process.stdout.readline()
+                if not line:
+                    self._errors.seek(0)
+                    last = (self._errors.read().strip().splitlines() or ["no message"])[-1]
+                    return self._stop(f"failed: {last[:100]}")
+            elif _memory(self._process.pid, "VmRSS") > memory_gb * 1e9:
+                return self._stop(f"more than {memory_gb:g} GB")
+            elif time.monotonic() - begin > limit_s:
+                return self._stop(f"more than {self._options.limit_s:g} s")
+        return json.loads(line)
+
+    def _stop(self, why: str) -> dict[str, Any]:
+        self._process.kill()
+        self.result.note, self.result.seconds = why, []
+        return {"note": why}
+
+
+def _serve() -> None:
+    """The process of one contender: ready, one run, then as many runs as each line asks for."""
+    program, name, case = sys.argv[1:]
+    # What libraries print must not stand between the replies.
+    replies = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def reply(**content: Any) -> None:
+        print(json.dumps(content), file=replies, flush=True)
+
+    spec = importlib.util.spec_from_file_location(Path(program).stem, program)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    if "jax" in sys.modules:
+        sys.modules["jax"].numpy.zeros(()).block_until_ready()
+    reply()
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
+    before = _memory("self", "VmRSS")
+    try:
+        run = module.CONTENDERS[name](**json.loads(case))
+    except ImportError as error:
+        reply(note=f"absent: {error}")
+        return
+    value = run()
+    reply(memory_bytes=_memory("self", "VmHWM") - before, device_bytes=_device_peak(), value=value)
+    for line in sys.stdin:
+        begin = time.perf_counter()
+        for _ in range(int(line)):
+            run()
+        reply(took=time.perf_counter() - begin)
+
+
+def _memory(process: int | str, what: str) -> int:
+    """Bytes of a process by the kernel's book; 0 once it is gone."""
+    with contextlib.suppress(OSError):
+        for line in Path(f"/proc/{process}/status").read_text().splitlines():
+            if line.startswith(what + ":"):
+                return 1024 * int(line.split()[1])
+    return 0
+
+
+def _device_peak() -> int | None:
+    """Highest memory on the accelerator, of whichever library used it."""
+    peaks = []
+    if "jax" in sys.modules:
+        stats = sys.modules["jax"].local_devices()[0].memory_stats()
+        peaks.append((stats or {}).get("peak_bytes_in_use", 0))
+    if "torch" in sys.modules and sys.modules["torch"].cuda.is_available():
+        peaks.append(sys.modules["torch"].cuda.max_memory_allocated())
+    return max(peaks, default=0) or None
