@@ -46,10 +46,10 @@ def load_data(config: Protocol) -> Data:
     else:
         if not config.data_dir:
             raise InputError("--dataset plankton needs --data-dir, a folder of class folders")
-        from jaxssl.data.folder import open_folder
+        from jaxssl.data.packed import open_images
 
         classes = list(dict.fromkeys([*config.seen, *config.unseen, *config.harder_unseen]))
-        images, report = open_folder(
+        images, report = open_images(
             config.data_dir,
             classes=classes,
             size=config.image_size,

@@ -34,7 +34,8 @@ class Protocol:
     cifar10: through TFDS, downloaded where it is not there. The choice sets the defaults of the
     other flags."""
     data_dir: str = ""
-    """The folder of class folders (plankton), or of TFDS's data sets (cifar10; default TFDS's)."""
+    """The folder of class folders, or the file that scripts/pack_images.py made of it (plankton);
+    the folder of TFDS's data sets (cifar10; default TFDS's)."""
     seen: tuple[str, ...] = ("0", "1", "2", "3", "4", "5")
     """Classes to learn from. A class named nowhere is left out."""
     unseen: tuple[str, ...] = ("6", "7", "8", "9")

@@ -80,7 +80,7 @@ def whole(tmp_path_factory):
 
 def training_rows(rows: list[dict]) -> list[dict]:
     return [
-        {name: value for name, value in row.items() if name != "time"}
+        {name: value for name, value in row.items() if name not in ("time", "input_wait")}
         for row in rows
         if row["split"] == "train"
     ]
