@@ -43,10 +43,10 @@ def main(config: Config) -> None:
     import jax
 
     from experiments import judging
-    from jaxssl.data.folder import open_folder
+    from jaxssl.data.packed import open_images
     from jaxssl.training import devices
 
-    images, report = open_folder(
+    images, report = open_images(
         config.data_dir,
         size=run.config.image_size,
         channels=run.config.channels,

@@ -7,9 +7,13 @@ another zero vector, so a set that collapsed to zeros reads as equal points.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
+
+from jaxssl.analysis.parallel import in_order
 
 Metric = Literal["euclidean", "angular"]
 
@@ -20,12 +24,11 @@ def class_distances(
     classes: int,
     *,
     metric: Metric = "euclidean",
-    block: int = 2048,
+    block: int = 1024,
 ) -> np.ndarray:
     """Mean distance between the images of each class and the images of each other class.
 
     D_ij = mean of d(x, y) over x in class i and y in class j; D_ii over pairs of distinct images.
-    In float64 on tiles of `block` x `block`: memory grows with n·d + block², never with n².
 
     Args:
         vectors: `[n, d]`.
@@ -47,25 +50,86 @@ def class_distances(
         array([[5.   , 2.621],
                [2.621,   nan]])
     """
+    sums = distance_sums(vectors, class_index, classes, metric=metric, block=block)
+    return class_means(sums, class_index)
+
+
+def distance_sums(
+    vectors: np.ndarray,
+    class_index: np.ndarray,
+    classes: int,
+    *,
+    metric: Metric = "euclidean",
+    block: int = 1024,
+) -> np.ndarray:
+    """The sum of the distances of each image to the images of each class.
+
+    S_xj = sum of d(x, y) over y in class j: what mean distances between classes and silhouettes
+    are made of. In float64, each pair once, on tiles of `block` x `block` on all cores: memory
+    grows with n·(d + k) + block², never with n².
+
+    Args:
+        vectors: `[n, d]`.
+        class_index: int `[n]`, 0 to `classes` - 1.
+        classes: the number of classes k.
+        metric: `"euclidean"`, or `"angular"` in degrees.
+        block: rows and columns of a tile.
+
+    Returns:
+        float64 `[n, k]`.
+
+    Raises:
+        ValueError: shapes that do not fit, or a class_index outside 0 to `classes` - 1.
+
+    Example:
+        >>> distance_sums(np.array([[0.0], [3.0], [5.0]]), np.array([0, 0, 1]), 2)
+        array([[3., 5.],
+               [3., 2.],
+               [7., 0.]])
+    """
     vectors, class_index = np.asarray(vectors), np.asarray(class_index)
     _check_classes(vectors, class_index, classes)
     order = np.argsort(class_index, kind="stable")
-    points = as_points(vectors[order], metric)
-    counts = np.bincount(class_index, minlength=classes)
-    ends = np.cumsum(counts)
-    sums = np.zeros((classes, classes))
-    for i, (start, end) in enumerate(zip(ends - counts, ends, strict=True)):
-        for top in range(start, end, block):
-            rows = slice(top, min(top + block, end))
-            for left in range(start, len(points), block):
-                columns = slice(left, min(left + block, len(points)))
-                tile = distance_tile(points[rows], points[columns], metric)
-                if left == top:  # an image with itself: rounding would say 1e-8 of the spread
-                    np.fill_diagonal(tile, 0)
-                sums[i] += np.bincount(class_index[order[columns]], tile.sum(axis=0), classes)
-    sums = np.triu(sums) + np.triu(sums, 1).T
+    points, labels = as_points(vectors, metric)[order], class_index[order]
+    n = len(points)
+
+    def tile_sums(corner: tuple[int, int]) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+        rows, columns = (slice(start, min(start + block, n)) for start in corner)
+        tile = distance_tile(points[rows], points[columns], metric)
+        if rows == columns:  # an image with itself: rounding would say 1e-8 of the spread
+            np.fill_diagonal(tile, 0)
+        return rows, columns, _sums(tile, labels[columns]), _sums(tile.T, labels[rows])
+
+    sums = np.zeros((n, classes))
+    starts = range(0, n, block)
+    corners = ((top, left) for top in starts for left in starts if left >= top)
+    for rows, columns, across, down in in_order(tile_sums, corners):
+        # Sorted by class, a tile has a run of neighbouring classes each way.
+        first, last = labels[columns.start], labels[columns.stop - 1]
+        sums[rows, first : last + 1] += across
+        if rows != columns:
+            first, last = labels[rows.start], labels[rows.stop - 1]
+            sums[columns, first : last + 1] += down
+    found = np.empty_like(sums)
+    found[order] = sums
+    return found
+
+
+def _sums(tile: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Row sums over the columns of each class, from the first class of ascending labels on."""
+    runs = np.searchsorted(labels, np.arange(labels[0], labels[-1] + 2))
+    sums = [tile[:, start:end].sum(axis=1) for start, end in itertools.pairwise(runs)]
+    return np.stack(sums, axis=1)
+
+
+def class_means(sums: np.ndarray, class_index: np.ndarray) -> np.ndarray:
+    """What `class_distances` returns, from the `[n, k]` that `distance_sums` returns."""
+    counts = np.bincount(class_index, minlength=sums.shape[1])
+    rows = np.split(np.argsort(class_index, kind="stable"), np.cumsum(counts)[:-1])
+    totals = np.stack([sums[row].sum(axis=0) for row in rows])
     pairs = np.outer(counts, counts) - np.diag(counts)
-    return np.divide(sums, pairs, out=np.full_like(sums, np.nan), where=pairs > 0)
+    means = np.full_like(totals, np.nan)
+    return np.divide((totals + totals.T) / 2, pairs, out=means, where=pairs > 0)
 
 
 def separation(matrix: np.ndarray) -> float:
@@ -154,35 +218,144 @@ def distance_tile(rows: np.ndarray, columns: np.ndarray, metric: Metric) -> np.n
     """
     origin = rows.mean(axis=0, keepdims=True)
     x, y = rows - origin, columns - origin
-    tile = x @ y.T
-    tile *= -2
-    tile += np.einsum("id,id->i", x, x)[:, None]
-    tile += np.einsum("id,id->i", y, y)
-    np.sqrt(np.maximum(tile, 0, out=tile), out=tile)
+    one = np.ones((1, 1))
+    # The squares are two more columns of the product: no passes of their own over the tile.
+    left = np.hstack([-2 * x, _squares(x), np.broadcast_to(one, (len(x), 1))])
+    right = np.hstack([y, np.broadcast_to(one, (len(y), 1)), _squares(y)])
+    return as_distances(left @ right.T, metric)
+
+
+def as_distances(squares: np.ndarray, metric: Metric) -> np.ndarray:
+    """Distances, in place of the squared distances of points of `as_points`.
+
+    Example:
+        >>> as_distances(np.array([-1e-17, 4.0]), "angular")
+        array([  0., 180.])
+    """
+    np.maximum(squares, 0, out=squares)
+    np.sqrt(squares, out=squares)
     if metric == "angular":
-        tile /= 2
-        np.arcsin(np.minimum(tile, 1, out=tile), out=tile)
-        tile *= 360 / np.pi
-    return tile
+        squares /= 2
+        np.arcsin(np.minimum(squares, 1, out=squares), out=squares)
+        squares *= 360 / np.pi
+    return squares
+
+
+def ranking(columns: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
+    """Gets points ready to be ordered by their distance from others.
+
+    Args:
+        columns: float64 points `[n, d]` of `as_points`.
+
+    Returns:
+        A function: points `[m, d]` to a new float64 `[m, n]`, |y|² − 2x·y about the columns' mean:
+        less than the squared distances by a number for each row, in one product without a pass.
+
+    Example:
+        >>> ranking(np.array([[0.0], [4.0]]))(np.array([[1.0], [5.0]]))
+        array([[ 0.,  8.],
+               [16., -8.]])
+    """
+    origin = columns.mean(axis=0, keepdims=True)
+    right = columns - origin
+    right = np.hstack([right, _squares(right)])
+
+    def rank(rows: np.ndarray) -> np.ndarray:
+        return np.hstack([-2 * (rows - origin), np.ones((len(rows), 1))]) @ right.T
+
+    return rank
 
 
 def nearest_columns(tile: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the `count` smallest values of each row, smallest first.
+    """Columns of the `count` smallest values of each row, smallest first, the lower of two equal
+    first.
 
     Args:
         tile: `[m, n]`.
         count: 1 to n.
 
     Returns:
-        int64 `[m, count]`; of equal values the lower column first, save where `count` cuts between.
+        int64 `[m, count]`.
 
     Example:
-        >>> nearest_columns(np.array([[3.0, 1.0, 2.0]]), 2)
-        array([[1, 2]])
+        >>> nearest_columns(np.array([[3.0, 1.0, 1.0, 1.0, 0.0]]), 3)
+        array([[4, 1, 2]])
     """
-    nearest = np.sort(np.argpartition(tile, count - 1, axis=1)[:, :count], axis=1)
-    order = np.argsort(np.take_along_axis(tile, nearest, axis=1), axis=1, kind="stable")
-    return np.take_along_axis(nearest, order, axis=1)
+    nearest = np.empty((len(tile), count), np.int64)
+    for i, values in enumerate(tile):
+        # Values are partitioned in a third of the time that positions take.
+        near = np.flatnonzero(values <= np.partition(values, count - 1)[count - 1])
+        nearest[i] = near[np.argsort(values[near], kind="stable")[:count]]
+    return nearest
+
+
+def nearest_points(
+    queries: np.ndarray,
+    bank: np.ndarray,
+    count: int,
+    *,
+    exclude_self: bool = False,
+    block: int = 64,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest points of a bank for each query, exact in float64, screened in float32.
+
+    A float32 product says which points may be among the nearest: those within twice its bound of
+    rounding, (d + 8)·2⁻²⁴·(2|x||y| + |y|²), of the `count`-th. Only these are measured, by their
+    differences, so that equal points are equally far whatever the block.
+
+    Args:
+        queries: float64 points `[m, d]` of `as_points`.
+        bank: float64 points `[n, d]` of `as_points`.
+        count: how many, 1 to n; to n - 1 with `exclude_self`.
+        exclude_self: the queries are the bank, and row i is no neighbour of query i.
+        block: queries compared with the whole bank at a time; memory is block·n, on each core.
+
+    Returns:
+        Rows of the bank int64 `[m, count]`, nearest first and the lower row first of two equally
+        near, and squared distances float64 `[m, count]`.
+
+    Example:
+        >>> nearest_points(np.array([[1.0]]), np.array([[0.0], [4.0], [2.0]]), 2)
+        (array([[0, 2]]), array([[1., 1.]]))
+    """
+    origin = bank.mean(axis=0, keepdims=True)
+    x, y = queries - origin, bank - origin
+    unit = max(np.abs(x).max(), np.abs(y).max()) or 1.0  # squares of 1e20 leave float32
+    x, y = x / unit, y / unit
+    longest = np.sqrt(_squares(y).max())
+    slack = (x.shape[1] + 8) * 2.0**-23 * (2 * np.sqrt(_squares(x)) * longest + longest**2)
+    left = np.hstack([-2 * x, np.ones((len(x), 1))]).astype(np.float32)
+    right = np.hstack([y, _squares(y)]).astype(np.float32)
+
+    def of_block(top: int) -> tuple[np.ndarray, np.ndarray]:
+        tile = left[top : top + block] @ right.T
+        rows = np.arange(top, top + len(tile))
+        if exclude_self:
+            tile[rows - top, rows] = np.inf
+        found = np.empty((len(tile), count), np.int64), np.empty((len(tile), count))
+        for i, values in enumerate(tile):
+            limit = np.partition(values, count - 1)[count - 1] + slack[top + i, 0]
+            near = np.flatnonzero(values <= limit)
+            squares = squares_from(queries[[top + i]], bank[near])
+            order = np.argsort(squares, kind="stable")[:count]
+            found[0][i], found[1][i] = near[order], squares[order]
+        return found
+
+    parts = list(in_order(of_block, range(0, len(x), block)))
+    indices, squares = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return indices, squares
+
+
+def squares_from(centre: np.ndarray, points: np.ndarray, block: int = 1024) -> np.ndarray:
+    """Squared distances of points `[n, d]` from one, `[1, d]`: by differences, in the cache."""
+    found = np.empty(len(points))
+    for top in range(0, len(points), block):
+        found[top : top + block] = _squares(points[top : top + block] - centre)[:, 0]
+    return found
+
+
+def _squares(points: np.ndarray) -> np.ndarray:
+    return np.einsum("id,id->i", points, points)[:, None]
 
 
 def _check_classes(vectors: np.ndarray, class_index: np.ndarray, classes: int) -> None:

@@ -6,8 +6,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jaxssl.analysis.distances import Metric, as_points, distance_tile, nearest_columns
+from jaxssl.analysis.distances import (
+    Metric,
+    as_distances,
+    as_points,
+    nearest_columns,
+    nearest_points,
+    squares_from,
+)
 from jaxssl.analysis.embeddings import Embeddings
+from jaxssl.analysis.parallel import in_order
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,21 +69,24 @@ def exemplars(
         (array([1, 0]), array([2, 0]), array([3]))
     """
     _check_count(count)
-    points = as_points(table.vectors, metric)
-    found = {}
-    for label, name in enumerate(table.class_list):
-        member = table.labels == label
+    points, labels = as_points(table.vectors, metric), table.labels
+
+    def of_class(label: int) -> Exemplars:
+        member = labels == label
         mean = points[member].mean(axis=0, keepdims=True)
         centre = mean if metric == "euclidean" else as_points(mean[:, :-1], metric)
-        distances = distance_tile(centre, points, metric)[0]
+        squares = squares_from(centre, points)
+
+        def nearest(rows: np.ndarray, values: np.ndarray) -> np.ndarray:
+            most = min(count, len(rows))
+            return rows[nearest_columns(values[None, rows], most)[0]] if most else rows
+
         inside, outside = np.flatnonzero(member), np.flatnonzero(~member)
-        closest = inside[np.argsort(distances[inside], kind="stable")][:count]
-        farthest = inside[np.argsort(-distances[inside], kind="stable")][:count]
-        others = outside[np.argsort(distances[outside], kind="stable")][:count]
-        found[name] = Exemplars(
-            closest, farthest, others, distances[closest], distances[farthest], distances[others]
-        )
-    return found
+        found = nearest(inside, squares), nearest(inside, -squares), nearest(outside, squares)
+        return Exemplars(*found, *(as_distances(squares[rows], metric) for rows in found))
+
+    classes = table.class_list
+    return dict(zip(classes, in_order(of_class, range(len(classes))), strict=True))
 
 
 def nearest_neighbours(
@@ -85,7 +96,7 @@ def nearest_neighbours(
     count: int = 5,
     metric: Metric = "euclidean",
     exclude_self: bool = False,
-    block: int = 256,
+    block: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The nearest images of a bank for each query.
 
@@ -95,7 +106,8 @@ def nearest_neighbours(
         count: how many, 1 or more; at most what the bank holds (one less with `exclude_self`).
         metric: `"euclidean"`, or `"angular"` in degrees.
         exclude_self: the queries are the bank, and row i is no neighbour of query i.
-        block: queries compared with the whole bank at a time; memory is block·n.
+        block: queries compared with the whole bank at a time; memory is block·n, on
+            each core.
 
     Returns:
         Rows of the bank int64 `[m, count]`, nearest first and the lower row first of two equally
@@ -117,16 +129,8 @@ def nearest_neighbours(
             f"[n, d]{' with m = n, to leave out self' if exclude_self else ''}"
         )
     count = min(count, len(y) - exclude_self)
-    indices = np.empty((len(x), count), np.int64)
-    distances = np.empty((len(x), count))
-    for top in range(0, len(x), block):
-        rows = np.arange(top, min(top + block, len(x)))
-        tile = distance_tile(x[rows], y, metric)
-        if exclude_self:
-            tile[rows - top, rows] = np.inf
-        indices[rows] = nearest_columns(tile, count)
-        distances[rows] = np.take_along_axis(tile, indices[rows], axis=1)
-    return indices, distances
+    indices, squares = nearest_points(x, y, count, exclude_self=exclude_self, block=block)
+    return indices, as_distances(squares, metric)
 
 
 def _check_count(count: int) -> None:

@@ -57,7 +57,7 @@ PAIRED = {
 }
 # Levels of the loss, drawn in its panel: where an embedding stands that tells nothing apart.
 LEVELS = ("chance", "margin")
-NO_METRIC = ("step", "epoch", "time", *LEVELS)
+NO_METRIC = ("step", "epoch", "time", "input_wait", *LEVELS)
 
 
 def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[Figure, list[Axes]]:

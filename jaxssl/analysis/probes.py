@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis.distances import as_points
+from jaxssl.analysis.distances import as_points, nearest_points
 from jaxssl.analysis.sampling import stratified_sample
 from jaxssl.errors import InputError
 
@@ -143,7 +143,7 @@ def knn_votes(
     *,
     k: int = 200,
     temperature: float = 0.1,
-    block: int = 256,
+    block: int = 64,
 ) -> np.ndarray:
     """The weighted votes of each query's nearest neighbours for every class.
 
@@ -156,7 +156,7 @@ def knn_votes(
         queries: `[m, d]`.
         k: neighbours, 1 or more; all of the bank where it is smaller.
         temperature: T, above 0.
-        block: queries at a time; memory is block·n.
+        block: queries at a time; memory is block·n, on each core.
 
     Returns:
         float64 `[m, highest label + 1]`.
@@ -178,15 +178,11 @@ def knn_votes(
     bank_labels = np.asarray(bank_labels)
     check_pair(bank, bank_labels, queries, np.empty(np.shape(queries)[:1]))
     x, y = as_points(queries, "angular"), as_points(bank, "angular")
-    k = min(k, len(y))
+    nearest, squares = nearest_points(x, y, min(k, len(y)), block=block)
+    # Of unit vectors cos = 1 − |x − y|² / 2.
+    weights = np.exp((squares[:, :1] - squares) / (2 * temperature))
     votes = np.zeros((len(x), bank_labels.max() + 1))
-    for top in range(0, len(x), block):
-        cosines = x[top : top + block] @ y.T
-        nearest = np.argpartition(-cosines, k - 1, axis=1)[:, :k]
-        close = np.take_along_axis(cosines, nearest, axis=1)
-        weights = np.exp((close - close.max(axis=1, keepdims=True)) / temperature)
-        rows = np.arange(top, top + len(close))[:, None]
-        np.add.at(votes, (rows, bank_labels[nearest]), weights)
+    np.add.at(votes, (np.arange(len(x))[:, None], bank_labels[nearest]), weights)
     return votes
 
 

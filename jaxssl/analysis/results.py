@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 
 from jaxssl.analysis import probes, sampling
-from jaxssl.analysis.distances import Metric, class_distances, separation
+from jaxssl.analysis.distances import Metric, class_means, distance_sums, separation
 from jaxssl.analysis.embeddings import Embeddings, save
 from jaxssl.analysis.exemplars import exemplars
 from jaxssl.analysis.projection import umap_together
-from jaxssl.analysis.retrieval import clustering_nmi, retrieval, silhouette
+from jaxssl.analysis.retrieval import clustering_nmi, mean_silhouette, retrieval
 from jaxssl.analysis.run import Tables, plain, read_list, read_run, write_json
 from jaxssl.errors import InputError
 
@@ -71,10 +71,9 @@ def analyse(
     }
     results["sets"] = {name: {"images": len(t), "classes": _counts(t)} for name, t in h.items()}
     results["spread"] = {name: spread(table.vectors) for name, table in judged.items()}
-    progress("distances between classes")
-    results["distances"] = {name: _distances(table) for name, table in judged.items()}
+    progress("exemplars")
     results["exemplars"] = {name: _exemplars(table) for name, table in judged.items()}
-    progress("retrieval and clustering")
+    progress("distances, retrieval and clustering")
     if "train" in h and "test" in h and h["train"].class_list == h["test"].class_list:
         results["knn_accuracy"] = probes.knn_accuracy(
             h["train"].vectors, h["train"].labels, h["test"].vectors, h["test"].labels
@@ -144,15 +143,6 @@ def _counts(table: Embeddings) -> dict[str, int]:
     return dict(zip(table.class_list, counts.tolist(), strict=True))
 
 
-def _distances(table: Embeddings) -> dict[str, Any]:
-    classes = table.class_list
-    both: dict[str, Any] = {"classes": list(classes)}
-    metrics: tuple[Metric, ...] = ("euclidean", "angular")
-    for metric in metrics:
-        both[metric] = class_distances(table.vectors, table.labels, len(classes), metric=metric)
-    return both
-
-
 def _exemplars(table: Embeddings) -> dict[str, Any]:
     def listed(rows: np.ndarray, distances: np.ndarray) -> list[dict[str, Any]]:
         return [
@@ -171,25 +161,33 @@ def _exemplars(table: Embeddings) -> dict[str, Any]:
 
 
 def _judged(tables: Mapping[str, Tables]) -> Iterator[tuple[str, str, Embeddings]]:
-    """(set, embedding, table) of every judged set with two classes or more, h first."""
+    """(set, embedding, table) of every judged set, h first."""
     for embedding, sets in tables.items():
         for name, table in sets.items():
-            judged = name in tables["h"] and name not in ("train", "val")
-            if judged and len(table.class_list) > 1:
+            if name in tables["h"] and name not in ("train", "val"):
                 yield name, embedding, table
 
 
 def _by_set_and_embedding(tables: Mapping[str, Tables], seed: int) -> dict[str, Any]:
-    """separation, retrieval, nmi, silhouette: {set: {embedding: value}}."""
-    results: dict[str, Any] = {"separation": {}, "retrieval": {}, "nmi": {}, "silhouette": {}}
+    """distances: {set: matrices of h}; of sets with two classes or more separation, retrieval,
+    nmi, silhouette: {set: {embedding: value}}."""
+    names = ("distances", "separation", "retrieval", "nmi", "silhouette")
+    results: dict[str, Any] = {name: {} for name in names}
+    metrics: tuple[Metric, ...] = ("euclidean", "angular")
     for name, embedding, table in _judged(tables):
-        metric, v, y = proper_metric(table), table.vectors, table.labels
-        distances = _distances(table)
+        metric, v, y, classes = proper_metric(table), table.vectors, table.labels, table.class_list
+        # Every pair once: the matrices and the silhouette come from the same sums.
+        sums = {m: distance_sums(v, y, len(classes), metric=m) for m in metrics}
+        distances = {m: class_means(sums[m], y) for m in metrics}
+        if embedding == "h":
+            results["distances"][name] = {"classes": list(classes)} | distances
+        if len(classes) < 2:
+            continue
         values = {
-            "separation": {m: separation(distances[m]) for m in ("euclidean", "angular")},
+            "separation": {m: separation(distances[m]) for m in metrics},
             "retrieval": retrieval(v, y, metric=metric),
             "nmi": clustering_nmi(v, y, metric=metric, seed=seed),
-            "silhouette": silhouette(v, y, metric=metric, seed=seed),
+            "silhouette": mean_silhouette(sums[metric], y),
         }
         for key, value in values.items():
             results[key].setdefault(name, {})[embedding] = value
@@ -207,7 +205,8 @@ def _label_efficiency(
     rows = []
     for name, embedding, table in _judged(tables):
         # A draw needs an image to learn from and one to be tested on.
-        if not name.startswith("unseen") or min(_counts(table).values()) < 2:
+        several = len(table.class_list) > 1 and min(_counts(table).values()) > 1
+        if not name.startswith("unseen") or not several:
             continue
         progress(f"label efficiency of {embedding} on {name}")
         curve = _remembered_curve(table, draws, sizes, seed, cache)

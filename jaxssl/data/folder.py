@@ -116,30 +116,68 @@ def open_folder(
       >>> images.groups.tolist(), report.duplicates
       ([0, 0], (('other<living/0.png', 'part<Crustacea/0.png'),))
     """
+    top, chosen, found = list_folder(root, classes)
+    settings = {"size": size, "channels": channels, "fill": fill, "fit": fit}
+    result = scan(found.files, root=top, settings=settings, cache_dir=cache_dir, progress=progress)
+    rows = readable(top, chosen, found, [v.reason for v in result.verdicts], on_bad_image)
+    if result.pixels is None:
+        load = partial(_decode_unchanged, [found.files[i] for i in rows], settings)
+    else:
+        load = partial(_pixels_of_row, result.pixels, rows)
+    hashes = [verdict.sha256 for verdict in result.verdicts]
+    shape = (size, size, channels)
+    return image_set(top, chosen, found, rows, hashes, load, shape)
+
+
+def list_folder(
+    root: str | Path, classes: Sequence[str] | None
+) -> tuple[str, tuple[str, ...], Found]:
+    """The folder's real path, the classes in order, and the files in them, none opened yet."""
     top, found = os.path.realpath(os.path.expanduser(root)), Found()
     chosen = choose_classes(top, class_folders(top, found), classes)
     for name, folder in chosen.items():
         found.gather(folder, prefix=name)
     _refuse_empty(top, chosen, [*(file.id for file in found.files), *found.unreadable], found)
-    settings = {"size": size, "channels": channels, "fill": fill, "fit": fit}
-    result = scan(found.files, root=top, settings=settings, cache_dir=cache_dir, progress=progress)
-    for file, verdict in zip(found.files, result.verdicts, strict=True):
-        if verdict.reason:
-            found.unreadable[file.id] = verdict.reason
+    return top, tuple(chosen), found
+
+
+def readable(
+    top: str,
+    classes: Sequence[str],
+    found: Found,
+    reasons: Sequence[str],
+    on_bad_image: Literal["fail", "skip"],
+) -> list[int]:
+    """The positions of the good files; `reasons` are why each cannot be used, "" where it can.
+
+    The others are noted in `found`, or refused.
+    """
+    for file, reason in zip(found.files, reasons, strict=True):
+        if reason:
+            found.unreadable[file.id] = reason
     if found.unreadable and on_bad_image == "fail":
         raise InputError(
             f"{len(found.unreadable)} files of {top} cannot be read; mend or remove them, "
             "or leave them out with --on-bad-image skip:\n"
             + "\n".join(_listing([f"{path}: {why}" for path, why in found.unreadable.items()]))
         )
-    rows = [i for i, verdict in enumerate(result.verdicts) if not verdict.reason]
-    _refuse_empty(top, chosen, [found.files[i].id for i in rows], found)
-    if result.pixels is None:
-        load = partial(_decode_unchanged, [found.files[i] for i in rows], settings)
-    else:
-        load = partial(_pixels_of_row, result.pixels, rows)
-    groups = np.unique([result.verdicts[i].sha256 for i in rows], return_inverse=True)[1]
-    names = tuple(chosen)
+    rows = [i for i, reason in enumerate(reasons) if not reason]
+    _refuse_empty(top, classes, [found.files[i].id for i in rows], found)
+    return rows
+
+
+def image_set(
+    top: str,
+    classes: Sequence[str],
+    found: Found,
+    rows: Sequence[int],
+    hashes: Sequence[str],
+    load: Callable[[int], NDArray[np.uint8]],
+    shape: tuple[int, int, int],
+) -> tuple[ImageSet, FolderReport]:
+    """The files at `rows`, read by `load`; `hashes` of all files say which are copies."""
+    groups = np.unique([hashes[i] for i in rows], return_inverse=True)[1]
+    names = tuple(classes)
     images = ImageSet(
         ids=tuple(found.files[i].id for i in rows),
         paths=tuple(found.files[i].path for i in rows),
@@ -147,7 +185,7 @@ def open_folder(
         class_names=names,
         load=load,
         groups=groups.astype(np.int64),
-        shape=(size, size, channels),
+        shape=shape,
     )
     return images, _report(top, images, found)
 

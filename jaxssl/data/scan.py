@@ -36,7 +36,7 @@ from jaxssl.errors import InputError
 # decoding; above it images are decoded when they are asked for.
 MAX_CACHED_BYTES = 2 * 1024**3
 # Change the number whenever `decode` gives other pixels or other verdicts.
-_VERSION = f"1, Pillow {PIL.__version__}"
+DECODER = f"1, Pillow {PIL.__version__}"
 _CHUNK = 128
 
 
@@ -87,9 +87,9 @@ def scan(
     Raises:
       InputError: the cache folder cannot be written.
     """
-    folder = Path(cache_dir or default_cache_dir()) / _hash(root)[:16]
-    settings_key = _hash([_VERSION, settings, sorted({f.id.split("/")[0] for f in files})])[:16]
-    files_key = _hash([[f.id, *f.stamp] for f in files])[:16]
+    folder = Path(cache_dir or default_cache_dir()) / hash_of(root)[:16]
+    settings_key = hash_of([DECODER, settings, sorted({f.id.split("/")[0] for f in files})])[:16]
+    files_key = hash_of([[f.id, *f.stamp] for f in files])[:16]
     packed = folder / f"{settings_key}-{files_key}.npy"
     shape = (len(files), settings["size"], settings["size"], settings["channels"])
     cacheable = int(np.prod(shape)) <= MAX_CACHED_BYTES
@@ -106,12 +106,12 @@ def scan(
             with atomic(packed) as out:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(out, header)
-                for i, (verdict, image) in _examine(files, range(len(files)), settings, progress):
+                for i, (verdict, image) in examine(files, range(len(files)), settings, progress):
                     known[i] = verdict
                     out.write(image.tobytes())
             pixels = _read_pixels(packed, shape)
         else:
-            for i, (verdict, _) in _examine(files, missing, settings, progress):
+            for i, (verdict, _) in examine(files, missing, settings, progress):
                 known[i] = verdict
         _write_verdicts(folder / "verdicts.json", files, known)
     except OSError as error:
@@ -122,13 +122,17 @@ def scan(
     return Scan([known[i] for i in range(len(files))], pixels)
 
 
-def _examine(
+def examine(
     files: Sequence[ImageFile],
     todo: Sequence[int],
     settings: dict[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[int, tuple[Verdict, NDArray[np.uint8]]]]:
-    """(position, (verdict, pixels)) in order; Pillow decodes outside the interpreter's lock."""
+    """Decodes the files at the positions `todo`, in threads: Pillow works outside the lock.
+
+    Yields:
+      (position, (verdict, uint8 [h, w, c])), in order; the pixels of a bad file are zero.
+    """
 
     def one(i: int) -> tuple[Verdict, NDArray[np.uint8]]:
         try:
@@ -152,7 +156,8 @@ def _examine(
                 progress(start + len(chunk), len(todo))
 
 
-def _hash(value: Any) -> str:
+def hash_of(value: Any) -> str:
+    """sha256 of what JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -168,7 +173,7 @@ def _read_pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None
 def _read_stored(path: Path) -> dict[str, list[Any]]:
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
-        return stored["files"] if stored["version"] == _VERSION else {}
+        return stored["files"] if stored["version"] == DECODER else {}
     except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: made again
         return {}
 
@@ -190,7 +195,7 @@ def _write_verdicts(path: Path, files: Sequence[ImageFile], known: dict[int, Ver
         if verdict.lasting:
             stored[files[i].id] = [*files[i].stamp, verdict.sha256, verdict.reason]
     with atomic(path) as out:
-        out.write(json.dumps({"version": _VERSION, "files": stored}).encode())
+        out.write(json.dumps({"version": DECODER, "files": stored}).encode())
 
 
 def remove_stale(folder: Path, settings_key: str, packed: Path) -> None:

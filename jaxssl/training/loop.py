@@ -91,6 +91,9 @@ def fit(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Train to `plan.total_steps`, from the newest whole checkpoint where there is one.
 
+    Each logged line says beside the step's metrics the share of the time since the line before
+    that went into waiting for batches, `input_wait`: near 0 the input keeps up.
+
     The order of a step (with `plan.steps_per_dispatch`, of a dispatch, whose logged metrics are
     its last step's) is fixed: next batch, step, log, evaluate, save. Batches and keys are
     functions of the step, so a run that was stopped anywhere ends as one that was not.
@@ -129,16 +132,18 @@ def fit(
         batches = iter(stream(step))
         while step < plan.total_steps and not stopped_early:
             count, began = plan.next_dispatch(step), time.monotonic()
+            with clock.waiting():
+                read = [next(batches) for _ in range(count)]
             if count == 1:
-                batch = placement.put(next(batches))
+                batch = placement.put(read[0])
                 state, metrics = train_step(state, batch, key)
             else:
-                batch = placement.put_stacked([next(batches) for _ in range(count)])
+                batch = placement.put_stacked(read)
                 state, metrics = train_step.several(state, batch, key)
             step += count
             clock.stepped(state, count, batch["label"].size, began)
             if step % plan.log_every == 0 or step == plan.total_steps:
-                log.add(step, metrics)
+                log.add(step, {**metrics, "input_wait": clock.input_wait()})
                 checkpoints.poll()
 
             row = {}
@@ -204,6 +209,8 @@ class _Clock:
         self._compiled: set[int] = set()
         self._apart = 0.0
         self._images = 0
+        self._waited = 0.0
+        self._asked = time.monotonic()
 
     def stepped(self, state: TrainState, count: int, images: int, began: float) -> None:
         if count in self._compiled:
@@ -213,7 +220,8 @@ class _Clock:
         jax.block_until_ready(state.step)
         self._compiled.add(count)
         if self._steps_start is None:
-            self._steps_start = time.monotonic()
+            self._steps_start = self._asked = time.monotonic()
+            self._waited = 0.0
             self._first_step = self._first_step or self._steps_start - self._start
         else:
             self._apart += time.monotonic() - began
@@ -224,6 +232,20 @@ class _Clock:
         yield
         self._evaluate += time.monotonic() - begin
         self._apart += time.monotonic() - begin
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        begin = time.monotonic()
+        yield
+        self._waited += time.monotonic() - begin
+
+    def input_wait(self) -> float:
+        """The share of the time since it was last asked, but for compiling and evaluating, in
+        which the loop waited for batches, 0 to 1."""
+        now = time.monotonic() - self._apart
+        share = min(self._waited / max(now - self._asked, 1e-9), 1.0)
+        self._waited, self._asked = 0.0, now
+        return share
 
     def images_per_second(self) -> float:
         if self._steps_start is None or not self._images:
@@ -252,7 +274,7 @@ class _Log:
 
     def __init__(self, run: RunFolder, plan: Plan, clock: _Clock):
         self._run, self._plan, self._clock = run, plan, clock
-        self._pending: list[tuple[int, dict[str, jax.Array]]] = []
+        self._pending: list[tuple[int, dict[str, jax.Array | float]]] = []
         self._shown = ""
 
     def __enter__(self) -> _Log:
@@ -268,7 +290,7 @@ class _Log:
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
 
-    def add(self, step: int, metrics: dict[str, jax.Array]) -> None:
+    def add(self, step: int, metrics: dict[str, jax.Array | float]) -> None:
         self._write(self._pending)
         self._pending = [(step, metrics)]
 
@@ -284,7 +306,7 @@ class _Log:
             done = f"step {step}/{self._plan.total_steps}, epoch {epoch:.1f}"
             print(f"{done}: {self._shown}, {self._remaining(step)} | val: {values}", flush=True)
 
-    def _write(self, rows: list[tuple[int, dict[str, jax.Array]]]) -> None:
+    def _write(self, rows: list[tuple[int, dict[str, jax.Array | float]]]) -> None:
         for step, metrics in rows:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             self._run.log(step, step / self._plan.steps_per_epoch, "train", values)

@@ -7,8 +7,10 @@ from scipy.spatial.distance import cdist
 from jaxssl.analysis.distances import (
     as_points,
     class_distances,
+    distance_sums,
     distance_tile,
     nearest_columns,
+    nearest_points,
     separation,
 )
 
@@ -151,3 +153,55 @@ def test_nearest_columns_are_the_first_of_the_sorted_row():
     tile = np.random.default_rng(4).normal(size=(20, 30))
     for count in (1, 7, 30):
         np.testing.assert_array_equal(nearest_columns(tile, count), np.argsort(tile)[:, :count])
+
+
+@pytest.mark.parametrize("metric", ["euclidean", "angular"])
+@pytest.mark.parametrize("block", [7, 1024])
+def test_sums_by_class_against_scipy(cloud, metric, block):
+    vectors, labels = cloud
+    sums = distance_sums(vectors, labels, 5, metric=metric, block=block)
+    assert sums.shape == (50, 5)
+    distances = cdist(vectors, vectors, "euclidean" if metric == "euclidean" else "cosine")
+    if metric == "angular":
+        distances = np.degrees(np.arccos(np.clip(1 - distances, -1, 1)))
+        np.fill_diagonal(distances, 0)
+    np.testing.assert_allclose(sums, distances @ np.eye(5)[labels], rtol=1e-11)
+
+
+def nearest_by_sorting(queries, bank, count, exclude_self):
+    """The straightforward float64 form: all differences, a stable sort."""
+    squares = ((queries[:, None] - bank[None]) ** 2).sum(axis=2)
+    if exclude_self:
+        np.fill_diagonal(squares, np.inf)
+    order = np.argsort(squares, axis=1, kind="stable")[:, :count]
+    return order, np.take_along_axis(squares, order, axis=1)
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+@pytest.mark.parametrize("count", [1, 7, 199])
+@pytest.mark.parametrize("data", ["ties", "close", "huge", "outlier"])
+def test_nearest_points_are_those_of_a_float64_sort(data, count, exclude_self):
+    """Ties where `count` cuts, differences that float32 cannot see, values whose squares it
+    cannot hold, and one point so far out that float32 sees nothing of the rest."""
+    rng = np.random.default_rng(6)
+    bank = rng.integers(-1, 2, (200, 4)).astype(float)
+    if data == "close":
+        bank = 1 + 1e-9 * rng.normal(size=(200, 4))
+        bank[::50] += 5
+    elif data == "huge":
+        bank = 1e30 * rng.normal(size=(200, 4))
+    elif data == "outlier":
+        bank = rng.normal(size=(200, 4))
+        bank[17] = 1e12
+    queries = bank if exclude_self else bank[:30] + (0 if data == "ties" else 1e-3)
+    rows, squares = nearest_points(queries, bank, count, exclude_self=exclude_self, block=64)
+    expected = nearest_by_sorting(queries, bank, count, exclude_self)
+    np.testing.assert_array_equal(rows, expected[0])
+    np.testing.assert_allclose(squares, expected[1], rtol=1e-12)
+
+
+def test_of_equal_values_the_lower_column_also_where_the_count_cuts():
+    tile = np.random.default_rng(7).integers(0, 4, (50, 40))
+    for count in (1, 11, 40):
+        expected = np.argsort(tile, axis=1, kind="stable")[:, :count]
+        np.testing.assert_array_equal(nearest_columns(tile, count), expected)

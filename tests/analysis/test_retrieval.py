@@ -142,3 +142,27 @@ def test_shapes_that_do_not_fit_raise(measure):
             measure(vectors, labels)
     with pytest.raises(ValueError, match="n of 1 or more"):
         measure(np.ones((0, 2)), np.zeros(0))
+
+
+def test_ties_are_ranked_by_row_as_a_stable_sort_does():
+    """Whole numbers: many equal distances, also where R cuts, and products without rounding."""
+    rng = np.random.default_rng(5)
+    half = rng.integers(-1, 2, (60, 3)).astype(float)
+    x, labels = np.concatenate([half, -half]), rng.integers(0, 4, 120)  # a mean of exactly 0
+    squares = ((x[:, None] - x[None]) ** 2).sum(axis=2)
+    np.fill_diagonal(squares, np.inf)
+    order = np.argsort(squares, axis=1, kind="stable")
+    r = np.bincount(labels)[labels] - 1
+    expected = [
+        scores_of_ranking(labels[order[i]] == labels[i], int(r[i])) for i in range(len(labels))
+    ]
+    found = retrieval(x, labels, block=50)
+    assert found.pop("queries") == 120
+    assert list(found.values()) == pytest.approx(np.mean(expected, axis=0), abs=1e-12)
+
+
+def test_silhouette_of_more_images_than_a_tile_against_scikit_learn():
+    rng = np.random.default_rng(6)
+    labels = np.concatenate([np.arange(1400) % 5, [7, 9, 9]])  # 7 is alone
+    x = rng.normal(size=(10, 4))[labels] + rng.normal(size=(1403, 4))
+    assert silhouette(x, labels) == pytest.approx(silhouette_score(x, labels), abs=1e-12)

@@ -154,7 +154,10 @@ class Stop:
 
 def rows(training):
     found = read_metrics(training.path / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name != "time"} for row in found]
+    return [
+        {name: value for name, value in row.items() if name not in ("time", "input_wait")}
+        for row in found
+    ]
 
 
 def test_a_stopped_run_ends_bit_for_bit_and_compiles_no_more(tmp_path, training):

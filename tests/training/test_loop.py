@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import signal
+import time
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,10 @@ from .conftest import batch_at, classify, same
 def rows(training):
     """metrics.jsonl without the wall clock."""
     found = read_metrics(training.path / "metrics.jsonl")
-    return [{name: value for name, value in row.items() if name != "time"} for row in found]
+    return [
+        {name: value for name, value in row.items() if name not in ("time", "input_wait")}
+        for row in found
+    ]
 
 
 def stopping(step: int, number: signal.Signals):
@@ -171,3 +175,23 @@ def test_config_records_where_numbers_come_from(training):
     assert record["config"] == {"seed": 0}
     assert record["versions"]["jax"] == jax.__version__
     assert {"command", "commit", "machine", "started"} <= record.keys()
+
+
+def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path, training):
+    """A stream that is late by far more than a step takes, and one that never is."""
+
+    def late(step: int):
+        while True:
+            time.sleep(0.1)
+            yield batch_at(step)
+            step += 1
+
+    shares = {}
+    for name, stream in (("late", late), ("ready", lambda step: iter([batch_at(0)] * 20))):
+        run = dataclasses.replace(training, path=tmp_path / name, stream=stream)
+        run()
+        found = read_metrics(run.path / "metrics.jsonl")
+        shares[name] = [row["input_wait"] for row in found if row["split"] == "train"][1:]
+    assert len(shares["late"]) == len(shares["ready"]) == 5
+    assert all(0.3 < share <= 1 for share in shares["late"]), shares
+    assert all(0 <= share < 0.1 for share in shares["ready"]), shares

@@ -1,0 +1,172 @@
+"""A packed file gives what its folder gives, whole or not at all."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jaxssl.data import UnreadableImage, open_folder, scan
+from jaxssl.data.packed import open_images
+from jaxssl.errors import InputError
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "pack_images.py"
+CLASSES = ("b<living", "ä", "c")
+
+
+@pytest.fixture(scope="module")
+def packing():
+    spec = importlib.util.spec_from_file_location("pack_images", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["pack_images"] = module  # its dataclass asks for it
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules["pack_images"]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """Three classes of 4, 3 and 2 images; one copy across classes, two bad files, a text."""
+    rng = np.random.default_rng(0)
+    for name, count in zip(CLASSES, (4, 3, 2), strict=True):
+        (tmp_path / "root" / name / "deep").mkdir(parents=True)
+        for i in range(count):
+            pixels = rng.integers(0, 256, (5 + i, 9, 3), np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "root" / name / "deep" / f"{i}.png")
+    copy = (tmp_path / "root" / "c" / "deep" / "0.png").read_bytes()
+    (tmp_path / "root" / "ä" / "copy.png").write_bytes(copy)
+    (tmp_path / "root" / "ä" / "notes.txt").touch()
+    return tmp_path / "root"
+
+
+def pack(packing, root: Path, name: str = "x", **options) -> Path:
+    out = root.parent / f"{name}.array_record"
+    packing.main(packing.Pack(str(root), str(out), **({"image_size": 6} | options)))
+    return out
+
+
+def same(packed, folder) -> None:
+    (images, report), (expected, said) = packed, folder
+    for name in ("ids", "paths", "class_names", "shape"):
+        assert getattr(images, name) == getattr(expected, name)
+    np.testing.assert_array_equal(images.labels, expected.labels)
+    np.testing.assert_array_equal(images.groups, expected.groups)
+    np.testing.assert_array_equal(images.images(), expected.images())
+    assert images.fingerprint() == expected.fingerprint()
+    for name in ("counts", "unreadable", "other_files", "duplicates", "warnings"):
+        assert getattr(report, name) == getattr(said, name), name
+
+
+def read(root: Path, **options):
+    options = {"size": 6, "channels": 1} | options
+    return open_folder(root, cache_dir=root.parent / "cache", **options)
+
+
+@pytest.mark.parametrize("classes", [None, ("c", "a\u0308")])  # as macOS writes ä
+@pytest.mark.parametrize("how", [{"color": "rgb", "fit": "pad"}, {"on_bad_image": "skip"}])
+def test_the_images_are_those_of_the_folder(packing, root, monkeypatch, how, classes):
+    monkeypatch.setattr(packing, "PART", 4)
+    if "on_bad_image" in how:  # between good ones: rows and records are then not the same
+        (root / "b<living" / "deep" / "1x.png").touch()
+        (root / "c" / "bad.png").write_text("no image")
+    path = pack(packing, root, **how)
+    options = {"on_bad_image": how.get("on_bad_image", "fail"), "classes": classes}
+    options |= {"fit": how.get("fit", "squash"), "channels": 3 if "color" in how else 1}
+    same(open_images(path, size=6, **options), read(root, **options))
+    assert [file.name for file in root.parent.iterdir() if "x.array_record" in file.name] == [
+        "x.array_record"
+    ]
+
+
+def test_what_was_left_out_is_not_passed_over_in_silence(packing, root):
+    (root / "c" / "bad.png").touch()
+    with pytest.raises(InputError, match=r"1 files of .* cannot be read"):
+        pack(packing, root)
+    path = pack(packing, root, on_bad_image="skip")
+    with pytest.raises(InputError, match=r"cannot be read(.|\n)*c/bad.png: an empty file"):
+        open_images(path, size=6, channels=1)
+    assert len(open_images(path, size=6, channels=1, classes=CLASSES[:2])[0]) == 8
+
+
+def test_a_kill_costs_one_part_and_leaves_no_file(packing, root, monkeypatch):
+    """Killed while it decodes, then while it writes; a file that changed is decoded again."""
+    monkeypatch.setattr(packing, "PART", 3)
+    decode, decoded = scan.decode, []
+
+    def killed(path, **options):
+        decoded.append(Path(path).name)
+        if "ä" in path:
+            raise KeyboardInterrupt
+        return decode(path, **options)
+
+    monkeypatch.setattr(scan, "decode", killed)
+    with pytest.raises(KeyboardInterrupt):
+        pack(packing, root)
+    assert not (root.parent / "x.array_record").exists()
+    parts = list((root.parent / ".x.array_record.parts").iterdir())
+    assert {part.suffix for part in parts} == {".npz"}
+    assert len(parts) == 2  # of 4 + 2 of 10 files
+
+    def counting(path, **options):
+        decoded.append(path)
+        return decode(path, **options)
+
+    monkeypatch.setattr(scan, "decode", counting)
+    decoded.clear()
+    monkeypatch.setattr(packing.os, "replace", lambda *_: (_ for _ in ()).throw(SystemExit))
+    with pytest.raises(SystemExit):
+        pack(packing, root)
+    monkeypatch.undo()
+    monkeypatch.setattr(packing, "PART", 3)
+    assert not (root.parent / "x.array_record").exists()
+
+    monkeypatch.setattr(scan, "decode", counting)
+    decoded.clear()
+    Image.new("L", (4, 4), 77).save(root / "b<living" / "deep" / "3.png")  # in the last part
+    same(open_images(pack(packing, root), size=6, channels=1), read(root))
+
+
+@pytest.mark.parametrize(
+    ("asked", "word"),
+    [({"size": 7}, "not of 7 px grey"), ({"channels": 3}, "rgb"), ({"fit": "pad"}, "pad")],
+)
+def test_another_size_colour_or_fit_is_refused_in_a_line(packing, root, asked, word):
+    path = pack(packing, root)
+    with pytest.raises(InputError, match="holds images of 6 px grey, squash") as caught:
+        open_images(path, **({"size": 6, "channels": 1} | asked))
+    assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_are_not_packed_images_are_refused_in_a_line(packing, root, capfd):
+    path = pack(packing, root)
+    whole = path.read_bytes()
+    for content in (b"", b"text", whole[: len(whole) // 2], whole[:-70_000]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match="is no packed file of images") as caught:
+            open_images(path, size=6, channels=1)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="no packed file"):
+        open_images(path.with_name("y.array_record"), size=6, channels=1)
+    with pytest.raises(InputError, match="no class folder 'd'"):
+        open_images(pack(packing, root, "z"), size=6, channels=1, classes=["d"])
+
+
+def test_a_record_that_cannot_be_read_is_named(packing, root):
+    images, _ = open_images(pack(packing, root), size=6, channels=1)
+    broken = type("Broken", (), {"__getitem__": lambda self, i: b"short"})()
+    load = images.load.func  # a partial, whose first argument is the source
+    with pytest.raises(UnreadableImage, match="record 4 cannot be read"):
+        load(broken, *images.load.args[1:], 4)
+
+
+def test_the_target_is_not_overwritten_and_has_its_name(packing, root):
+    path = pack(packing, root)
+    with pytest.raises(InputError, match="is there already"):
+        pack(packing, root)
+    with pytest.raises(InputError, match=r"must end in \.array_record"):
+        packing.main(packing.Pack(str(root), str(path.with_suffix(".npz"))))
