@@ -17,6 +17,7 @@ import math
 from typing import TYPE_CHECKING, Literal
 
 from experiments import cli, presets, protocol
+from experiments.images import load_data
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -114,7 +115,7 @@ def main(config: Config, on_validation: OnValidation | None = None) -> None:
     name = {"arcface": "ArcFace", "cosface": "CosFace"}[config.kind]
     print(protocol.intention(name, config), flush=True)
     placement = devices.data_placement(config.batch_size)
-    data = protocol.load_data(config)
+    data = load_data(config)
     plan = protocol.plan(config, data)
     view = protocol.view_of(config) if config.views else None
 

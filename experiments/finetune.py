@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from experiments import cli, trained
+from experiments.images import with_label_fraction
 
 if TYPE_CHECKING:
     import jax
     import numpy as np
 
-    from experiments.protocol import Data
+    from experiments.images import Data
     from experiments.trained import Trained
     from jaxssl.models import Embedder
     from jaxssl.training.checkpoint import Checkpoints
@@ -146,7 +147,7 @@ def main(config: Config) -> None:
     print(f"{'linear layer on' if config.freeze else 'end to end from'} {start}", flush=True)
     data = run.load_data()
     fraction = config.label_fraction
-    labelled = protocol.with_label_fraction(data, fraction, seed=config.seed).train
+    labelled = with_label_fraction(data, fraction, seed=config.seed).train
     plan = protocol.plan(settings, dataclasses.replace(data, train=labelled))
     view = protocol.view_of(settings) if config.views else None
 

@@ -17,7 +17,8 @@ import jax
 import numpy as np
 from PIL import Image
 
-from experiments.protocol import Data, Protocol
+from experiments.images import Data
+from experiments.protocol import Protocol
 from jaxssl.analysis import embeddings, evaluation, report, results
 from jaxssl.augment.views import to_float
 from jaxssl.data.images import ImageSet

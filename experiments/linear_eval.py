@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import tyro
 
 from experiments import cli, trained
+from experiments.images import with_label_fraction
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,7 +67,7 @@ def main(config: Config) -> None:
     )
     import jax
 
-    from experiments import judging, protocol
+    from experiments import judging
     from jaxssl.analysis import evaluation, neighbours
     from jaxssl.training import devices, runs
 
@@ -80,7 +81,7 @@ def main(config: Config) -> None:
     state, untrained = run.restore(step, placement), run.untrained(placement)
     data = run.load_data()
     fraction = config.label_fraction
-    labelled = protocol.with_label_fraction(data, fraction, seed=config.seed).train
+    labelled = with_label_fraction(data, fraction, seed=config.seed).train
     sets = {"train": labelled, "val": data.val, "test": data.test}
 
     # Features and numbers, of the network and of what knows nothing.

@@ -16,6 +16,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from experiments import cli, presets, protocol
+from experiments.images import load_data, with_label_fraction
 
 if TYPE_CHECKING:
     import jax
@@ -88,8 +89,8 @@ def main(config: Config, on_validation: OnValidation | None = None) -> None:
     # Data.
     print(protocol.intention("Softmax", config), flush=True)
     placement = devices.data_placement(config.batch_size)
-    data = protocol.load_data(config)
-    data = protocol.with_label_fraction(data, config.label_fraction, seed=config.seed)
+    data = load_data(config)
+    data = with_label_fraction(data, config.label_fraction, seed=config.seed)
     plan = dataclasses.replace(protocol.plan(config, data), patience=config.patience or None)
     view = protocol.view_of(config) if config.views else None
 

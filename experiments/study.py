@@ -12,7 +12,8 @@ import numpy as np
 import optax
 
 from experiments import judging, protocol
-from experiments.protocol import Data, Protocol
+from experiments.images import Data
+from experiments.protocol import Protocol
 from jaxssl.analysis import figures, report, results
 from jaxssl.analysis.probes import knn_accuracy
 from jaxssl.augment.views import View, to_float, two_views

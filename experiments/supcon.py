@@ -13,6 +13,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from experiments import cli, presets, protocol, simclr
+from experiments.images import load_data
 
 # The network and the optimizer are SimCLR's: the two differ in the loss alone.
 from experiments.simclr import make_model, make_optimizer
@@ -55,7 +56,7 @@ def main(config: Config, on_validation: OnValidation | None = None) -> None:
     # Data.
     print(protocol.intention("SupCon", config), flush=True)
     placement = devices.data_placement(config.batch_size)
-    data = protocol.load_data(config)
+    data = load_data(config)
     plan = protocol.plan(config, data)
 
     # Method: the positives of a row are the other views of its class, those of its image among

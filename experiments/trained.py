@@ -12,14 +12,16 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from experiments import protocol
+from experiments.images import load_data, with_label_fraction
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
     import jax
     from flax import nnx
 
+    from experiments.images import Data
     from experiments.judging import Output
-    from experiments.protocol import Data, Protocol
+    from experiments.protocol import Protocol
     from jaxssl.models import Embedder
     from jaxssl.training.devices import Placement
     from jaxssl.training.state import TrainState
@@ -104,10 +106,10 @@ class Trained:
 
     def load_data(self) -> Data:
         """The images of the run, split as in training; refuses others."""
-        data = protocol.load_data(self.config)
+        data = load_data(self.config)
         if hasattr(self.config, "label_fraction"):
             fraction = self.config.label_fraction
-            data = protocol.with_label_fraction(data, fraction, seed=self.config.seed)
+            data = with_label_fraction(data, fraction, seed=self.config.seed)
         if data.fingerprint != self.record.get("data"):
             raise InputError(
                 f"these are not the images that {self.folder} was trained on, or not all of them: "

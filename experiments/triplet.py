@@ -16,6 +16,7 @@ import dataclasses
 from typing import TYPE_CHECKING, Any, Literal
 
 from experiments import cli, presets, protocol
+from experiments.images import load_data
 
 if TYPE_CHECKING:
     import jax
@@ -95,7 +96,7 @@ def main(config: Config, on_validation: OnValidation | None = None) -> None:
     # Data.
     print(protocol.intention("Triplet", config), flush=True)
     placement = devices.data_placement(config.batch_size)
-    data = protocol.load_data(config)
+    data = load_data(config)
     plan = protocol.plan(config, data)
     view = protocol.view_of(config) if config.views else None
 

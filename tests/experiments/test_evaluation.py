@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix, top_k_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
 from experiments import finetune, judging, linear_eval, protocol, simclr, trained
+from experiments.images import load_data
 from jaxssl.analysis import evaluation
 from jaxssl.data import splits
 from jaxssl.errors import InputError
@@ -63,7 +64,7 @@ def run(tmp_path_factory):
         return array + np.asarray(0.05 * random.random(array.shape), array.dtype)
 
     state = create_state(model, simclr.make_optimizer(config, 10))
-    data = protocol.load_data(config)
+    data = load_data(config)
     with (
         protocol.open_run(config, "simclr", data, "random weights"),
         Checkpoints(folder / "checkpoints") as checkpoints,

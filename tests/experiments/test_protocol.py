@@ -13,6 +13,7 @@ import pytest
 from flax import nnx
 
 from experiments import arcface, presets, protocol, simclr, softmax, triplet
+from experiments.images import load_data, with_label_fraction
 from jaxssl.errors import InputError
 from jaxssl.models import pretrained
 
@@ -77,13 +78,13 @@ def test_the_wide_protocol_is_the_data_readmes():
 
 
 def test_a_label_fraction_keeps_its_share_of_every_class():
-    whole = protocol.load_data(DIGITS)
-    part = protocol.with_label_fraction(whole, 0.1, seed=0)
+    whole = load_data(DIGITS)
+    part = with_label_fraction(whole, 0.1, seed=0)
     counts, shares = np.bincount(whole.train.labels), np.bincount(part.train.labels)
     np.testing.assert_array_equal(shares, np.rint(counts * 0.1))
     assert set(part.train.ids) < set(whole.train.ids)
     assert part.test is whole.test
-    assert protocol.with_label_fraction(whole, 1.0, seed=0) is whole
+    assert with_label_fraction(whole, 1.0, seed=0) is whole
 
 
 def test_the_studys_backbone_has_the_studys_counts(capsys):

@@ -14,7 +14,8 @@ import pytest
 from flax import nnx
 from scipy.special import logsumexp
 
-from experiments import cli, judging, protocol, rnn
+from experiments import cli, judging, rnn
+from experiments.images import load_data
 from jaxssl.errors import InputError
 from jaxssl.training import devices
 from jaxssl.training.checkpoint import Checkpoints
@@ -57,7 +58,7 @@ def test_what_is_validated_is_what_is_saved(trained):
     with Checkpoints(trained.folder / "checkpoints") as checkpoints:
         blank = placement.replicate(create_state(model, optimizer))
         state, _ = checkpoints.restore(blank, step=4)
-    images = protocol.load_data(config).val
+    images = load_data(config).val
     order = np.random.default_rng(0).permutation(len(images))[:24]  # what eight devices divide
     classify = judging.compile_encode(model, placement, lambda model, images: model(images)[1])
     logits = judging.embed(classify, state, images, placement)[order].astype(np.float64)

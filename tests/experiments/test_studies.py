@@ -15,6 +15,7 @@ from scipy.special import logsumexp
 from sklearn.metrics import confusion_matrix
 
 from experiments import arcface, judging, protocol, softmax, study, supcon, triplet
+from experiments.images import load_data
 from jaxssl import losses
 from jaxssl.augment.views import two_views
 from jaxssl.data.streams import train_stream
@@ -133,7 +134,7 @@ def easy_semi_hard_loss(h, labels, margin):
 
 def first_loss(name: str, config) -> float:
     """Of step 1, from the model as made, the stream's first batch and the step's key."""
-    data = protocol.load_data(config)
+    data = load_data(config)
     sampling = {"images_per_class": config.images_per_class} if name == "triplet" else {}
     stream = train_stream(data.train, batch_size=config.batch_size, seed=config.seed, **sampling)
     batch = next(iter(stream))
