@@ -86,6 +86,7 @@ def run(
     print(f"encoder: {initial}", flush=True)
     if processes.count() > 1:
         _check_together(data, model, on_validation)
+        placement.meet()
     encode = judging.compile_encode(model, placement)
     validate = _validation(model, validate_by or method, encode, data, placement, config, plan)
 

@@ -239,6 +239,7 @@ def _initialize(
                 process,
                 # Its own limit aborts the process with a stack trace: never reached.
                 initialization_timeout=round(seconds + 3600),
+                shutdown_timeout_seconds=round(LEAVE_SECONDS),
             )
         except Exception as error:
             failure.append(error)

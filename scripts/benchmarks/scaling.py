@@ -207,12 +207,13 @@ def resnet50_work(size: int = 224) -> dict[str, float]:
       parameters: how many.
     """
     import jax
+    import jax.extend
     from flax import nnx
 
     from jaxssl.models import resnet50
 
     def make() -> nnx.Module:
-        return resnet50(channels=3, rngs=nnx.Rngs(0))
+        return resnet50(channels=3, stem="imagenet", rngs=nnx.Rngs(0))
 
     graphdef, params, rest = nnx.split(nnx.eval_shape(make), nnx.Param, ...)
 
@@ -223,7 +224,9 @@ def resnet50_work(size: int = 224) -> dict[str, float]:
     flops = jax.jit(jax.grad(total)).lower(params, rest, images).cost_analysis()["flops"]
 
     def outputs(jaxpr: Any) -> int:
-        inner = [jaxpr for eqn in jaxpr.eqns for jaxpr in jax.core.jaxprs_in_params(eqn.params)]
+        inner = [
+            jaxpr for eqn in jaxpr.eqns for jaxpr in jax.extend.core.jaxprs_in_params(eqn.params)
+        ]
         own = (eqn for eqn in jaxpr.eqns if eqn.primitive.name == "conv_general_dilated")
         return sum(eqn.outvars[0].aval.size for eqn in own) + sum(map(outputs, inner))
 

@@ -11,10 +11,14 @@ import sys
 import time
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
 from experiments import simclr
+from jaxssl.training import devices
 from jaxssl.training.checkpoint import damage
 from jaxssl.training.runs import read_json, read_metrics
 
@@ -34,14 +38,14 @@ def train_rows(folder: Path) -> dict[int, dict]:
 
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
-    """Two processes of four devices each, until a signal to the second stops both."""
+    """Two processes of a device each, until a signal to the second stops both."""
     folder = tmp_path_factory.mktemp("two")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
         "XDG_CACHE_HOME": str(folder / "cache"),
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in these tests, which it is compared with
     }
     flags = [*FLAGS, "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
@@ -58,12 +62,17 @@ def two(tmp_path_factory):
         )
         for i in (0, 1)
     ]
-    end = time.monotonic() + 600
-    while len(train_rows(folder / "run")) < 4 and time.monotonic() < end:
-        assert [process.poll() for process in both] == [None, None], both[1].communicate()
-        time.sleep(0.2)
-    both[1].send_signal(signal.SIGTERM)
-    said = [process.communicate(timeout=300) for process in both]
+    try:
+        end = time.monotonic() + 600
+        while len(train_rows(folder / "run")) < 4:
+            assert time.monotonic() < end
+            assert [process.poll() for process in both] == [None, None], both[1].communicate()
+            time.sleep(0.2)
+        both[1].send_signal(signal.SIGTERM)
+        said = [process.communicate(timeout=300) for process in both]
+    finally:
+        for process in both:
+            process.kill()
     return folder / "run", [process.returncode for process in both], said
 
 
@@ -80,15 +89,18 @@ def test_a_signal_to_one_stops_both_at_one_step_and_saves_it(two):
 
 def test_only_the_first_prints_and_it_says_where(two):
     folder, _, said = two
-    assert "on 8 x cpu in 2 processes" in said[0][0]
+    assert "on 2 x cpu in 2 processes" in said[0][0]
     assert said[1][0] == ""
-    assert read_json(folder / "config.json")["devices"] == "8 x cpu in 2 processes"
+    assert read_json(folder / "config.json")["devices"] == "2 x cpu in 2 processes"
     steps = [row["step"] for row in read_metrics(folder / "metrics.jsonl")]
     assert steps == sorted(steps)
 
 
 def test_the_losses_are_one_process_and_its_checkpoint_goes_on_in_one(two, tmp_path, monkeypatch):
-    """Batches, keys, negatives and BatchNorm are those of eight devices in one process."""
+    """Batches, keys, negatives and BatchNorm are those of two devices in one process."""
+    mesh = jax.sharding.Mesh(jax.devices()[:2], ("data",), axis_types=(AxisType.Auto,))
+    placement = devices.Placement(NamedSharding(mesh, P("data")), NamedSharding(mesh, P()))
+    monkeypatch.setattr(devices, "data_placement", lambda batch_size: placement)
     folder, _, _ = two
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder.parent / "cache"))
     rows = train_rows(folder)
