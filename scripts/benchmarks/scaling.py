@@ -130,7 +130,7 @@ def worker(options: argparse.Namespace) -> None:
 
     jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
     config = simclr.Config(
-        encoder=options.encoder, width=16, image_size=options.size, color="rgb", optimizer="sgd"
+        encoder=options.encoder, image_size=options.size, color="rgb", optimizer="sgd"
     )
     model, optimizer = simclr.make_model(config), simclr.make_optimizer(config, options.steps + 1)
 
@@ -316,7 +316,12 @@ def print_paper(work: Mapping[str, float], cost: Mapping[str, float]) -> None:
             mb("activation"),
             "activation_traffic_s",
         ),
-        (f"these with weights, momentum, gradients ({mb('state')})", f"{room} in 16 GB", None),
+        (
+            f"these with weights, momentum, gradients ({mb('state')}), BatchNorm and ReLU redone "
+            "in the backward pass",
+            f"{room} in 16 GB",
+            None,
+        ),
         ("NT-Xent's products, at the same 40 %", f"{cost['loss_flops'] / 1e9:.0f} GFLOP", "loss_s"),
         ("its whole N x N matrix in float32", mb("similarities"), None),
         ("a chip's rows of that", mb("similarities_of_a_chip"), None),
