@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.errors import InputError, RunEnd
+from jaxssl.training import processes
 
 
 def run(main: Callable[[Any], None], presets: Mapping[str, Any]) -> None:
@@ -36,6 +37,7 @@ def ending() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         yield
+        processes.leave()
     except RunEnd as error:
         _end(error, error.exit_code)
     except KeyboardInterrupt:
@@ -115,4 +117,5 @@ def _end(message: object, code: int) -> None:
         file=sys.stderr,
         flush=True,
     )
+    processes.leave(message, code)
     sys.exit(code)

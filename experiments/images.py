@@ -113,7 +113,10 @@ def _reading() -> Callable[[int, int], None]:
 
     from tqdm import tqdm
 
-    bar = tqdm(desc="checking images", unit="image", disable=not sys.stderr.isatty(), leave=False)
+    from jaxssl.training import processes
+
+    shown = processes.is_first() and sys.stderr.isatty()
+    bar = tqdm(desc="checking images", unit="image", disable=not shown, leave=False)
 
     def progress(done: int, of: int) -> None:
         bar.total = of

@@ -25,6 +25,7 @@ from jaxssl.data.images import ImageSet
 from jaxssl.data.scan import default_cache_dir
 from jaxssl.data.streams import eval_batches
 from jaxssl.models import Embedder
+from jaxssl.training import processes
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
 from jaxssl.training.runs import RunFolder, config_hash, read_metrics
@@ -56,10 +57,10 @@ def embed(encode: Encode, state: TrainState, images: ImageSet, placement: Placem
     key = jax.random.key(0)  # evaluation draws nothing; a compiled step takes a key
     rows = []
     many = placement.device_count
-    for batch in eval_batches(images, batch_size=max(EMBED_BATCH // many, 1) * many):
-        vectors = jax.device_get(encode(state, placement.put(batch), key))
-        rows.append(vectors[batch["mask"]])
-    return np.concatenate(rows)
+    size = max(EMBED_BATCH // many, 1) * many
+    for batch in eval_batches(images, batch_size=size, part=placement.part(size)):
+        rows.append(jax.device_get(encode(state, placement.put(batch), key)))
+    return np.concatenate(rows)[: len(images)]
 
 
 def judge(
@@ -92,7 +93,8 @@ def judge(
       classify: the compiled `(state, batch, key) -> logits`, where the model is a classifier.
     """
     last_step = int(last.step)
-    best_step = checkpoints.best_step() or last_step
+    # Process 0 has written the last manifest; the others might look before it did.
+    best_step = processes.from_first(checkpoints.best_step) or last_step
     states = {"last": last, "best": last}
     if best_step != last_step:
         states["best"], _ = checkpoints.restore(last, step=best_step)
@@ -113,9 +115,9 @@ def judge(
     def embed_into(folder: str, state: TrainState, sets: Mapping[str, ImageSet]) -> None:
         for name, images in sets.items():
             vectors = embed(encode, state, images, placement)
-            save_table(
-                run.path / "embeddings" / folder / f"{name}.parquet", images, name, vectors, about
-            )
+            if processes.is_first():
+                path = run.path / "embeddings" / folder / f"{name}.parquet"
+                save_table(path, images, name, vectors, about)
 
     with _timed("embedding", seconds):
         every = {"train": data.train, "val": data.val, **judged}
@@ -124,12 +126,16 @@ def judge(
         if best_step != last_step:
             other = "last" if config.judge == "best" else "best"
             embed_into(other, states[other], judged)
+        logits = None
+        if classify is not None:
+            logits = embed(classify, states[config.judge], data.test, placement)
+        if not processes.is_first():
+            return
         for name, images in judged.items():
             pixels = about | {"layer": f"{RAW_PIXELS_SIDE} px grey", "distance": "euclidean"}
             path = run.path / "embeddings" / "raw_pixels" / f"{name}.parquet"
             save_table(path, images, name, raw_pixels(images), pixels)
-        if classify is not None:
-            logits = embed(classify, states[config.judge], data.test, placement)
+        if logits is not None:
             record["classification"] = evaluation.classification(
                 logits, data.test.labels, data.test.class_names
             )

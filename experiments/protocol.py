@@ -112,6 +112,12 @@ class Protocol:
     """Demand a GPU."""
     cpu: bool = False
     """Stay on the CPU."""
+    coordinator: str = ""
+    """HOST:PORT of process 0 of several; on TPU pods and under srun found by itself."""
+    processes: int | None = None
+    """Number of processes that train together, each started with the same flags; 1: alone."""
+    process: int | None = None
+    """Which of the --processes this one is, from 0."""
     describe: bool = False
     """Print the model's table and end."""
 
@@ -139,16 +145,19 @@ MAY_DIFFER = frozenset(
     {
         *("data_dir", "run_dir", "preset", "config", "steps", "log_every", "save_minutes"),
         *("on_bad_image", "judge", "draws", "labels", "tpu", "gpu", "cpu", "describe"),
+        *("coordinator", "processes", "process"),
     }
 )
+# What the processes of one run may be given each for itself.
+PER_PROCESS = frozenset({"coordinator", "process", "data_dir", "run_dir", "config", "preset"})
 
 
 # What numbers must be, in whichever program has them: at least this, or above 0.
 LEAST = {
     **dict.fromkeys(("batch_size", "epochs", "steps", "image_size", "log_every", "features"), 1),
-    **dict.fromkeys(("width", "steps_per_dispatch"), 1),
+    **dict.fromkeys(("width", "steps_per_dispatch", "processes"), 1),
     **dict.fromkeys(("layers", "hidden", "l2", "l3", "plateau"), 1),
-    **dict.fromkeys(("seed", "margin", "patience", "images_per_class", "keep_every"), 0),
+    **dict.fromkeys(("process", "seed", "margin", "patience", "images_per_class", "keep_every"), 0),
     **dict.fromkeys(("hard_negatives_from", "hard_positives_from"), 0),
     **dict.fromkeys(("weight_decay", "warmup"), 0),
     "draws": 2,
@@ -163,17 +172,32 @@ ABOVE_0 = (
 )
 
 
-def start(config: Protocol) -> None:
-    """Choose the platform, before anything touches a device; keep compiled programs on disk."""
+def start(config: Protocol, *, alone: bool = False) -> None:
+    """Find the other processes and the platform, before anything touches a device.
+
+    Compiled programs are kept on disk from here on.
+
+    Args:
+      config: the program's.
+      alone: this program runs as one process, wherever it is.
+    """
     import jax
 
     from jaxssl.data.scan import default_cache_dir
-    from jaxssl.training import devices
+    from jaxssl.training import devices, processes
 
     check_numbers(config)
     chosen = [name for name in ("tpu", "gpu", "cpu") if getattr(config, name)]
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
+    if not alone:
+        processes.join(config.coordinator, config.processes, config.process)
+        flags = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items()}
+        own = {f"--{name.replace('_', '-')}" for name in PER_PROCESS}
+        processes.check_same(
+            {flag: value for flag, value in flags.items() if flag not in own},
+            "start all processes with the same flags",
+        )
     devices.require(chosen[0] if chosen else None)
     # A resumed run, or the same run again, then starts in seconds.
     jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import hashlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from flax import nnx
 
 from experiments import judging, protocol
 from experiments.images import Data
@@ -20,6 +22,7 @@ from jaxssl.augment.views import View, to_float, two_views
 from jaxssl.data.streams import train_stream
 from jaxssl.errors import InputError
 from jaxssl.models import Embedder
+from jaxssl.training import processes
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
 from jaxssl.training.loop import Plan, fit
@@ -73,12 +76,17 @@ def run(
         data.train,
         batch_size=config.batch_size,
         seed=config.seed,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
         pixels=not config.resident,
         **(sampling or {}),
     )
     stream()  # batches that cannot be drawn are refused before anything is written
     initial = protocol.load_pretrained(config, model.encoder)
     print(f"encoder: {initial}", flush=True)
+    if processes.count() > 1:
+        _check_together(data, model, on_validation)
+        placement.meet()
     encode = judging.compile_encode(model, placement)
     validate = _validation(model, validate_by or method, encode, data, placement, config, plan)
 
@@ -95,7 +103,8 @@ def run(
             keep_every=round(config.keep_every * plan.steps_per_epoch),
         ) as checkpoints,
     ):
-        _save_what_goes_in(folder, data, view, config.seed)
+        if processes.is_first():
+            _save_what_goes_in(folder, data, view, config.seed)
         images = None
         if config.resident:
             images = placement.reside((len(data.train), *data.train.shape), data.train.images)
@@ -163,10 +172,7 @@ def _validation(
             "devices or more images"
         )
     order = random.permutation(len(data.val))[: len(data.val) // size * size]
-    batches = [
-        {"image": np.stack([data.val[i]["image"] for i in rows]), "label": data.val.labels[rows]}
-        for rows in order.reshape(-1, size)
-    ]
+    batches = [data.val.batch(rows[placement.part(size)]) for rows in order.reshape(-1, size)]
     bank = data.train.subset(np.sort(random.permutation(len(data.train))[:KNN_BANK]))
 
     def validate(state: TrainState) -> dict[str, float]:
@@ -187,6 +193,23 @@ def _validation(
         return means
 
     return validate
+
+
+def _check_together(data: Data, model: Embedder, on_validation: OnValidation | None) -> None:
+    """Processes that would each train something else are stopped before the first step."""
+    if on_validation is not None:
+        raise InputError("tuning runs as one process: start it without --processes and srun")
+    weights = hashlib.sha256()
+    for leaf in jax.tree.leaves(nnx.as_pure(nnx.state(model))):
+        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+        weights.update(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes())
+    processes.check_same(
+        {
+            "the fingerprint of the images": data.fingerprint[:12],
+            "that of the initial weights": weights.hexdigest()[:12],
+        },
+        "all need the same files in --data-dir and --pretrained",
+    )
 
 
 def _save_what_goes_in(run: RunFolder, data: Data, view: View | None, seed: int) -> None:

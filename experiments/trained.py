@@ -27,7 +27,17 @@ if TYPE_CHECKING:
     from jaxssl.training.state import TrainState
 
 # What a session of the run had, which its evaluation has not.
-SESSION = {"tpu": False, "gpu": False, "cpu": False, "describe": False, "preset": "", "run_dir": ""}
+SESSION: dict[str, Any] = {
+    "tpu": False,
+    "gpu": False,
+    "cpu": False,
+    "describe": False,
+    "preset": "",
+    "run_dir": "",
+    "coordinator": "",
+    "processes": None,
+    "process": None,
+}
 STEPS = 1000  # of a schedule whose state is only looked at for its shape
 
 
@@ -145,7 +155,7 @@ def open_run(run_dir: str, *, data_dir: str = "", **devices: bool) -> Trained:
         raise InputError(f"{run_dir} is no run of a study: no program here made it") from None
     settings |= {name: value for name, value in SESSION.items() if name in fields}
     config = program.Config(**settings | devices | ({"data_dir": data_dir} if data_dir else {}))
-    protocol.start(config)
+    protocol.start(config, alone=True)
     return Trained(folder, record, program, config)
 
 

@@ -62,7 +62,10 @@ SEARCHES: dict[str, tuple[str, Space]] = {
     ),
 }
 # Flags of one session, which are no settings of what is trained.
-SESSION = ("run_dir", "config", "preset", "describe", "tpu", "gpu", "cpu", "trials", "storage")
+SESSION = (
+    *("run_dir", "config", "preset", "describe", "tpu", "gpu", "cpu", "trials", "storage"),
+    *("coordinator", "processes", "process"),
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -124,7 +124,7 @@ def train_stream(
 
 
 def eval_batches(
-    image_set: ImageSet, *, batch_size: int, threads: int = 2
+    image_set: ImageSet, *, batch_size: int, part: slice = slice(None), threads: int = 2
 ) -> grain.IterDataset[Batch]:
     """All images once, in order, in batches of one shape.
 
@@ -133,6 +133,7 @@ def eval_batches(
     Args:
       image_set: n images; none gives no batch.
       batch_size: b, at least 1.
+      part: the rows of each batch to give, those of this process; default all. No other is read.
       threads: readers; 0 reads in the caller's thread.
 
     Returns:
@@ -155,7 +156,7 @@ def eval_batches(
     n = len(image_set)
 
     def batch_at(start: int) -> Batch:
-        positions = np.arange(start, start + batch_size)
+        positions = np.arange(start, start + batch_size)[part]
         return image_set.batch(np.minimum(positions, n - 1)) | {"mask": positions < n}
 
     starts = grain.MapDataset.source(range(0, n, batch_size))

@@ -2,7 +2,8 @@
 
 Orbax survives kills but loads flipped bits without a word (119 of 120 tried), so each step's
 folder gets a manifest with the sha256 of every file after it is committed, and a step without a
-manifest, or one that does not match it, is never loaded.
+manifest, or one that does not match it, is never loaded. All processes save and load together, in
+one folder that all of them see; what is deleted, moved and listed in a manifest, process 0 does.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jaxssl.errors import CheckpointError, InputError
+from jaxssl.training import processes
 from jaxssl.training.state import TrainState
 
 MANIFEST = "MANIFEST.json"
@@ -52,9 +54,10 @@ class Checkpoints:
         self._committer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
 
     def __enter__(self) -> Checkpoints:
-        self._directory.mkdir(parents=True, exist_ok=True)
-        for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
-            shutil.rmtree(leftover)  # a save that a kill cut short; the run's lock is held
+        if processes.is_first():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover)  # a save that a kill cut short; the run's lock is held
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -76,10 +79,8 @@ class Checkpoints:
         """
         self.finish()
         path = self._directory / str(step)
-        if (path / MANIFEST).exists():
+        if not processes.from_first(lambda: _make_room(path)):
             return
-        if path.exists():
-            shutil.rmtree(path)  # committed but never finished with a manifest
         response = ocp.save_async(path, _named(state))
         self._pending = self._committer.submit(self._commit, path, response, facts)
 
@@ -123,30 +124,37 @@ class Checkpoints:
           InputError: the asked step is missing or damaged, or the checkpoint is of another model
             (every differing parameter is named).
         """
-        wanted = [step] if step is not None else self.steps()[::-1]
-        for candidate in wanted:
-            path = self._directory / str(candidate)
+        whole = processes.from_first(lambda: self._whole_step(step))
+        if whole is None:
+            return like, {}
+        path = self._directory / str(whole)
+        _check_same_model(path, like)
+        names = _named(like)
+        # An explicit target: a checkpoint of 8 devices then restores on 1.
+        target = {
+            name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
+            for name, leaf in names.items()
+        }
+        loaded = ocp.load(path, target)
+        leaves = [loaded[name] for name in names]  # in the state's own order
+        state = jax.tree.unflatten(jax.tree.structure(like), leaves)
+        return state, self._facts(whole) or {}
+
+    def _whole_step(self, asked: int | None) -> int | None:
+        """The asked step, or the newest whole one; puts away the damaged ones before it."""
+        for step in [asked] if asked is not None else self.steps()[::-1]:
+            path = self._directory / str(step)
             fault = damage(path)
             if fault is None:
-                _check_same_model(path, like)
-                names = _named(like)
-                # An explicit target: a checkpoint of 8 devices then restores on 1.
-                target = {
-                    name: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-                    for name, leaf in names.items()
-                }
-                loaded = ocp.load(path, target)
-                leaves = [loaded[name] for name in names]  # in the state's own order
-                state = jax.tree.unflatten(jax.tree.structure(like), leaves)
-                return state, self._facts(candidate) or {}
-            if step is not None:
+                return step
+            if asked is not None:
                 raise InputError(f"checkpoint {path} cannot be used: {fault}")
             quarantine = self._directory / "quarantine"
             quarantine.mkdir(exist_ok=True)
             shutil.rmtree(quarantine / path.name, ignore_errors=True)
             path.rename(quarantine / path.name)
-            self._say(f"checkpoint {candidate} skipped: {fault}; moved to {quarantine}")
-        return like, {}
+            self._say(f"checkpoint {step} skipped: {fault}; moved to {quarantine}")
+        return None
 
     def _facts(self, step: int) -> dict[str, Any] | None:
         try:
@@ -157,8 +165,9 @@ class Checkpoints:
     def _commit(self, path: Path, response: Any, facts: dict[str, Any]) -> None:
         try:
             response.result()
-            write_manifest(path, facts)
-            self._prune()
+            if processes.is_first():
+                write_manifest(path, facts)
+                self._prune()
         except Exception as error:
             free = shutil.disk_usage(self._directory).free / 1e6
             raise CheckpointError(
@@ -176,6 +185,15 @@ class Checkpoints:
         for step in whole:
             if step not in stay:
                 shutil.rmtree(self._directory / str(step))
+
+
+def _make_room(path: Path) -> bool:
+    """Whether a step is to be saved there; removes what a kill left without a manifest."""
+    if (path / MANIFEST).exists():
+        return False
+    if path.exists():
+        shutil.rmtree(path)
+    return True
 
 
 def write_manifest(path: Path, facts: dict[str, Any]) -> None:

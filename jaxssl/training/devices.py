@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -38,6 +39,11 @@ class Placement:
         """Of k batches [k, b, ...]: each split as one batch is."""
         return NamedSharding(self.sharded.mesh, PartitionSpec(None, *self.sharded.spec))
 
+    def part(self, rows: int) -> slice:
+        """Which of a batch's rows are this process's: its devices lie together in the mesh."""
+        each = rows // jax.process_count()
+        return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
+
     def put(self, batch: Mapping[str, np.ndarray]) -> dict[str, jax.Array]:
         """Send this process's part of a batch to the devices; the result is the global batch."""
         return {
@@ -53,6 +59,15 @@ class Placement:
             )
             for name in batches[0]
         }
+
+    def meet(self) -> None:
+        """Let all devices hear of one another, called where the processes are in step.
+
+        Gloo, which joins CPUs, gives a late process 30 s at the first meeting and then minutes:
+        without this it is the first training step, which one process may compile sooner.
+        """
+        ones = self.put({"": np.ones(len(self.sharded.addressable_devices), np.float32)})
+        jax.block_until_ready(jax.jit(jnp.sum, out_shardings=self.replicated)(ones[""]))
 
     def reside(self, shape: Sequence[int], read: Callable[[], np.ndarray]) -> jax.Array:
         """Put all training images on the devices once, for steps that gather their batch there.
@@ -80,8 +95,16 @@ class Placement:
         return self.replicate(read())
 
     def replicate(self, tree: Any) -> Any:
-        """Put a pytree whole on every device."""
-        return jax.device_put(tree, self.replicated)
+        """Put a pytree whole on every device; every process brings all of it."""
+        if self.replicated.is_fully_addressable:
+            return jax.device_put(tree, self.replicated)
+        return jax.tree.map(self._whole, tree)
+
+    def _whole(self, leaf: Any) -> jax.Array:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = self._whole(jax.random.key_data(leaf))
+            return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
+        return jax.make_array_from_process_local_data(self.replicated, np.asarray(leaf))
 
 
 def require(platform: str | None) -> None:
@@ -124,10 +147,17 @@ def data_placement(batch_size: int) -> Placement:
             f"--batch-size {batch_size} cannot be split over {len(devices)} devices: "
             f"use a multiple of {len(devices)}"
         )
+    each = [sum(d.process_index == i for d in devices) for i in range(jax.process_count())]
+    if len(set(each)) > 1:
+        raise InputError(
+            f"the processes have {', '.join(map(str, each))} devices: give each the same number"
+        )
     # Auto axes: with the default Explicit ones `z @ z.T` of a sharded z raises.
-    mesh = jax.make_mesh(
-        (len(devices),), ("data",), axis_types=(jax.sharding.AxisType.Auto,), devices=devices
-    )
+    auto = (jax.sharding.AxisType.Auto,)
+    mesh = jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
+    # JAX's order on a torus may mix the processes: row i is the same image however many there are.
+    together = sorted(mesh.devices.flat, key=lambda device: device.process_index)
+    mesh = jax.sharding.Mesh(np.array(together), ("data",), axis_types=auto)
     return Placement(
         sharded=NamedSharding(mesh, PartitionSpec("data")),
         replicated=NamedSharding(mesh, PartitionSpec()),
@@ -135,6 +165,8 @@ def data_placement(batch_size: int) -> Placement:
 
 
 def summary() -> str:
-    """The devices in words, such as "8 x cpu" or "1 x NVIDIA H200"."""
+    """The devices in words, such as "1 x NVIDIA H200" or "8 x cpu in 2 processes"."""
     kinds = [d.device_kind for d in jax.devices()]
-    return ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
+    devices = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
+    many = jax.process_count()
+    return devices + (f" in {many} processes" if many > 1 else "")

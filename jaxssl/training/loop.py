@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from jaxssl.errors import NonFiniteLoss, Stopped
+from jaxssl.training import processes
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
 from jaxssl.training.runs import RunFolder
@@ -116,7 +116,8 @@ def fit(
       `images_per_second` of the steps alone in this session, `stopped_early`.
 
     Raises:
-      Stopped: on SIGTERM, SIGINT or SIGUSR1, after the state was saved.
+      Stopped: on SIGTERM, SIGINT or SIGUSR1 to any of the processes, after the state was saved by
+        all at one step.
       NonFiniteLoss: within one log interval of the step; nothing is saved from then on.
     """
     state, facts = checkpoints.restore(state)
@@ -128,7 +129,7 @@ def fit(
     if step >= plan.total_steps or stopped_early:
         return state, clock.facts(step) | {"stopped_early": stopped_early}
 
-    with _stop_signals() as stop, log:
+    with processes.stop_signals() as stopped, log:
         batches = iter(stream(step))
         while step < plan.total_steps and not stopped_early:
             count, began = plan.next_dispatch(step), time.monotonic()
@@ -156,7 +157,8 @@ def fit(
                 history.append({"step": step, **row})
                 stopped_early = _out_of_patience(history, plan)
 
-            overdue = step % plan.log_every == 0 and clock.since_save() > plan.save_seconds
+            stop = stopped()
+            overdue = step % plan.log_every == 0 and clock.save_overdue(plan.save_seconds)
             if row or overdue or stop:
                 log.flush()
                 _check_finite(state, checkpoints)
@@ -165,7 +167,7 @@ def fit(
             if stop and step < plan.total_steps:
                 checkpoints.finish()
                 raise Stopped(
-                    f"stopped by {stop[0]} after step {step} of {plan.total_steps}; "
+                    f"stopped by {stop} after step {step} of {plan.total_steps}; "
                     f"the same command with --run-dir {run.path} goes on from there"
                 )
     checkpoints.finish()
@@ -255,8 +257,9 @@ class _Clock:
     def saved(self) -> None:
         self._save = time.monotonic()
 
-    def since_save(self) -> float:
-        return time.monotonic() - self._save
+    def save_overdue(self, seconds: float) -> bool:
+        # One clock decides: a save needs all processes.
+        return processes.from_first(lambda: time.monotonic() - self._save > seconds)
 
     def facts(self, step: int) -> dict[str, Any]:
         rate = self.images_per_second()
@@ -281,7 +284,7 @@ class _Log:
         self._bar = tqdm(
             total=self._plan.total_steps,
             unit="step",
-            disable=not sys.stderr.isatty(),
+            disable=not (processes.is_first() and sys.stderr.isatty()),
             dynamic_ncols=True,
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
         )
@@ -323,22 +326,3 @@ class _Log:
         spent = self._clock.facts(step)["seconds"]
         left = spent / step * (self._plan.total_steps - step)
         return f"{left / 60:.1f} min left" if left > 90 else f"{left:.0f} s left"
-
-
-@contextlib.contextmanager
-def _stop_signals() -> Iterator[list[str]]:
-    """A list that SIGTERM, SIGINT or SIGUSR1 fills with its name; a second Ctrl-C raises."""
-    received: list[str] = []
-
-    def handle(number: int, frame: object) -> None:
-        if received and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        received.append(signal.Signals(number).name)
-
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    before = {number: signal.signal(number, handle) for number in signals}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

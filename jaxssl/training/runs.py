@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.errors import InputError
+from jaxssl.training import processes
 
 _PACKAGES = ("jaxssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -27,7 +28,8 @@ class RunFolder:
 
     A context manager: the lock is held from `__enter__` to `__exit__`, and freed by the system
     when the process is killed. Layout: `config.json`, `metrics.jsonl`, `tensorboard/`,
-    `checkpoints/`, `embeddings/`, `report/`, `results.json`.
+    `checkpoints/`, `embeddings/`, `report/`, `results.json`. Of several processes the first holds
+    the lock and writes; the others take its path, and write nothing here.
 
     Args:
       path: the folder; made when missing, resumed when it holds a `config.json`.
@@ -53,11 +55,24 @@ class RunFolder:
         self._may_differ = set(may_differ)
         self._facts = dict(facts or {})
         self._tensorboard: Any = None
+        self._lock: Any = None
+        self._metrics: Any = None
 
     def __enter__(self) -> RunFolder:
+        if processes.is_first():
+            self._open()
+        own, self.path = self.path, Path(processes.from_first(lambda: str(self.path)))
+        if not (self.path / ".lock").exists():
+            raise InputError(
+                f"process 0 writes to {self.path}, which is not to be seen here (where --run-dir "
+                f"would be {own}): all processes need a --run-dir on a file system that they share"
+            )
+        return self
+
+    def _open(self) -> None:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._lock = open(self.path / ".lock", "a+")
+            self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115 closed in __exit__
         except OSError as error:
             raise InputError(f"--run-dir {self.path} cannot be written: {error.strerror}") from None
         _lock_or_fail(self._lock, self.path)
@@ -66,20 +81,20 @@ class RunFolder:
         except BaseException:
             self._lock.close()
             raise
-        self._metrics = open(self.path / "metrics.jsonl", "a")
-        return self
+        self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115
 
     def __exit__(self, *exception: object) -> None:
-        self._metrics.close()
-        if self._tensorboard is not None:
-            self._tensorboard.close()
-        self._lock.close()
+        for opened in (self._metrics, self._tensorboard, self._lock):
+            if opened is not None:
+                opened.close()
 
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Drop the metrics after `step`, which a resumed run writes again; return the others."""
-        self._metrics.close()
         path = self.path / "metrics.jsonl"
         rows = [row for row in read_metrics(path) if row["step"] <= step]
+        if self._metrics is None:
+            return rows
+        self._metrics.close()
         write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._metrics = open(path, "a")  # noqa: SIM115 closed in __exit__
         # A log, not a result: a machine without tensorboardX trains as well.
@@ -91,6 +106,8 @@ class RunFolder:
 
     def log(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
         """Append one line to `metrics.jsonl` (flushed) and to TensorBoard."""
+        if self._metrics is None:
+            return
         row = {"step": step, "epoch": round(epoch, 4), "split": split, "time": time.time()}
         row.update({name: float(value) for name, value in values.items()})
         self._metrics.write(json.dumps(row) + "\n")

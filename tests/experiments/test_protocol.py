@@ -89,7 +89,7 @@ def test_a_label_fraction_keeps_its_share_of_every_class():
 
 def test_checkpoints_come_as_often_as_they_are_to_be_kept():
     config = simclr.PRESETS["digits"]  # validates every 5 epochs
-    data = protocol.load_data(config)
+    data = load_data(config)
     every = protocol.plan(config, data).evaluate_every
     assert protocol.plan(changed(config, keep_every=2.0), data).evaluate_every == every * 2 // 5
     assert protocol.plan(changed(config, keep_every=10.0), data).evaluate_every == every

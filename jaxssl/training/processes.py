@@ -1,0 +1,318 @@
+"""Several processes as one run: how they find one another, agree and end.
+
+Every process runs the same program from its first line to its last. What only one may do (print,
+lock, write a manifest) process 0 does; what only one can know (a wall clock, a folder's state) it
+tells the others through JAX's coordination service, which needs no device: a process may wait there
+for minutes, and hears while it waits that another one failed. JAX is imported by those that join,
+not by `--help`.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+from jaxssl.errors import InputError, RunEnd
+
+JOIN_SECONDS = 120.0  # a node's slow start, not a person's search for a wrong address
+LEAVE_SECONDS = 30.0  # how long one that failed waits for the others to hear of it
+FOREVER = 7 * 86400.0
+_VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_turns = itertools.count()  # all processes call `from_first` and `gather` in the same order
+
+
+class ElsewhereEnded(RunEnd):
+    """Another process ended; says which and why, with its exit code."""
+
+    def __init__(self, process: int, message: str, exit_code: int):
+        super().__init__(f"process {process} ended: {message}")
+        self.exit_code = exit_code
+
+
+def join(
+    coordinator: str = "",
+    processes: int | None = None,
+    process: int | None = None,
+    *,
+    seconds: float = JOIN_SECONDS,
+) -> None:
+    """Become one of several processes, before anything touches a device; or stay alone.
+
+    What is not given is read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    Without these too, `jax.distributed` is started where more than one process is meant to: on the
+    hosts of a TPU pod and in the tasks of a Slurm step (`srun -n 4`, a process a GPU, as JAX
+    assigns them), not in a shell inside an allocation. Joining twice is a no-op. All processes but
+    the first are silent on standard output from here on.
+
+    Args:
+      coordinator: "host:port" of process 0, where it listens.
+      processes: how many in all, at least 1; 1 stays alone wherever it is.
+      process: which one this is, from 0.
+      seconds: how long to wait for the others.
+
+    Raises:
+      InputError: only some of the three are given, they contradict one another, or the others did
+        not come in time.
+    """
+    if _client() is not None:
+        return
+    coordinator, processes, process = _from_environment(coordinator, processes, process)
+    if processes == 1 and not process:
+        return
+    found = _cluster_processes()
+    if processes is None and process is None and not coordinator and found < 2:
+        return
+    if found < 2 and not (coordinator and processes is not None and process is not None):
+        raise InputError(
+            "several processes need all of --coordinator HOST:PORT, --processes N and --process I "
+            "(0 to N-1): no TPU pod and no Slurm step was found to take them from"
+        )
+    if processes is not None and not 0 <= (process or 0) < processes:
+        raise InputError(
+            f"--process is {process} of --processes {processes}: it must be 0 to {processes - 1}"
+        )
+    host, _, port = coordinator.rpartition(":")
+    if coordinator and not (host and port.isdecimal()):
+        raise InputError(f"--coordinator is {coordinator!r}: it must be HOST:PORT")
+    _initialize(coordinator or None, processes or found, process, seconds)
+    if not is_first():
+        # The descriptor, not sys.stdout: C++ libraries print too.
+        sys.stdout.flush()
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+
+
+def is_first() -> bool:
+    """Whether this process is the one that prints and writes; True where it is alone."""
+    return _index() == 0
+
+
+def count() -> int:
+    """How many processes there are; 1 before `join`."""
+    return 1 if _client() is None else _distributed().num_processes
+
+
+def from_first(make: Callable[[], Any]) -> Any:
+    """What `make()` gives in process 0, in all: JSON-able. The others do not call it.
+
+    Example:
+      >>> from_first(lambda: "alone, it is a call")
+      'alone, it is a call'
+    """
+    client = _client()
+    if client is None:
+        return make()
+    key = f"jaxssl/{next(_turns)}"
+    if is_first():
+        value = make()
+        client.key_value_set(key, json.dumps(value))
+        return value
+    return json.loads(_wait(key))
+
+
+def gather(value: Any) -> list[Any]:
+    """The values of all processes, in their order: JSON-able. Waits for the slowest.
+
+    Example:
+      >>> gather(3)
+      [3]
+    """
+    client = _client()
+    if client is None:
+        return [value]
+    turn = next(_turns)
+    client.key_value_set(f"jaxssl/{turn}/{_index()}", json.dumps(value))
+    return [json.loads(_wait(f"jaxssl/{turn}/{i}")) for i in range(count())]
+
+
+def check_same(what: Mapping[str, Any], advice: str) -> None:
+    """Refuse to begin where the processes differ, in every one of them with the same words.
+
+    Args:
+      what: names and JSON-able values that must be equal everywhere.
+      advice: the way out.
+
+    Raises:
+      InputError: names the first process that differs from process 0, and in what.
+    """
+    first, *others = gather(json.loads(json.dumps(dict(what))))
+    for i, other in enumerate(others, 1):
+        differing = [
+            f"{name} is {other.get(name)} in process {i} and {first.get(name)} in process 0"
+            for name in sorted(first.keys() | other.keys())
+            if first.get(name) != other.get(name)
+        ]
+        if differing:
+            raise InputError(f"{'; '.join(differing)}: {advice}")
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[Callable[[], str]]:
+    """Hear SIGTERM, SIGINT and SIGUSR1 as long as it is open; a second Ctrl-C raises.
+
+    Gives `stopped()`, to be called once a step by all processes: the name of the signal from the
+    step on at which all are to stop, which is the same in every process; "" before.
+    """
+    received: list[str] = []
+    steps = itertools.count()  # one by one: JAX agrees on a number and waits for just that one
+
+    def handle(number: int, frame: object) -> None:
+        if received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        received.append(signal.Signals(number).name)
+        if together:
+            os.kill(os.getpid(), signal.SIGTERM)  # which JAX hears, and tells the others
+
+    def stopped() -> str:
+        if not together:
+            return received[0] if received else ""
+        from jax.experimental import multihost_utils
+
+        reached = multihost_utils.reached_preemption_sync_point(next(steps))
+        return (received or ["a signal to one of the processes"])[0] if reached else ""
+
+    together = _client() is not None
+    signals = [signal.SIGINT, signal.SIGUSR1]
+    if not together:
+        signals.append(signal.SIGTERM)  # of several processes JAX has taken it: they would not stop
+    before = {number: signal.signal(number, handle) for number in signals}
+    try:
+        yield stopped
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if together:  # nobody listens to JAX's any more
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def leave(message: object = None, exit_code: int = 0) -> None:
+    """End together: process 0 may still write its report, and JAX ends them all when one goes.
+
+    Args:
+      message: why this process ends before its time; the others then end with the same words at
+        the next thing they agree on.
+      exit_code: theirs, and this one's where they cannot be told because they wait for it on the
+        device; JAX ends them within its heartbeat of 100 s.
+
+    Raises:
+      ElsewhereEnded: another one failed while this one waited.
+    """
+    client = _client()
+    if client is None:
+        return
+    failure = None if message is None else [_index(), str(message), exit_code]
+    if failure:
+        client.key_value_set(f"jaxssl/failed/{_index()}", json.dumps(failure), allow_overwrite=True)
+    client.key_value_set(f"jaxssl/left/{_index()}", json.dumps(failure), allow_overwrite=True)
+    try:
+        for i in range(count()):
+            if failure:
+                _wait(f"jaxssl/left/{i}", LEAVE_SECONDS, listen=False)
+            elif end := json.loads(_wait(f"jaxssl/left/{i}")):
+                raise ElsewhereEnded(*end)
+    except TimeoutError:
+        # JAX's own end would wait for them and then abort this process with a stack trace.
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def _initialize(
+    coordinator: str | None, processes: int, process: int | None, seconds: float
+) -> None:
+    import jax
+
+    failure: list[Exception] = []
+
+    def start() -> None:
+        try:
+            jax.distributed.initialize(
+                coordinator,
+                processes,
+                process,
+                # Its own limit aborts the process with a stack trace: never reached.
+                initialization_timeout=round(seconds + 3600),
+                shutdown_timeout_seconds=round(LEAVE_SECONDS),
+            )
+        except Exception as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=start, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    where = f"--coordinator {coordinator}" if coordinator else "the coordinator of this cluster"
+    if thread.is_alive():
+        # What never began need not end: JAX would, with pages about it.
+        _distributed().client = None
+        atexit.register(os._exit, InputError.exit_code)
+        raise InputError(
+            f"{where}: not all {processes} processes came together within {seconds:g} s. Start "
+            "each with its own --process from 0, and see that process 0's port can be reached"
+        )
+    if failure:
+        reason = str(failure[0]).partition("\n")[0]
+        raise InputError(f"{where} cannot be used: {reason}") from failure[0]
+
+
+def _from_environment(
+    coordinator: str, processes: int | None, process: int | None
+) -> tuple[str, int | None, int | None]:
+    """What is given, and for the rest what JAX's variables say."""
+    numbers = [processes, process]
+    for i, name in enumerate(_VARIABLES[1:]):
+        text = os.environ.get(name, "")
+        if numbers[i] is None and text:
+            if not text.isdecimal():
+                raise InputError(f"{name} is {text!r}: it must be a number")
+            numbers[i] = int(text)
+    return coordinator or os.environ.get(_VARIABLES[0], ""), numbers[0], numbers[1]
+
+
+def _cluster_processes() -> int:
+    """How many processes the TPU pod or the Slurm step around this one has; 0 without either."""
+    # Private, but it is what `jax.distributed.initialize()` asks, which fails where it finds none.
+    from jax._src.clusters import ClusterEnv
+
+    for cluster in ClusterEnv._cluster_types:
+        if cluster.name in ("slurm", "gcetpu", "gketpu") and cluster.is_env_present():
+            if cluster.name == "slurm":
+                # Of this step: a shell in an allocation of 4 tasks is one process, not four.
+                return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
+            return cluster.get_process_count()
+    return 0
+
+
+def _wait(key: str, seconds: float = FOREVER, *, listen: bool = True) -> str:
+    """The value of a key once it is there; meanwhile listens whether a process failed."""
+    client, end = _client(), time.monotonic() + seconds
+    while time.monotonic() < end:
+        try:
+            return client.blocking_key_value_get(key, 1000)
+        except Exception as error:  # jaxlib's has no class of its own for a timeout
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
+        if listen and (failures := client.key_value_dir_get("jaxssl/failed/")):
+            raise ElsewhereEnded(*json.loads(failures[0][1]))
+    raise TimeoutError(key)
+
+
+def _index() -> int:
+    return 0 if _client() is None else _distributed().process_id
+
+
+def _client() -> Any:
+    """The coordination service's, or None. Not JAX's public interface: Orbax uses it as well."""
+    return _distributed().client if "jax" in sys.modules else None
+
+
+def _distributed() -> Any:
+    from jax._src import distributed
+
+    return distributed.global_state

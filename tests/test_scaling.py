@@ -1,0 +1,59 @@
+"""What the scaling benchmark counts in a compiled program, and its calculation on paper."""
+
+import importlib.util
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+from jax.sharding import PartitionSpec as P
+
+from jaxssl.training import devices
+
+FILE = Path(__file__).parent.parent / "scripts" / "benchmarks" / "scaling.py"
+
+
+@pytest.fixture(scope="module")
+def scaling():
+    spec = importlib.util.spec_from_file_location("scaling", FILE)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_operations_are_counted_as_often_as_they_run(scaling):
+    mesh = devices.data_placement(8).sharded.mesh
+    ring = [(i, (i + 1) % 8) for i in range(8)]
+
+    def program(x):  # [2, 4] float32 on each device
+        def turn(_, block):
+            return jax.lax.ppermute(block, "data", ring)
+
+        x = jax.lax.fori_loop(0, 7, turn, x) + jax.lax.psum(x, "data")
+        whole = jax.lax.all_gather(x, "data", tiled=True)
+        scattered = jax.lax.psum_scatter(whole, "data", tiled=True)
+        return scattered, jax.lax.pmax(x.sum().astype(jnp.int32), "data")
+
+    mapped = jax.shard_map(program, mesh=mesh, in_specs=P("data"), out_specs=(P("data"), P()))
+    compiled = jax.jit(mapped).lower(jnp.ones((16, 4))).compile()
+    found = scaling.communication(compiled.as_text())
+    assert found["collective-permute"] == (7, 7 * 32)
+    assert found["all-gather"] == (1, 256)
+    assert found["all-reduce"] == (2, 32 + 4)
+    assert found["reduce-scatter"] == (1, 32)
+    # Each device keeps an eighth of an all-reduce's sums and passes the rest on, twice.
+    sizes = {"all-reduce": (1, 800), "all-gather": (1, 800), "collective-permute": (3, 30)}
+    assert scaling.sent(sizes, 8) == 2 * 700 + 700 + 30
+
+
+def test_the_calculation_on_paper(scaling):
+    """By hand: 131,072 views on 256 chips are 512 each; z is 131,072 x 128 floats."""
+    work = {"flops": 24.5e9, "conv_outputs": 11.1e6, "parameters": 23.5e6}
+    cost = scaling.paper(work)
+    assert cost["views"] == 512
+    assert cost["network_s"] == pytest.approx(512 * 24.5e9 / (0.4 * 197e12))
+    assert cost["z_all_bytes"] == 67_108_864
+    assert cost["similarities_bytes"] == 2**36
+    assert cost["loss_flops"] == 3 * 2 * 2**34 * 128 / 256
+    assert cost["loss_ring_bytes"] == 3 * 255 * 512 * 128 * 4
+    assert cost["hop_s"] == pytest.approx(262_144 / 50e9)

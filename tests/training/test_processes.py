@@ -1,0 +1,172 @@
+"""How processes find one another, agree and fail; two real ones train in tests/experiments."""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import threading
+import types
+
+import pytest
+
+from jaxssl.errors import InputError, RunEnd
+from jaxssl.training import processes
+
+SLURM = {
+    "SLURM_JOB_ID": "70000",
+    "SLURM_STEP_NODELIST": "node[07-08]",
+    "SLURM_NTASKS": "4",
+    "SLURM_PROCID": "3",
+    "SLURM_LOCALID": "1",
+}
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """What `jax.distributed.initialize` would be called with; nothing is."""
+    calls = []
+    monkeypatch.setattr(processes, "_initialize", lambda *call: calls.append(call))
+    return calls
+
+
+@pytest.mark.parametrize(
+    ("given", "variables", "line"),
+    [
+        (("a:1", 2, 2), {}, "--process is 2 of --processes 2: it must be 0 to 1"),
+        (("a:1", 1, 3), {}, "--process is 3 of --processes 1: it must be 0 to 0"),
+        (("a:1", 2, None), {}, "need all of --coordinator HOST:PORT, --processes N and --process"),
+        (("", 2, 0), {}, "need all of --coordinator HOST:PORT"),
+        (("here", 2, 0), {}, "--coordinator is 'here': it must be HOST:PORT"),
+        (("a:1", None, 0), {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'"),
+    ],
+)
+def test_bad_settings_are_one_line_before_anything_starts(
+    given, variables, line, started, monkeypatch
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError) as error:
+        processes.join(*given)
+    assert line in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not started
+
+
+@pytest.mark.parametrize(
+    ("variables", "given", "expected"),
+    [
+        ({}, ("", None, None), None),  # a laptop
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, ("", None, None), (None, 4, None)),
+        # A shell in an allocation of four tasks, as `salloc -n 4` gives.
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "1"}, ("", None, None), None),
+        (SLURM | {"SLURM_STEP_NUM_TASKS": "4"}, ("", 1, None), None),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "0"},
+            ("", None, None),
+            ("a:1", 3, 0),
+        ),
+        ({"JAX_NUM_PROCESSES": "3", "JAX_PROCESS_ID": "0"}, ("b:2", 2, 0), ("b:2", 2, 0)),
+    ],
+)
+def test_processes_are_found_where_they_are_meant(variables, given, expected, started, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    processes.join(*given)
+    assert [call[:3] for call in started] == ([] if expected is None else [expected])
+
+
+class Service:
+    """JAX's coordination service as far as it is used: a dictionary on which one can wait."""
+
+    def __init__(self):
+        self.values, self.changed = {}, threading.Condition()
+
+    def key_value_set(self, key, value, allow_overwrite=False):
+        with self.changed:
+            assert allow_overwrite or key not in self.values, key
+            self.values[key] = value
+            self.changed.notify_all()
+
+    def blocking_key_value_get(self, key, milliseconds):
+        with self.changed:
+            if not self.changed.wait_for(lambda: key in self.values, milliseconds / 5000):
+                raise RuntimeError("DEADLINE_EXCEEDED")
+            return self.values[key]
+
+    def key_value_dir_get(self, prefix):
+        with self.changed:
+            return [(key, value) for key, value in self.values.items() if key.startswith(prefix)]
+
+
+@pytest.fixture
+def together(monkeypatch):
+    """`together(program, n)` runs `program(i)` n times at once, threads standing in for processes.
+
+    Gives what each returned, or the error that ended it.
+    """
+    here = threading.local()
+    service = Service()
+    turns = collections.defaultdict(itertools.count)
+    monkeypatch.setattr(processes, "_client", lambda: service)
+    monkeypatch.setattr(processes, "_index", lambda: here.index)
+
+    class Turns:
+        def __next__(self):
+            return next(turns[here.index])
+
+    monkeypatch.setattr(processes, "_turns", Turns())
+
+    def run(program, n):
+        monkeypatch.setattr(
+            processes, "_distributed", lambda: types.SimpleNamespace(num_processes=n)
+        )
+        ends = [None] * n
+
+        def process(i):
+            here.index = i
+            try:
+                ends[i] = program(i)
+            except RunEnd as error:
+                ends[i] = error
+                processes.leave(error, error.exit_code)
+
+        threads = [threading.Thread(target=process, args=(i,)) for i in range(n)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+            assert not thread.is_alive()
+        return ends
+
+    return run
+
+
+def test_all_get_what_each_said_and_what_the_first_decided(together):
+    def program(i):
+        return processes.gather({"me": i}), processes.from_first(lambda: [i, None]), i
+
+    everyone = [{"me": 0}, {"me": 1}, {"me": 2}]
+    assert together(program, 3) == [(everyone, [0, None], i) for i in range(3)]
+
+
+def test_processes_that_differ_end_with_the_same_line(together):
+    def program(i):
+        processes.check_same({"--seed": 3, "--width": [64, 32][i == 2]}, "use one")
+
+    line = "--width is 32 in process 2 and 64 in process 0: use one"
+    assert [str(end) for end in together(program, 3)] == [line] * 3
+
+
+@pytest.mark.parametrize("failing", [0, 1])
+@pytest.mark.parametrize("wait", [lambda: processes.gather(1), lambda: processes.leave()])
+def test_who_waits_hears_that_another_failed(together, failing, wait):
+    def program(i):
+        if i == failing:
+            raise InputError("no such folder")
+        wait()
+
+    ends = together(program, 2)
+    assert str(ends[failing]) == "no such folder"
+    assert isinstance(ends[1 - failing], processes.ElsewhereEnded)
+    assert str(ends[1 - failing]) == f"process {failing} ended: no such folder"
+    assert ends[1 - failing].exit_code == 2
