@@ -130,7 +130,7 @@ def together(monkeypatch):
                 ends[i] = error
                 processes.leave(error, error.exit_code)
 
-        threads = [threading.Thread(target=process, args=(i,)) for i in range(n)]
+        threads = [threading.Thread(target=process, args=(i,), daemon=True) for i in range(n)]
         for thread in threads:
             thread.start()
         for thread in threads:
