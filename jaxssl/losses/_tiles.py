@@ -20,7 +20,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from jaxssl.losses._checks import check_tile_size
@@ -148,18 +147,18 @@ def _round(
     """
     tiles = rows["x"].shape[0] // tile
 
-    def add_all(sums: Any, rows: Rows, at: np.ndarray) -> Any:
-        i, j = jnp.asarray(at, jnp.int32)
-        if not len(i):
+    def add_all(sums: Any, rows: Rows, pairs: list[tuple[int, int]]) -> Any:
+        if not pairs:
             return sums
-        return lax.fori_loop(0, len(i), lambda k, s: add(s, rows, i[k], j[k], False), sums)
+        i, j = jnp.array(pairs).T
+        return lax.fori_loop(0, len(pairs), lambda k, s: add(s, rows, i[k], j[k], False), sums)
 
     mine = lax.fori_loop(0, tiles, lambda i, s: add(s, rows, i, i, True), nothing)
-    mine = add_all(mine, rows, np.stack(np.triu_indices(tiles, 1)))
+    mine = add_all(mine, rows, [(i, j) for i in range(tiles) for j in range(i + 1, tiles)])
     devices = 1 if axis_name is None else lax.axis_size(axis_name)
     if devices == 1:
         return mine
-    across = np.indices((tiles, tiles)).reshape(2, -1) + np.array([[0], [tiles]])
+    across = [(i, tiles + j) for i in range(tiles) for j in range(tiles)]
 
     def send(values: Any, steps: int) -> Any:
         route = [(i, (i - steps) % devices) for i in range(devices)]
