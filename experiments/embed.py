@@ -25,7 +25,7 @@ class Config:
     run_dir: tyro.conf.Positional[str] = ""
     """The folder of a run."""
     data_dir: str = ""
-    """A folder of class folders."""
+    """A folder of class folders, or the file that scripts/pack_images.py made of it."""
     out: str = ""
     """The table. Default: RUN/embeddings/other/<name of DIR>.parquet."""
     checkpoint: str = "best"

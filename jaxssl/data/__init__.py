@@ -1,14 +1,15 @@
 """Images on disk to batches: folders, digits, splits, streams.
 
-`open_folder` and `load_digits` give an `ImageSet`; `split_classes`, `train_val_test` and
-`label_fraction` cut it; `train_stream` and `eval_batches` read it, as pure functions of seed and
-step.
+`open_images` (a folder, or the file it was packed into) and `load_digits` give an `ImageSet`;
+`split_classes`, `train_val_test` and `label_fraction` cut it; `train_stream` and `eval_batches`
+read it, as pure functions of seed and step.
 """
 
 from jaxssl.data.decode import UnreadableImage, decode
 from jaxssl.data.digits import load_digits
 from jaxssl.data.folder import FolderReport, open_folder
 from jaxssl.data.images import ImageSet
+from jaxssl.data.packed import open_images
 from jaxssl.data.splits import (
     Splits,
     describe,
@@ -30,6 +31,7 @@ __all__ = [
     "label_fraction",
     "load_digits",
     "open_folder",
+    "open_images",
     "split_classes",
     "steps_per_epoch",
     "train_stream",
