@@ -19,13 +19,13 @@ WINDOW_BYTES = 2**21
 def convolve(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Pair], **options: Any
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, on a CPU with a gradient of its own.
+    """`lax.conv_general_dilated`, on a CPU in a form of its own.
 
-    XLA's gradients by the filter, and by the input of a strided convolution, are slow there
-    (`python scripts/benchmarks/convolution.py`): windows of a few images at a time, which stay in
-    the cache, times the incoming gradient are the same sums, several times as fast. The value is
-    XLA's everywhere, and so is all on a GPU or TPU, and where a process has several CPU devices,
-    over which XLA's form is partitioned better.
+    XLA's gradient by the filter is slow there (`python scripts/benchmarks/convolution.py`): windows
+    of a few images at a time, which stay in the cache, times the incoming gradient are the same
+    sums, several times as fast. So are strided convolutions and their gradient by the input, as
+    windows. All is XLA's on a GPU or TPU, and where a process has several CPU devices, over which
+    XLA's form is partitioned better.
 
     Args:
       x: [b, h, w, c].
@@ -52,11 +52,15 @@ def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
-    return _xla(x, kernel, strides, padding)
+    how = {"strides": strides, "padding": padding}
+    xla = functools.partial(_xla, **how)
+    # Strided, XLA's is slow on a CPU where maps are small.
+    cpu = xla if strides == (1, 1) else functools.partial(_by_windows, **how)
+    return lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> Any:
-    return _xla(x, kernel, strides, padding), (x, kernel)
+    return _convolve(x, kernel, strides, padding), (x, kernel)
 
 
 def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> Any:

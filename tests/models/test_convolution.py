@@ -30,7 +30,7 @@ def test_gradients_equal_torchs_in_float64(x, kernel, stride, padding, monkeypat
     x, kernel = (random.normal(size=shape).astype(np.float32) for shape in (x, kernel))
     how = ((stride, stride), ((padding, padding),) * 2)
     y, pull = jax.vjp(lambda x, kernel: _convolve(x, kernel, *how), x, kernel)
-    np.testing.assert_array_equal(y, _xla(x, kernel, *how))
+    np.testing.assert_allclose(y, _xla(x, kernel, *how), rtol=1e-5, atol=1e-5)
     gradient = random.normal(size=y.shape).astype(np.float32)
     expected = torch_gradients(x, kernel, gradient, stride, padding)
     for got, wanted in zip(jax.jit(pull)(gradient), expected, strict=True):
