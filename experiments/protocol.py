@@ -192,12 +192,12 @@ def start(config: Protocol, *, alone: bool = False) -> None:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
     if not alone:
         processes.join(config.coordinator, config.processes, config.process)
-        flags = {f"--{name.replace('_', '-')}": value for name, value in vars(config).items()}
-        own = {f"--{name.replace('_', '-')}" for name in PER_PROCESS}
-        processes.check_same(
-            {flag: value for flag, value in flags.items() if flag not in own},
-            "start all processes with the same flags",
-        )
+        shared = {
+            f"--{name.replace('_', '-')}": value
+            for name, value in vars(config).items()
+            if name not in PER_PROCESS
+        }
+        processes.check_same(shared, "start all processes with the same flags")
     devices.require(chosen[0] if chosen else None)
     # A resumed run, or the same run again, then starts in seconds.
     jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))

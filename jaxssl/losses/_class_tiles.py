@@ -19,13 +19,13 @@ def cross_entropy(
     weights: jax.Array,
     labels: jax.Array,
     *,
-    widened: Callable[[jax.Array], jax.Array],
+    true_cosine: Callable[[jax.Array], jax.Array],
     scale: float | jax.Array,
     axis_name: AxisName,
     class_axis_name: AxisName,
     tile_size: int | None,
 ) -> jax.Array:
-    """Mean cross entropy of scale·cosine, `widened(cosine)` in its place for the true class."""
+    """Mean cross entropy of scale·cosine, `true_cosine(cosine)` in its place for the true class."""
     scale = jnp.asarray(scale, jnp.float32)
     # The margin touches one logit a row: it stays outside the tiles, and its gradient with it.
     arguments = _local(scale * unit_rows(embeddings), weights, labels, axis_name, class_axis_name)
@@ -39,7 +39,7 @@ def cross_entropy(
         true = lax.psum(true, class_axis_name)
         found = lax.psum(found.astype(jnp.int32), class_axis_name) > 0
     # log(exp(log_sum) + exp(true logit)) − true logit; a label that is no class has no logit.
-    loss = jnp.where(found, jax.nn.softplus(log_sum - scale * widened(true / scale)), log_sum)
+    loss = jnp.where(found, jax.nn.softplus(log_sum - scale * true_cosine(true / scale)), log_sum)
     return _mean(loss, axis_name, class_axis_name)
 
 

@@ -18,7 +18,7 @@ from jaxssl.losses._rows import (
     scan_rows,
     tile_rows,
 )
-from jaxssl.losses.triplet import _squared_distances
+from jaxssl.losses.triplet import squared_distances
 
 _OWN = 0xFFFFFFFF  # an anchor's own column: beyond every distance, NaN among them
 
@@ -132,7 +132,7 @@ def _total_count_and_gradients(
     def anchors(carry: Any, rows: jax.Array, labels: jax.Array, index: jax.Array, real: jax.Array):
         own = index[:, None] == jnp.arange(columns.shape[0])[None, :]
         negative = labels[:, None] != column_labels[None, :]
-        distances = _squared_distances(rows, own, columns)
+        distances = squared_distances(rows, own, columns)
         keys = _keys(jnp.where(negative, distances, distances + margin), negative, own)
         # Sorting numbers alone takes a CPU an eighth of the time that sorting them with their
         # columns does, so a column looks its place up where its weight is wanted.

@@ -1,6 +1,7 @@
 """ArcFace and CosFace: softmax over cosines, with a margin against the true class."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -9,7 +10,7 @@ from jax import lax
 
 from jaxssl.losses import _class_tiles
 from jaxssl.losses._checks import check_labelled, check_margin, check_positive, check_tile_size
-from jaxssl.losses._rows import AxisName, dot_products, tile_rows, unit_rows
+from jaxssl.losses._rows import AxisName, count_rows, dot_products, tile_rows, unit_rows
 
 
 def cosine_logits(
@@ -86,11 +87,7 @@ def arcface_logits(
         [[100. -48.]]
     """
     check_margin(margin, math.pi / 2)
-    check_positive("scale", scale)
-    cosine = _cosines(embeddings, weights)
-    _check_labels(embeddings, weights, labels)
-    widened = _widened(cosine, margin)
-    return jnp.asarray(scale, jnp.float32) * jnp.where(_target(labels, cosine), widened, cosine)
+    return _logits(embeddings, weights, labels, partial(_widened, margin=margin), scale)
 
 
 def arcface_loss(
@@ -144,19 +141,13 @@ def arcface_loss(
         >>> print(f"{loss:.4f}")  # ln(1 + exp(−cos 0.5))
         0.3477
     """
-    if _is_dense(embeddings, weights, class_axis_name, tile_size):
-        logits = arcface_logits(embeddings, weights, labels, margin=margin, scale=scale)
-        return _cross_entropy(logits, labels, axis_name)
     check_margin(margin, math.pi / 2)
-    check_positive("scale", scale)
-    _check_shapes(embeddings, weights)
-    _check_labels(embeddings, weights, labels, class_axis_name)
-    return _class_tiles.cross_entropy(
+    return _loss(
         embeddings,
         weights,
         labels,
-        widened=partial(_widened, margin=margin),
-        scale=scale,
+        partial(_widened, margin=margin),
+        scale,
         axis_name=axis_name,
         class_axis_name=class_axis_name,
         tile_size=tile_size,
@@ -197,11 +188,7 @@ def cosface_logits(
         [[0.75 0.  ]]
     """
     check_margin(margin, 1.0)
-    check_positive("scale", scale)
-    cosine = _cosines(embeddings, weights)
-    _check_labels(embeddings, weights, labels)
-    reduced = _reduced(cosine, margin)
-    return jnp.asarray(scale, jnp.float32) * jnp.where(_target(labels, cosine), reduced, cosine)
+    return _logits(embeddings, weights, labels, partial(_reduced, margin=margin), scale)
 
 
 def cosface_loss(
@@ -243,19 +230,13 @@ def cosface_loss(
         >>> print(f"{loss:.4f}")  # ln(1 + exp(−0.65))
         0.4201
     """
-    if _is_dense(embeddings, weights, class_axis_name, tile_size):
-        logits = cosface_logits(embeddings, weights, labels, margin=margin, scale=scale)
-        return _cross_entropy(logits, labels, axis_name)
     check_margin(margin, 1.0)
-    check_positive("scale", scale)
-    _check_shapes(embeddings, weights)
-    _check_labels(embeddings, weights, labels, class_axis_name)
-    return _class_tiles.cross_entropy(
+    return _loss(
         embeddings,
         weights,
         labels,
-        widened=partial(_reduced, margin=margin),
-        scale=scale,
+        partial(_reduced, margin=margin),
+        scale,
         axis_name=axis_name,
         class_axis_name=class_axis_name,
         tile_size=tile_size,
@@ -303,17 +284,52 @@ def cosine_accuracy(
     return _class_tiles.accuracy(embeddings, weights, labels, axis_name, class_axis_name, tile_size)
 
 
-def _is_dense(
+def _logits(
     embeddings: jax.Array,
     weights: jax.Array,
+    labels: jax.Array,
+    true_cosine: Callable[[jax.Array], jax.Array],
+    scale: float | jax.Array,
+) -> jax.Array:
+    """scale·cosine, `true_cosine(cosine)` in its place for the true class, [n, k]."""
+    check_positive("scale", scale)
+    cosine = _cosines(embeddings, weights)
+    _check_labels(embeddings, weights, labels)
+    logits = jnp.where(_target(labels, cosine), true_cosine(cosine), cosine)
+    return jnp.asarray(scale, jnp.float32) * logits
+
+
+def _loss(
+    embeddings: jax.Array,
+    weights: jax.Array,
+    labels: jax.Array,
+    true_cosine: Callable[[jax.Array], jax.Array],
+    scale: float | jax.Array,
+    *,
+    axis_name: AxisName,
     class_axis_name: AxisName,
     tile_size: int | None,
-) -> bool:
-    """Whether all logits are made at once: then nothing is computed twice."""
+) -> jax.Array:
+    """Mean cross entropy of `_logits`, made at once or in tiles of classes."""
     check_tile_size(tile_size)
     _check_shapes(embeddings, weights)
     k = weights.shape[0]
-    return class_axis_name is None and tile_rows(k, embeddings.shape[0], tile_size) == k
+    if class_axis_name is None and tile_rows(k, embeddings.shape[0], tile_size) == k:
+        # All at once: then nothing is computed twice.
+        logits = _logits(embeddings, weights, labels, true_cosine, scale)
+        return _cross_entropy(logits, labels, axis_name)
+    check_positive("scale", scale)
+    _check_labels(embeddings, weights, labels, class_axis_name)
+    return _class_tiles.cross_entropy(
+        embeddings,
+        weights,
+        labels,
+        true_cosine=true_cosine,
+        scale=scale,
+        axis_name=axis_name,
+        class_axis_name=class_axis_name,
+        tile_size=tile_size,
+    )
 
 
 def _widened(cosine: jax.Array, margin: float | jax.Array) -> jax.Array:
@@ -352,7 +368,7 @@ def _check_labels(
     class_axis_name: AxisName = None,
 ) -> None:
     check_labelled(embeddings, labels)
-    k = weights.shape[0] * (1 if class_axis_name is None else lax.axis_size(class_axis_name))
+    k = count_rows(weights, class_axis_name)
     if not isinstance(labels, jax.core.Tracer) and not 0 <= labels.min() <= labels.max() < k:
         raise ValueError(f"labels must lie in [0, {k}), got {labels.min()} to {labels.max()}")
 

@@ -48,7 +48,7 @@ def nt_xent(
     the gradient before pmean is one device's share times the number of devices, and so is the
     gradient with respect to the local `z_a` and `z_b`.
 
-    **Memory.** From 1,024 rows on the matrix of s is made a tile at a time, forward and backward:
+    **Memory.** Above 1,024 rows the matrix of s is made a tile at a time, forward and backward:
     exact, faster than the matrix, and n·d + tile² numbers. Of many devices each then keeps its rows
     and passes blocks of them round a ring (with `axis_name`; plain `jit` gathers z, never s). The
     tiled form has no forward-mode and no second derivative.

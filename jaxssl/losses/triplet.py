@@ -224,7 +224,7 @@ def mine_triplets(
 
     def mine(_: None, anchor: jax.Array, rows: jax.Array, labels: jax.Array) -> tuple:
         own = anchor[:, None] == column
-        distances = _squared_distances(rows, own, columns)
+        distances = squared_distances(rows, own, columns)
         same = labels[:, None] == column_labels[None, :]
         positives, negatives = same & ~own, ~same
 
@@ -256,14 +256,13 @@ def _is_hard(name: str, policy: str | bool | jax.Array, other: str) -> bool | ja
     return policy == "hard"
 
 
-def _squared_distances(rows: jax.Array, own: jax.Array, columns: jax.Array | None) -> jax.Array:
-    """|x - y|² from each of `rows` to all `columns` (None: the rows), one product of matrices.
+def squared_distances(rows: jax.Array, own: jax.Array, columns: jax.Array) -> jax.Array:
+    """|x - y|² from each of `rows` to all `columns`, one product of matrices.
 
     `own` marks the column that each row stands in. Equal rows are at distance exactly 0, and the
     same distance worked out twice is the same to the bit: no step but the product depends on order,
     and no contraction to fused operations changes it.
     """
-    columns = rows if columns is None else columns
     products = dot_products(rows, columns)
     squares = jnp.sum(columns * columns, axis=1)[None, :]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -52,11 +52,8 @@ def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
-    how = {"strides": strides, "padding": padding}
-    xla = functools.partial(_xla, **how)
-    # Strided, XLA's is slow on a CPU where maps are small.
-    cpu = xla if strides == (1, 1) else functools.partial(_by_windows, **how)
-    return lax.platform_dependent(x, kernel, cpu=cpu, default=xla)
+    xla = functools.partial(_xla, strides=strides, padding=padding)
+    return lax.platform_dependent(x, kernel, cpu=_on_cpu(strides, padding), default=xla)
 
 
 def _forward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> Any:
@@ -68,16 +65,19 @@ def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> 
         return jax.vjp(lambda x, kernel: _xla(x, kernel, strides, padding), x, kernel)[1](gradient)
 
     def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
-        by_input = functools.partial(_xla, strides=strides, padding=padding)
-        if strides != (1, 1):
-            by_input = functools.partial(_by_windows, strides=strides, padding=padding)
-        of_x = jax.vjp(lambda x: by_input(x, kernel), x)[1](gradient)[0]
+        of_x = jax.vjp(lambda x: _on_cpu(strides, padding)(x, kernel), x)[1](gradient)[0]
         return of_x, _by_filter(x, kernel, gradient, strides, padding)
 
     return lax.platform_dependent(*inputs, gradient, cpu=cpu, default=xla)
 
 
 _convolve.defvjp(_forward, _backward)
+
+
+def _on_cpu(strides: Pair, padding: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """The convolution that a CPU runs: strided, XLA's is slow there, and its gradient by x too."""
+    form = _xla if strides == (1, 1) else _by_windows
+    return functools.partial(form, strides=strides, padding=padding)
 
 
 def _by_filter(

@@ -39,11 +39,11 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(images, tmp_path_factory):
-    """`--preset cifar10`, the README's but for the size: LARS, resident, many a dispatch."""
+    """`--preset cifar10`, the README's but for the size: ResNet-18, LARS, resident images."""
     folder = tmp_path_factory.mktemp("simclr") / "run"
     preset = simclr.PRESETS["cifar10"]
     assert (preset.encoder, preset.batch_size, preset.epochs) == ("resnet18", 512, 200)
-    small = SMALL | {"width": 2, "steps_per_dispatch": 2, "log_every": 2}
+    small = SMALL | {"width": 2}
     simclr.main(dataclasses.replace(preset, data_dir=images, run_dir=str(folder), **small))
     return SimpleNamespace(folder=folder, images=images)
 
