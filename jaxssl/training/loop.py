@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
 from jaxssl.errors import NonFiniteLoss, Stopped
 from jaxssl.training import processes
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
+from jaxssl.training.dispatch import TrainStep
+from jaxssl.training.progress import Clock, Log
 from jaxssl.training.runs import RunFolder
 from jaxssl.training.state import TrainState
-from jaxssl.training.step import TrainStep
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +91,9 @@ def fit(
     Each logged line says beside the step's metrics the share of the time since the line before
     that went into waiting for batches, `input_wait`: near 0 the input keeps up.
 
+    Between evaluations nothing waits for a step that was dispatched, but a log line for that of the
+    line before: batches are read and sent to the devices while these make earlier steps.
+
     The order of a step (with `plan.steps_per_dispatch`, of a dispatch, whose logged metrics are
     its last step's) is fixed: next batch, step, log, evaluate, save. Batches and keys are
     functions of the step, so a run that was stopped anywhere ends as one that was not.
@@ -123,8 +123,8 @@ def fit(
     state, facts = checkpoints.restore(state)
     step = int(state.step)
     history = [row for row in run.rewind(step) if row["split"] == "val"]
-    clock = _Clock(facts)
-    log = _Log(run, plan, clock)
+    clock = Clock(facts)
+    log = Log(run, clock, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
     stopped_early = _out_of_patience(history, plan)
     if step >= plan.total_steps or stopped_early:
         return state, clock.facts(step) | {"stopped_early": stopped_early}
@@ -197,132 +197,3 @@ def _out_of_patience(history: list[dict[str, Any]], plan: Plan) -> bool:
         return False
     losses = [row["loss"] for row in history]
     return len(losses) - 1 - losses.index(min(losses)) >= plan.patience
-
-
-class _Clock:
-    """Wall times that survive a resume."""
-
-    def __init__(self, facts: Mapping[str, Any]):
-        self._before = float(facts.get("seconds", 0.0))
-        self._evaluate = float(facts.get("evaluate_seconds", 0.0))
-        self._first_step = facts.get("first_step_seconds")
-        self._start = self._save = time.monotonic()
-        self._steps_start: float | None = None
-        self._compiled: set[int] = set()
-        self._apart = 0.0
-        self._images = 0
-        self._waited = 0.0
-        self._asked = time.monotonic()
-
-    def stepped(self, state: TrainState, count: int, images: int, began: float) -> None:
-        if count in self._compiled:
-            self._images += images
-            return
-        # The first dispatch of a length compiles: timed apart, and the one wait of the loop.
-        jax.block_until_ready(state.step)
-        self._compiled.add(count)
-        if self._steps_start is None:
-            self._steps_start = self._asked = time.monotonic()
-            self._waited = 0.0
-            self._first_step = self._first_step or self._steps_start - self._start
-        else:
-            self._apart += time.monotonic() - began
-
-    @contextlib.contextmanager
-    def evaluating(self) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self._evaluate += time.monotonic() - begin
-        self._apart += time.monotonic() - begin
-
-    @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        begin = time.monotonic()
-        yield
-        self._waited += time.monotonic() - begin
-
-    def input_wait(self) -> float:
-        """The share of the time since it was last asked, but for compiling and evaluating, in
-        which the loop waited for batches, 0 to 1."""
-        now = time.monotonic() - self._apart
-        share = min(self._waited / max(now - self._asked, 1e-9), 1.0)
-        self._waited, self._asked = 0.0, now
-        return share
-
-    def images_per_second(self) -> float:
-        if self._steps_start is None or not self._images:
-            return math.nan
-        return self._images / (time.monotonic() - self._steps_start - self._apart)
-
-    def saved(self) -> None:
-        self._save = time.monotonic()
-
-    def save_overdue(self, seconds: float) -> bool:
-        # One clock decides: a save needs all processes.
-        return processes.from_first(lambda: time.monotonic() - self._save > seconds)
-
-    def facts(self, step: int) -> dict[str, Any]:
-        rate = self.images_per_second()
-        return {
-            "steps": step,
-            "seconds": self._before + time.monotonic() - self._start,
-            "evaluate_seconds": self._evaluate,
-            "first_step_seconds": self._first_step,
-            "images_per_second": None if math.isnan(rate) else rate,
-        }
-
-
-class _Log:
-    """Metrics to file and bar, read one interval late so that the device never waits."""
-
-    def __init__(self, run: RunFolder, plan: Plan, clock: _Clock):
-        self._run, self._plan, self._clock = run, plan, clock
-        self._pending: list[tuple[int, dict[str, jax.Array | float]]] = []
-        self._shown = ""
-
-    def __enter__(self) -> _Log:
-        self._bar = tqdm(
-            total=self._plan.total_steps,
-            unit="step",
-            disable=not (processes.is_first() and sys.stderr.isatty()),
-            dynamic_ncols=True,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
-        )
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._bar.close()
-
-    def add(self, step: int, metrics: dict[str, jax.Array | float]) -> None:
-        self._write(self._pending)
-        self._pending = [(step, metrics)]
-
-    def flush(self) -> None:
-        self._write(self._pending)
-        self._pending = []
-
-    def evaluated(self, step: int, row: Mapping[str, float]) -> None:
-        epoch = step / self._plan.steps_per_epoch
-        self._run.log(step, epoch, "val", row)
-        if self._bar.disable:
-            values = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
-            done = f"step {step}/{self._plan.total_steps}, epoch {epoch:.1f}"
-            print(f"{done}: {self._shown}, {self._remaining(step)} | val: {values}", flush=True)
-
-    def _write(self, rows: list[tuple[int, dict[str, jax.Array | float]]]) -> None:
-        for step, metrics in rows:
-            values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            self._run.log(step, step / self._plan.steps_per_epoch, "train", values)
-            self._shown = f"loss {values['loss']:.3f}"
-            if "chance" in values:
-                self._shown += f" (chance {values['chance']:.2f})"
-            rate = self._clock.images_per_second()
-            if not math.isnan(rate):
-                self._shown += f", {rate:,.0f} images/s"
-            self._bar.n = step
-            self._bar.set_postfix_str(self._shown)
-
-    def _remaining(self, step: int) -> str:
-        spent = self._clock.facts(step)["seconds"]
-        left = spent / step * (self._plan.total_steps - step)
-        return f"{left / 60:.1f} min left" if left > 90 else f"{left:.0f} s left"

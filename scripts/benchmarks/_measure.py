@@ -29,6 +29,7 @@ out of memory, or takes too long, takes nothing else with it. The process import
 the contender's libraries, notes its memory, gets ready and runs once: **memory** is the highest
 resident set up to there above the one noted (VmHWM, which unlike `ru_maxrss` knows nothing of the
 parent): the inputs, compiling and a run; on a GPU also the highest of JAX or PyTorch on the device.
+With `--rounds 0` that run's time is the result, compiling within: for what takes minutes.
 A second run says how many make a burst of `--seconds`. Then all contenders take turns, one burst a
 round while the others wait, so that a machine that slows down slows all; a **ratio** is taken
 inside a round. Medians and ranges over the rounds are printed. A contender past `--memory-gb` or
@@ -90,7 +91,7 @@ class Result:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """The flags that all programs have."""
-    parser.add_argument("--rounds", type=int, default=5, help="bursts of each contender")
+    parser.add_argument("--rounds", type=int, default=5, help="bursts of each; 0: the first run")
     parser.add_argument("--seconds", type=float, default=0.5, help="least length of a burst")
     parser.add_argument("--memory-gb", type=float, default=16.0, help="stop a contender above it")
     parser.add_argument("--limit-s", type=float, default=120.0, help="stop a longer first run")
@@ -108,7 +109,7 @@ def measure(
         for name in contenders:
             print(f"{name}: {dict(case)}", file=sys.stderr, flush=True)
             worker = stack.enter_context(_Worker(program, name, case, options))
-            if worker.start():
+            if worker.start() and rounds:
                 worker.burst_of(seconds)
             workers.append(worker)
         for _ in range(rounds):
@@ -231,8 +232,11 @@ class _Worker:
         reply = self._reply(math.inf)  # its imports are on no clock
         if not reply:
             reply = self._reply(self._options.limit_s)
+        first = reply.pop("took", None)
         for name, value in reply.items():
             setattr(self.result, name, value)
+        if first is not None and not self._options.rounds:
+            self.result.seconds = [first]
         return not self.result.note
 
     def burst_of(self, seconds: float) -> None:
@@ -304,8 +308,11 @@ def _serve() -> None:
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
     before = _memory("self", "VmRSS")
     run = module.CONTENDERS[name](**json.loads(case))
+    begin = time.perf_counter()
     value = run()
-    reply(memory_bytes=_memory("self", "VmHWM") - before, device_bytes=_device_peak(), value=value)
+    took = time.perf_counter() - begin
+    memory = _memory("self", "VmHWM") - before
+    reply(memory_bytes=memory, device_bytes=_device_peak(), value=value, took=took)
     for line in sys.stdin:
         begin = time.perf_counter()
         for _ in range(int(line)):

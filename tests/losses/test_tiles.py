@@ -2,7 +2,11 @@
 
 import functools
 import math
+import os
 import re
+import socket
+import subprocess
+import sys
 
 import jax
 import jax.extend
@@ -225,3 +229,56 @@ def test_the_tile_is_chosen_by_the_rows(rows, asked, tile):
 def test_a_bad_tile_is_named():
     with pytest.raises(ValueError, match="tile_size must be None or an integer >= 1, got 0"):
         nt_xent(np.ones((4, 3)), np.ones((4, 3)), tile_size=0)
+
+
+PROCESS = """
+import sys
+import jax, numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec as P
+from jaxssl.losses import nt_xent
+
+port, process, folder = sys.argv[1:]
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, int(process))
+mesh = jax.make_mesh((4,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices())
+mine = np.load(f"{folder}/z.npy")[:, 24 * int(process) : 24 * int(process) + 24]
+z = jax.make_array_from_process_local_data(NamedSharding(mesh, P(None, "data")), mine)
+loss = lambda z, axis_name=None: nt_xent(z[0], z[1], axis_name=axis_name, tile_size=8)
+ring = jax.shard_map(
+    lambda z: loss(z, "data"), mesh=mesh, in_specs=P(None, "data"), out_specs=P()
+)
+for name, form in (("ring", ring), ("jit", loss)):
+    whole = NamedSharding(mesh, P())
+    value, grad = jax.jit(jax.value_and_grad(form), out_shardings=whole)(z)
+    np.savez(f"{folder}/{name}{process}.npz", value=value, grad=grad)
+"""
+
+
+def test_two_processes_equal_one(tmp_path):
+    """Four devices in two processes, blocks of z sent between them by gloo."""
+    z = views(9, b=48)
+    np.save(tmp_path / "z.npy", z)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "JAX_PLATFORMS": "cpu"}
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", PROCESS, port, str(i), str(tmp_path)],
+            env=os.environ | flags,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in (0, 1)
+    ]
+    try:
+        errors = [process.communicate(timeout=120)[1] for process in both]
+    finally:
+        for process in both:
+            process.kill()
+    assert [process.returncode for process in both] == [0, 0], errors
+    value, grad = float64(z.reshape(96, D), np.tile(np.arange(48), 2), 0.5)
+    for form in ("ring", "jit"):
+        for process in (0, 1):
+            found = np.load(tmp_path / f"{form}{process}.npz")
+            equal(found["value"], value)
+            equal(found["grad"].reshape(96, D), grad)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from jaxssl.errors import NonFiniteLoss, Stopped
+from jaxssl.training.dispatch import TrainStep
 from jaxssl.training.runs import read_metrics
 
 from .conftest import batch_at, classify, same
@@ -175,6 +176,34 @@ def test_config_records_where_numbers_come_from(training):
     assert record["config"] == {"seed": 0}
     assert record["versions"]["jax"] == jax.__version__
     assert {"command", "commit", "machine", "started"} <= record.keys()
+
+
+def test_the_next_batch_is_sent_while_a_step_runs(training, monkeypatch):
+    """No step is waited for: the batch after the next is asked for before the step has ended."""
+    steps, ready = [], []
+    call = TrainStep.__call__
+
+    def recorded(self, *arguments):
+        state, metrics = call(self, *arguments)
+        steps.append(state.step)
+        return state, metrics
+
+    def long(model, batch, key, step):
+        loss, metrics = classify(model, batch, key, step)
+        busy = jax.lax.fori_loop(0, 40, lambda _, x: jnp.tanh(x @ x), jnp.ones((600, 600)))
+        return loss + 0 * busy.sum(), metrics
+
+    def stream(start: int):
+        while True:
+            if start >= 2:  # the first step is waited for: it compiles
+                ready.append(steps[-1].is_ready())
+            yield batch_at(start)
+            start += 1
+
+    monkeypatch.setattr(TrainStep, "__call__", recorded)
+    often = {"total": 6, "log_every": 6, "evaluate_every": 6}
+    dataclasses.replace(training, **often, method=long, stream=stream)()
+    assert ready == [False] * 4
 
 
 def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path, training):
