@@ -31,13 +31,13 @@ def cross_entropy(
     arguments = _local(scale * unit_rows(embeddings), weights, labels, axis_name, class_axis_name)
     tile = tile_rows(weights.shape[0], arguments[0].shape[0], tile_size)
     log_sum, true = others_and_true(tile, *arguments)
-    found = (arguments[2] >= 0) & (arguments[2] < weights.shape[0])
+    found = _is_class(arguments[2], weights)
     if class_axis_name is not None:
         greatest = lax.pmax(lax.stop_gradient(log_sum), class_axis_name)
         total = lax.psum(jnp.exp(log_sum - greatest), class_axis_name)
         log_sum = greatest + jnp.log(total)
         true = lax.psum(true, class_axis_name)
-        found = lax.psum(found.astype(jnp.int32), class_axis_name) > 0
+        found = _anywhere(found, class_axis_name)
     # log(exp(log_sum) + exp(true logit)) − true logit; a label that is no class has no logit.
     loss = jnp.where(found, jax.nn.softplus(log_sum - scale * true_cosine(true / scale)), log_sum)
     return _mean(loss, axis_name, class_axis_name)
@@ -55,9 +55,19 @@ def accuracy(
     arguments = _local(unit_rows(embeddings), weights, labels, axis_name, class_axis_name)
     tile = tile_rows(weights.shape[0], arguments[0].shape[0], tile_size)
     greatest, _, true = scan_classes(tile, *map(lax.stop_gradient, arguments))
+    found = _is_class(arguments[2], weights)
     if class_axis_name is not None:
         greatest, true = lax.pmax(greatest, class_axis_name), lax.psum(true, class_axis_name)
-    return _mean((true > greatest).astype(jnp.float32), axis_name, class_axis_name)
+        found = _anywhere(found, class_axis_name)
+    return _mean((found & (true > greatest)).astype(jnp.float32), axis_name, class_axis_name)
+
+
+def _is_class(labels: jax.Array, weights: jax.Array) -> jax.Array:
+    return (labels >= 0) & (labels < weights.shape[0])
+
+
+def _anywhere(found: jax.Array, axis_name: AxisName) -> jax.Array:
+    return lax.psum(found.astype(jnp.int32), axis_name) > 0
 
 
 def _axes(name: AxisName) -> tuple[str, ...]:
@@ -85,6 +95,7 @@ def _local(
     shared = tuple(axis for axis in _axes(class_axis_name) if axis in _axes(axis_name))
     if shared:
         rows, labels = gather_rows(rows, shared), gather_rows(labels, shared)
+    labels = labels.astype(jnp.int32)  # k may be more than labels of uint8 can count
     if class_axis_name is not None:
         labels = labels - weights.shape[0] * lax.axis_index(class_axis_name)
     of_rows, of_weights = (lax.stop_gradient(x[0, 0]) for x in (rows, weights))

@@ -9,10 +9,8 @@ from jax import lax
 
 AxisName = str | tuple[str, ...] | None
 
-# Where a matrix of rows x columns would have more entries, it is made in tiles of about so many, 16
-# MB each. Smaller tiles were somewhat faster on a CPU, where they fit its cache; a GPU, where each
-# step of a loop costs microseconds whatever its size, wants them larger.
-_TILE_ENTRIES = 2**22
+# Where a matrix of rows x columns would have more entries, it is made in tiles.
+_MATRIX_ENTRIES = 2**22
 
 # Shorter rows count as zero: the gradient of x/|x| grows as 1/|x| and must fit in float32.
 _SHORTEST = 1e-30
@@ -73,7 +71,13 @@ def filled(value: float, like: jax.Array) -> jax.Array:
 
 def tile_rows(rows: int, columns: int, tile_size: int | None) -> int:
     """How many rows a tile has, against all columns: `tile_size`, or as many as suit."""
-    return min(rows, tile_size or max(8, _TILE_ENTRIES // columns))
+    if tile_size is None:
+        if rows * columns <= _MATRIX_ENTRIES:
+            return rows
+        # What a CPU's cache holds; elsewhere a step of a loop costs microseconds whatever its size.
+        entries = 2**19 if jax.default_backend() == "cpu" else _MATRIX_ENTRIES
+        tile_size = max(8, entries // columns)
+    return min(rows, tile_size)
 
 
 def scan_rows(

@@ -14,8 +14,8 @@ and faster:
   was added up for them: every two blocks meet once, and no device holds more than two.
 """
 
-import functools
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -25,10 +25,7 @@ from jax import lax
 from jaxssl.losses._checks import check_tile_size
 from jaxssl.losses._rows import AxisName, dot_products, filled
 
-# Up to so many rows the matrix is as fast, and its program shorter.
-PLAIN_ROWS = 1024
 LOWEST = float(jnp.finfo(jnp.float32).min)
-BLOCKS = "jaxssl.losses.blocks"
 
 Rows = dict[str, Any]
 
@@ -42,18 +39,22 @@ class Sums(NamedTuple):
     positives: jax.Array  # how many they are
 
 
-def choose_tile(rows: int, tile_size: int | None) -> int | None:
-    """The side of a tile for so many rows of all devices; None: the whole matrix at once."""
+def choose_tile(rows: int, axis_name: AxisName, tile_size: int | None) -> int | None:
+    """The side of a tile for so many rows on each device; None: all columns at once."""
     check_tile_size(tile_size)
+    everywhere = rows if axis_name is None else rows * lax.axis_size(axis_name)
     if tile_size is None:
-        if rows <= PLAIN_ROWS:
-            return None
         # What a CPU's cache holds; what fills another device (not measured there).
-        tile_size = 512 if jax.default_backend() == "cpu" else 4096
-    return tile_size + tile_size % 2 if tile_size < rows else None
+        tile_size, plain = (512, 1024) if jax.default_backend() == "cpu" else (4096, 4096)
+        # Up to there the matrix is as fast, its program shorter, and one gathering of the columns
+        # beats a ring of many small blocks.
+        here = rows if axis_name is not None else -(-rows // _blocks(rows, None))
+        if here * everywhere <= plain**2:
+            return None
+    return tile_size + tile_size % 2 if tile_size < everywhere else None
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@partial(jax.jit, static_argnums=(2, 3, 4))
 def tiled_sums(
     x: jax.Array, labels: jax.Array, tile: int, axis_name: AxisName, pairs: bool
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
@@ -66,140 +67,176 @@ def tiled_sums(
       axis_name: mapped axis (or axes) over which rows are spread.
       pairs: labels stand as 0, 0, 1, 1, 2, 2, ...: they are compared where they can be equal alone.
     """
+    # Jitted, so that a call outside of jit compiles its loops once for each shape.
+    return _sums(x, labels, tile, axis_name, pairs)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def _sums(x: jax.Array, labels: jax.Array, tile: int, axis_name: AxisName, pairs: bool) -> Any:
     return _forward(x, labels, tile, axis_name, pairs)[0]
 
 
 def _forward(x: jax.Array, labels: jax.Array, tile: int, axis_name: AxisName, pairs: bool) -> Any:
-    def local(rows: Rows, axis_name: AxisName) -> tuple[jax.Array, ...]:
-        n, rows, side = _in_tiles(rows, tile)
-
-        def add(sums: Sums, rows: Rows, i: jax.Array, j: jax.Array, own: bool) -> Sums:
-            logits, positive = _logits(_get(rows, i, side), _get(rows, j, side), own, pairs)
-            sums = _put(sums, i, _merge(_get(sums, i, side), _reduce(logits, positive)))
-            if own:
-                return sums
-            transposed = _reduce(logits.T, None if positive is None else positive.T)
-            return _put(sums, j, _merge(_get(sums, j, side), transposed))
-
+    def nothing(rows: Rows) -> Sums:
         zero = filled(0.0, rows["x"][:, 0])
-        nothing = Sums(filled(LOWEST, zero), zero, zero, zero)
-        sums = _round(rows, nothing, add, _merge, side, axis_name)
-        return tuple(v[:n] for v in (sums.top + jnp.log(sums.total), sums.positive, sums.positives))
+        return Sums(filled(LOWEST, zero), zero, zero, zero)
 
-    found = _in_blocks(local, {"x": x, "label": labels}, axis_name)
-    return found, (x, labels, found[0])
+    def add(sums: Sums, rows: Rows, i: jax.Array, j: jax.Array, side: int, own: bool) -> Sums:
+        logits, positive = _logits(_get(rows, i, side), _get(rows, j, side), own, pairs)
+        sums = _put(sums, i, _merge(_get(sums, i, side), _reduce(logits, positive)))
+        if own:
+            return sums
+        transposed = _reduce(logits.T, None if positive is None else positive.T)
+        return _put(sums, j, _merge(_get(sums, j, side), transposed))
+
+    rows = {"x": x, "label": labels}
+    sums = _over_all_tiles(rows, nothing, add, _merge, tile, axis_name)
+    lse = sums.top + jnp.log(sums.total)
+    return (lse, sums.positive, sums.positives), (x, labels, lse)
 
 
 def _backward(
     tile: int, axis_name: AxisName, pairs: bool, residuals: Any, gradients: Any
 ) -> tuple[jax.Array, None]:
-    def local(rows: Rows, axis_name: AxisName) -> jax.Array:
-        n, rows, side = _in_tiles(rows, tile)
+    def nothing(rows: Rows) -> jax.Array:
+        return filled(0.0, rows["x"])
 
-        def add(dx: jax.Array, rows: Rows, i: jax.Array, j: jax.Array, own: bool) -> jax.Array:
-            a, b = _get(rows, i, side), _get(rows, j, side)
-            logits, positive = _logits(a, b, own, pairs)
-            w = a["of_lse"][:, None] * jnp.exp(logits - a["lse"][:, None])
-            w += b["of_lse"][None, :] * jnp.exp(logits - b["lse"][None, :])
-            if positive is not None:
-                w += jnp.where(positive, a["of_positive"][:, None] + b["of_positive"][None, :], 0.0)
-            dx = _put(dx, i, _get(dx, i, side) + dot_products(w, b["x"].T))
-            return dx if own else _put(dx, j, _get(dx, j, side) + dot_products(w.T, a["x"].T))
-
-        return _round(rows, filled(0.0, rows["x"]), add, jnp.add, side, axis_name)[:n]
+    def add(dx: jax.Array, rows: Rows, i: jax.Array, j: jax.Array, side: int, own: bool) -> Any:
+        a, b = _get(rows, i, side), _get(rows, j, side)
+        logits, positive = _logits(a, b, own, pairs)
+        w = a["of_lse"][:, None] * jnp.exp(logits - a["lse"][:, None])
+        w += b["of_lse"][None, :] * jnp.exp(logits - b["lse"][None, :])
+        if positive is not None:
+            w += jnp.where(positive, a["of_positive"][:, None] + b["of_positive"][None, :], 0.0)
+        dx = _put(dx, i, _get(dx, i, side) + dot_products(w, b["x"].T))
+        return dx if own else _put(dx, j, _get(dx, j, side) + dot_products(w.T, a["x"].T))
 
     x, labels, lse = residuals
     of_lse, of_positive, _ = gradients
     rows = {"x": x, "label": labels, "lse": lse, "of_lse": of_lse, "of_positive": of_positive}
-    return _in_blocks(local, rows, axis_name), None
+    return _over_all_tiles(rows, nothing, add, jnp.add, tile, axis_name), None
 
 
-tiled_sums.defvjp(_forward, _backward)
+_sums.defvjp(_forward, _backward)
 
 
-def _in_blocks(local: Callable[[Rows, AxisName], Any], rows: Rows, axis_name: AxisName) -> Any:
-    """`local` of the rows of a device.
+def _blocks(rows: int, axis_name: AxisName) -> int:
+    """Into how many blocks rows are cut that are all here, as far as the program can see.
 
     Plain jit does not say over which devices the rows are spread. As many blocks as there are
-    devices, in a ring that vmap makes, are partitioned as the rows are, and on one device cost
-    nothing.
+    devices, in a ring, are spread as the rows are.
     """
-    blocks = jax.device_count()
-    if axis_name is not None or blocks == 1 or rows["x"].shape[0] % (2 * blocks):
-        return local(rows, axis_name)
-    split = jax.tree.map(lambda v: v.reshape(blocks, -1, *v.shape[1:]), rows)
-    found = jax.vmap(lambda rows: local(rows, BLOCKS), axis_name=BLOCKS)(split)
-    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), found)
+    devices = jax.device_count()
+    one = (
+        axis_name is not None
+        or rows % (2 * devices)
+        or jax.sharding.get_abstract_mesh().manual_axes
+    )
+    return 1 if one else devices
 
 
-def _round(
-    rows: Rows, nothing: Any, add: Callable[..., Any], merge: Any, tile: int, axis_name: AxisName
+def _over_all_tiles(
+    rows: Rows,
+    nothing: Callable[[Rows], Any],
+    add: Callable[..., Any],
+    merge: Callable[[Any, Any], Any],
+    tile: int,
+    axis_name: AxisName,
 ) -> Any:
-    """What all tiles add up to for the local rows.
+    """What all tiles add up to for each row.
 
     Args:
-      rows: what tiles are made of, each [tiles · tile, ...].
-      nothing: the sums of as many rows before the first tile.
-      add: (sums, rows, i, j, own) -> the sums with tile (i, j); own: i = j.
+      rows: what tiles are made of, each [n, ...]: of a device, or all.
+      nothing: rows -> the sums of as many before the first tile.
+      add: (sums, rows, i, j, side, own) -> the sums with tile (i, j); own: i = j.
       merge: of two sums of the same rows.
-      tile: side of a tile.
-      axis_name: of the ring.
+      tile: side of a tile, at most.
+      axis_name: over which rows are spread.
     """
-    tiles = rows["x"].shape[0] // tile
+    n = rows["x"].shape[0]
+    blocks = _blocks(n, axis_name)
+    n //= blocks
+    side = min(tile, n)
+    tiles = -(-n // side)
 
-    def add_all(sums: Any, rows: Rows, pairs: list[tuple[int, int]]) -> Any:
-        if not pairs:
-            return sums
-        i, j = jnp.array(pairs).T
-        return lax.fori_loop(0, len(pairs), lambda k, s: add(s, rows, i[k], j[k], False), sums)
+    def add_all(sums: Any, rows: Rows) -> Any:
+        def of_row(i: jax.Array, sums: Any) -> Any:
+            sums = add(sums, rows, i, i, side, True)
+            return lax.fori_loop(
+                i + 1, tiles, lambda j, sums: add(sums, rows, i, j, side, False), sums
+            )
 
-    mine = lax.fori_loop(0, tiles, lambda i, s: add(s, rows, i, i, True), nothing)
-    mine = add_all(mine, rows, [(i, j) for i in range(tiles) for j in range(i + 1, tiles)])
-    devices = 1 if axis_name is None else lax.axis_size(axis_name)
-    if devices == 1:
-        return mine
-    across = [(i, tiles + j) for i in range(tiles) for j in range(tiles)]
+        return lax.fori_loop(0, tiles, of_row, sums)
 
-    def send(values: Any, steps: int) -> Any:
-        route = [(i, (i - steps) % devices) for i in range(devices)]
-        return jax.tree.map(lambda v: lax.ppermute(v, axis_name, route), values)
+    def meet(rows: Rows, mine: Any, guests: Rows, theirs: Any) -> tuple[Any, Any]:
+        both, sums = jax.tree.map(lambda *v: jnp.concatenate(v), (rows, mine), (guests, theirs))
 
-    def meet(mine: Any, guests: Rows, theirs: Any) -> tuple[Any, Any]:
-        both = jax.tree.map(lambda *v: jnp.concatenate(v), (rows, mine), (guests, theirs))
-        sums = add_all(both[1], both[0], across)
-        half = tiles * tile
+        def of_pair(k: jax.Array, sums: Any) -> Any:
+            return add(sums, both, k // tiles, tiles + k % tiles, side, False)
+
+        sums = lax.fori_loop(0, tiles * tiles, of_pair, sums)
+        half = tiles * side
         return jax.tree.map(lambda v: v[:half], sums), jax.tree.map(lambda v: v[half:], sums)
+
+    fill = partial(_filled_up, n=n, missing=tiles * side - n)
+    if blocks == 1:
+        size = 1 if axis_name is None else lax.axis_size(axis_name)
+        rows = fill(rows)
+        mine = _ring(
+            rows, nothing(rows), add_all, meet, merge, size, partial(_send, axis_name, size)
+        )
+        return jax.tree.map(lambda v: v[:n], mine)
+
+    rows = jax.tree.map(lambda v: v.reshape(blocks, n, *v.shape[1:]), rows)
+    rows = jax.vmap(fill)(rows)
+    mine = _ring(
+        rows,
+        jax.vmap(nothing)(rows),
+        jax.vmap(add_all),
+        jax.vmap(meet),
+        merge,
+        blocks,
+        lambda values, steps: jax.tree.map(lambda v: jnp.roll(v, -steps, axis=0), values),
+    )
+    return jax.tree.map(lambda v: v[:, :n].reshape(-1, *v.shape[2:]), mine)
+
+
+def _ring(
+    rows: Rows, nothing: Any, add_all: Any, meet: Any, merge: Any, size: int, send: Any
+) -> Any:
+    """Every block with itself and each other: what was added up for the blocks that are here."""
+    mine = add_all(nothing, rows)
+    if size == 1:
+        return mine
 
     def step(_: jax.Array, state: Any) -> Any:
         guests, mine, theirs = state
         guests, theirs = send((guests, theirs), 1)
-        return guests, *meet(mine, guests, theirs)
+        return guests, *meet(rows, mine, guests, theirs)
 
-    steps = (devices - 1) // 2
+    steps = (size - 1) // 2
     guests, mine, theirs = lax.fori_loop(0, steps, step, (rows, mine, nothing))
     mine = merge(mine, send(theirs, -steps))
-    if devices % 2 == 0:
+    if size % 2 == 0:
         # Those who face each other meet twice: each keeps its own side.
-        mine, _ = meet(mine, send(guests, 1), nothing)
+        mine, _ = meet(rows, mine, send(guests, 1), nothing)
     return mine
 
 
-def _in_tiles(rows: Rows, tile: int) -> tuple[int, Rows, int]:
-    """How many rows, the rows filled up to whole tiles, and the side of a tile.
+def _send(axis_name: AxisName, devices: int, values: Any, steps: int) -> Any:
+    route = [(i, (i - steps) % devices) for i in range(devices)]
+    return jax.tree.map(lambda v: lax.ppermute(v, axis_name, route), values)
 
-    "real" marks the rows that are no filling; None: all.
-    """
-    n = rows["x"].shape[0]
-    tile = min(tile, n)
-    missing = -n % tile
+
+def _filled_up(rows: Rows, n: int, missing: int) -> Rows:
+    """The n rows filled up to whole tiles; "real" marks those that are no filling, None: all."""
     if not missing:
-        return n, rows | {"real": None}, tile
+        return rows | {"real": None}
     real = rows["label"] == rows["label"]
-    rows = {
+    return {
         name: jnp.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1))
         for name, v in (rows | {"real": real}).items()
     }
-    return n, rows, tile
 
 
 def _logits(a: Rows, b: Rows, own: bool, pairs: bool) -> tuple[jax.Array, jax.Array | None]:

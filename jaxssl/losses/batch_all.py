@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl.losses._checks import check_labelled, check_margin, check_tile_size
+from jaxssl.losses._meshes import on_any_mesh
 from jaxssl.losses._rows import (
     AxisName,
     dot_products,
@@ -23,6 +24,7 @@ from jaxssl.losses.triplet import squared_distances
 _OWN = 0xFFFFFFFF  # an anchor's own column: beyond every distance, NaN among them
 
 
+@on_any_mesh
 def batch_all_triplet_loss(
     embeddings: jax.Array,
     labels: jax.Array,

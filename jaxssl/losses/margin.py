@@ -9,7 +9,14 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl.losses import _class_tiles
-from jaxssl.losses._checks import check_labelled, check_margin, check_positive, check_tile_size
+from jaxssl.losses._checks import (
+    check_labelled,
+    check_margin,
+    check_positive,
+    check_tile_size,
+    holds,
+)
+from jaxssl.losses._meshes import on_any_mesh
 from jaxssl.losses._rows import AxisName, count_rows, dot_products, tile_rows, unit_rows
 
 
@@ -65,7 +72,8 @@ def arcface_logits(
         embeddings: [n, d], any float type and any length; computed in float32.
         weights: a row for each class, [k, d], likewise; train and save them with the model.
         labels: true class of each row, [n] integers in [0, k). Inside jit their values cannot be
-            looked at: a label outside then gets no margin.
+            looked at: a row whose label lies outside then has no true class and is pushed away from
+            all (−1 does not mean "ignore").
         margin: in radians (not degrees), in [0, π/2); may be traced.
         scale: multiplies the cosines, in (0, inf); may be traced.
 
@@ -90,6 +98,7 @@ def arcface_logits(
     return _logits(embeddings, weights, labels, partial(_widened, margin=margin), scale)
 
 
+@on_any_mesh
 def arcface_loss(
     embeddings: jax.Array,
     weights: jax.Array,
@@ -191,6 +200,7 @@ def cosface_logits(
     return _logits(embeddings, weights, labels, partial(_reduced, margin=margin), scale)
 
 
+@on_any_mesh
 def cosface_loss(
     embeddings: jax.Array,
     weights: jax.Array,
@@ -243,6 +253,7 @@ def cosface_loss(
     )
 
 
+@on_any_mesh
 def cosine_accuracy(
     embeddings: jax.Array,
     weights: jax.Array,
@@ -369,7 +380,7 @@ def _check_labels(
 ) -> None:
     check_labelled(embeddings, labels)
     k = count_rows(weights, class_axis_name)
-    if not isinstance(labels, jax.core.Tracer) and not 0 <= labels.min() <= labels.max() < k:
+    if not holds(lambda labels: 0 <= int(labels.min()) <= int(labels.max()) < k, labels):
         raise ValueError(f"labels must lie in [0, {k}), got {labels.min()} to {labels.max()}")
 
 

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl.losses._checks import check_positive
+from jaxssl.losses._meshes import on_any_mesh
 from jaxssl.losses._rows import (
     AxisName,
-    count_rows,
     dot_products,
     gather_rows,
     row_indices,
@@ -16,6 +16,7 @@ from jaxssl.losses._rows import (
 from jaxssl.losses._tiles import choose_tile, tiled_sums
 
 
+@on_any_mesh
 def nt_xent(
     z_a: jax.Array,
     z_b: jax.Array,
@@ -35,7 +36,7 @@ def nt_xent(
     the loss is ln(n − 1). Some implementations return the sum of the two views' means: twice this.
 
     **Many devices.** Under plain `jax.jit` nothing is to be done: with the batch sharded over a
-    mesh whose axes are `jax.sharding.AxisType.Auto`, value and gradient are those of one device.
+    mesh, of Auto or Explicit axes, value and gradient are those of one device.
     Inside `jax.shard_map` or `jax.pmap`, pass `axis_name`: rows of all devices then serve as
     negatives, and every device returns the global loss. Its gradient equals one device's
 
@@ -48,10 +49,11 @@ def nt_xent(
     the gradient before pmean is one device's share times the number of devices, and so is the
     gradient with respect to the local `z_a` and `z_b`.
 
-    **Memory.** Above 1,024 rows the matrix of s is made a tile at a time, forward and backward:
-    exact, faster than the matrix, and n·d + tile² numbers. Of many devices each then keeps its rows
-    and passes blocks of them round a ring (with `axis_name`; plain `jit` gathers z, never s). The
-    tiled form has no forward-mode and no second derivative.
+    **Memory.** Where a device's part of the matrix of s is larger than 1,024 x 1,024 (4,096 x 4,096
+    where it is no CPU) it is made a tile at a time, forward and backward: exact, faster than the
+    matrix, and n·d + tile² numbers. Of many devices each then keeps its rows and passes blocks of
+    them round a ring, under plain `jit` too: neither s nor all of z is anywhere. The tiled form has
+    no forward-mode derivative.
 
     Args:
         z_a: projections of one view of each image, [b, d], any float type and any length; computed
@@ -90,7 +92,7 @@ def nt_xent(
     # its images stays so, and row r's positive is r ^ 1.
     rows = unit_rows(jnp.stack([z_a, z_b], axis=1)).reshape(-1, z_a.shape[1])
     index = row_indices(rows.shape[0], axis_name)
-    tile = choose_tile(count_rows(rows, axis_name), tile_size)
+    tile = choose_tile(rows.shape[0], axis_name, tile_size)
     if tile is None:
         columns = gather_rows(rows, axis_name)
         losses = _cross_entropy(rows, columns, index, temperature)

@@ -4,9 +4,9 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.losses._checks import check_labelled, check_positive
+from jaxssl.losses._meshes import on_any_mesh
 from jaxssl.losses._rows import (
     AxisName,
-    count_rows,
     dot_products,
     gather_rows,
     mean_where,
@@ -16,6 +16,7 @@ from jaxssl.losses._rows import (
 from jaxssl.losses._tiles import choose_tile, tiled_sums
 
 
+@on_any_mesh
 def sup_con(
     embeddings: jax.Array,
     labels: jax.Array,
@@ -68,7 +69,7 @@ def sup_con(
     check_labelled(embeddings, labels)
     check_positive("temperature", temperature)
     rows = unit_rows(embeddings)
-    tile = choose_tile(count_rows(rows, axis_name), tile_size)
+    tile = choose_tile(rows.shape[0], axis_name, tile_size)
     if tile is not None:
         x = rows / jnp.sqrt(jnp.asarray(temperature, jnp.float32))
         lse, positives, count = tiled_sums(x, labels, tile, axis_name, False)

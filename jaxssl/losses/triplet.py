@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl.losses._checks import check_labelled, check_margin, check_tile_size
+from jaxssl.losses._meshes import on_any_mesh
 from jaxssl.losses._rows import (
     AxisName,
     dot_products,
@@ -40,6 +41,7 @@ class TripletStats(NamedTuple):
     d_an: jax.Array  # mean squared distance from anchor to negative
 
 
+@on_any_mesh
 def triplet_loss(
     embeddings: jax.Array,
     labels: jax.Array,
@@ -102,6 +104,7 @@ def triplet_loss(
     )[0]
 
 
+@on_any_mesh
 def triplet_loss_and_stats(
     embeddings: jax.Array,
     labels: jax.Array,
@@ -152,6 +155,8 @@ def triplet_loss_and_stats(
     d_ap = jnp.sum(jnp.square(rows - columns[triplets.positive]), axis=1)
     d_an = jnp.sum(jnp.square(rows - columns[triplets.negative]), axis=1)
     losses = jax.nn.relu(d_ap - d_an + jnp.asarray(margin, jnp.float32))
+    # Mining may pass a NaN by.
+    losses = jnp.where(jnp.isfinite(columns).all(), losses, jnp.nan)
 
     def mean(values: jax.Array) -> jax.Array:
         return mean_where(values, triplets.mask, axis_name)

@@ -151,7 +151,7 @@ def test_no_array_is_rows_times_classes(tile):
     f = by_everything(arcface_loss, tile_size=tile)
     closed = jax.make_jaxpr(f)(z, w, 0.4, 16.0, labels)
     largest = max(aval.size for aval in arrays_of(closed.jaxpr))
-    assert largest == max(w.size, 128 * (tile or 2**15))
+    assert largest == max(w.size, 128 * (tile or 2**12))
 
 
 @pytest.mark.parametrize("f", [*LOSSES.values(), cosine_accuracy])
@@ -163,3 +163,30 @@ def test_bad_arguments_are_named(f):
         f(z, w[:, :2], labels, tile_size=2)
     with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\), got 10 to 10"):
         f(z, w, np.full(6, 10), tile_size=2)
+
+
+def test_labels_of_few_bits_reach_all_classes():
+    """256 classes are more than 0 to 255 can be compared with."""
+    z, weights, labels = problem(0, n=12, k=256)
+    expected = arcface_loss(z, weights, labels)
+    for dtype in (np.uint8, np.uint16, np.int32):
+        loss = arcface_loss(z, weights, jax.numpy.array(labels, dtype), tile_size=100)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+
+
+def test_a_label_that_is_no_class_is_not_right():
+    z, weights = -np.ones((2, 3), np.float32), np.ones((4, 3), np.float32)
+    accuracy = jax.jit(lambda labels: cosine_accuracy(z, weights, labels))
+    assert accuracy(np.array([-1, 7])) == 0
+
+
+def test_arrays_that_jit_closes_over_are_checked_there():
+    z, weights, labels = problem(1)
+    inside, outside = jax.numpy.array(labels), jax.numpy.array(labels + 9)
+    margin, too_wide = jax.numpy.ones(()), 2 * jax.numpy.ones(())
+    loss = jax.jit(lambda z: arcface_loss(z, weights, inside, margin=margin))
+    np.testing.assert_allclose(loss(z), arcface_loss(z, weights, labels, margin=1.0), rtol=1e-6)
+    with pytest.raises(ValueError, match=r"labels must lie in \[0, 10\)"):
+        jax.jit(lambda z: arcface_loss(z, weights, outside))(z)
+    with pytest.raises(ValueError, match="margin must lie in"):
+        jax.jit(lambda z: arcface_loss(z, weights, inside, margin=too_wide))(z)

@@ -101,6 +101,44 @@ def test_sharded_rows_under_jit_equal_one_device_and_gather_no_matrix():
     shapes = re.findall(r"f32\[([\d,]+)\]", compiled.as_text())
     largest = max(math.prod(map(int, shape.split(","))) for shape in shapes)
     assert largest <= 8 * 16 * 16 < 256 * 256 / 8
+    # Nor all of z: blocks are passed on.
+    assert "all-gather" not in compiled.as_text()
+    assert "collective-permute" in compiled.as_text()
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_without_an_axis_name_each_device_has_its_own_loss(check_vma):
+    z = views(4)
+    each = jax.shard_map(
+        lambda z: nt_xent(z[0], z[1], tile_size=2)[None],
+        mesh=make_mesh(2),
+        in_specs=P(None, "data"),
+        out_specs=P("data"),
+        check_vma=check_vma,
+    )
+    expected = [pairs(part, 0.5, tile_size=1000)[0] for part in np.split(z, 2, axis=1)]
+    equal(jax.jit(each)(z), expected)
+
+
+def test_a_second_call_outside_of_jit_compiles_nothing():
+    compiled = []
+
+    def listen(event, seconds, **about):
+        compiled.append(event)
+
+    z = views(13)
+    call = jax.value_and_grad(lambda z: nt_xent(z[0], z[1], tile_size=4))
+    first, _ = call(z)
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    try:
+        jax.jit(lambda x: x + 1)(z)  # the listener does hear
+        assert [event for event in compiled if "backend_compile" in event]
+        compiled.clear()
+        again, _ = call(z)
+    finally:
+        jax.monitoring.unregister_event_duration_listener(listen)
+    assert not [event for event in compiled if "backend_compile" in event]
+    assert again == first
 
 
 @pytest.mark.parametrize(
@@ -220,10 +258,14 @@ def test_nothing_is_larger_than_two_blocks_of_rows_at_131072_rows():
 
 
 @pytest.mark.parametrize(
-    ("rows", "asked", "tile"), [(1024, None, None), (1026, None, 512), (9, 3, 4), (8, 8, None)]
+    ("rows", "asked", "tile"),
+    [
+        *((1024, None, None), (1026, None, 512), (9, 3, 4), (8, 8, None)),
+        *((2048, None, None), (4096, None, 512)),  # spread over eight devices
+    ],
 )
 def test_the_tile_is_chosen_by_the_rows(rows, asked, tile):
-    assert choose_tile(rows, asked) == tile
+    assert choose_tile(rows, None, asked) == tile
 
 
 def test_a_bad_tile_is_named():

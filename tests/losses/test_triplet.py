@@ -258,3 +258,10 @@ def test_bad_arguments_are_named(f):
         f(z, labels, positive="far")
     with pytest.raises(ValueError, match=r"negative must be 'semi-hard', .* got 'easy'"):
         f(z, labels, negative="easy")
+
+
+def test_a_row_that_is_not_finite_is_not_hidden():
+    """Alone in its class, and so the nearest negative of all, which has no index."""
+    z = np.random.default_rng(9).normal(size=(6, 3)).astype(np.float32)
+    z[2, 1] = np.nan
+    assert np.isnan(TRACED(z, np.array([0, 0, 2, 1, 0, 1]), 0.5, False, False)[1])
