@@ -15,3 +15,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the tests' time is compilation, and optimised code would run for microseconds. Programs
 # that tests start in processes of their own are compiled as their users' are.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_collection_modifyitems(items):
+    """Whole programs first: what is left at the end for one of two workers is short."""
+    items.sort(key=lambda item: item.get_closest_marker("program") is None)
