@@ -15,6 +15,7 @@ import itertools
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -59,9 +60,12 @@ def join(
       process: which one this is, from 0.
       seconds: how long to wait for the others.
 
+    A number given to two processes cannot be seen from here: one of them joins, the other waits in
+    vain or JAX ends it with pages of its C++ stack.
+
     Raises:
-      InputError: only some of the three are given, they contradict one another, or the others did
-        not come in time.
+      InputError: only some of the three are given, they contradict one another, process 0 cannot
+        listen at the port, or the others did not come in time.
     """
     if _client() is not None:
         return
@@ -81,8 +85,10 @@ def join(
             f"--process is {process} of --processes {processes}: it must be 0 to {processes - 1}"
         )
     host, _, port = coordinator.rpartition(":")
-    if coordinator and not (host and port.isdecimal()):
-        raise InputError(f"--coordinator is {coordinator!r}: it must be HOST:PORT")
+    if coordinator and not (host and port.isdecimal() and 0 < int(port) < 65536):
+        raise InputError(
+            f"--coordinator is {coordinator!r}: it must be HOST:PORT, the port 1 to 65535"
+        )
     _initialize(coordinator or None, processes or found, process, seconds)
     if not is_first():
         # The descriptor, not sys.stdout: C++ libraries print too.
@@ -229,6 +235,8 @@ def _initialize(
 ) -> None:
     import jax
 
+    if process == 0 and coordinator and not os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        _check_port(coordinator)
     failure: list[Exception] = []
 
     def start() -> None:
@@ -259,6 +267,23 @@ def _initialize(
     if failure:
         reason = str(failure[0]).partition("\n")[0]
         raise InputError(f"{where} cannot be used: {reason}") from failure[0]
+
+
+def _check_port(coordinator: str) -> None:
+    """Refuse a port on which another program listens: JAX would crash, or share it with a run."""
+    both = socket.has_dualstack_ipv6()
+    with socket.socket(socket.AF_INET6 if both else socket.AF_INET) as probe:
+        # As JAX's service binds, but for SO_REUSEPORT, with which two runs take the same one.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if both:
+            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            probe.bind(("", int(coordinator.rpartition(":")[2])))
+        except OSError as error:
+            raise InputError(
+                f"--coordinator {coordinator}: the port cannot be used ({error.strerror}): "
+                "choose another"
+            ) from None
 
 
 def _from_environment(

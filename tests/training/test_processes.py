@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import collections
 import itertools
+import socket
 import threading
 import types
 
+import jax
 import pytest
 
 from jaxssl.errors import InputError, RunEnd
@@ -37,6 +39,8 @@ def started(monkeypatch):
         (("a:1", 2, None), {}, "need all of --coordinator HOST:PORT, --processes N and --process"),
         (("", 2, 0), {}, "need all of --coordinator HOST:PORT"),
         (("here", 2, 0), {}, "--coordinator is 'here': it must be HOST:PORT"),
+        (("a:0", 2, 0), {}, "--coordinator is 'a:0': it must be HOST:PORT, the port 1 to 65535"),
+        (("a:65536", 2, 1), {}, "the port 1 to 65535"),
         (("a:1", None, 0), {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'"),
     ],
 )
@@ -73,6 +77,22 @@ def test_processes_are_found_where_they_are_meant(variables, given, expected, st
         monkeypatch.setenv(name, value)
     processes.join(*given)
     assert [call[:3] for call in started] == ([] if expected is None else [expected])
+
+
+def test_a_port_that_is_taken_is_refused_before_jax_starts(monkeypatch):
+    started = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: started.append(1))
+    with socket.socket() as other:
+        other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another run's service
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        where = f"127.0.0.1:{other.getsockname()[1]}"
+        line = rf"--coordinator {where}: the port cannot be used \(Address already in use\): choose"
+        with pytest.raises(InputError, match=line):
+            processes.join(where, 2, 0)
+    assert not started
+    processes.join(where, 2, 0)
+    assert started
 
 
 class Service:
