@@ -251,20 +251,27 @@ def _initialize(
             )
         except Exception as error:
             failure.append(error)
+        ended.set()
 
-    thread = threading.Thread(target=start, daemon=True)
-    thread.start()
-    thread.join(seconds)
+    ended = threading.Event()  # an interrupted `Thread.join` takes the thread for ended
+    exit_code = 130  # of an interrupt, which is all that ends the waiting before its time
+    try:
+        threading.Thread(target=start, daemon=True).start()
+        ended.wait(seconds)
+        exit_code = InputError.exit_code
+    finally:
+        if not ended.is_set():
+            # What never began need not end: JAX would, with pages about it.
+            _distributed().client = None
+            atexit.register(os._exit, exit_code)
     where = f"--coordinator {coordinator}" if coordinator else "the coordinator of this cluster"
-    if thread.is_alive():
-        # What never began need not end: JAX would, with pages about it.
-        _distributed().client = None
-        atexit.register(os._exit, InputError.exit_code)
+    if not ended.is_set():
         raise InputError(
             f"{where}: not all {processes} processes came together within {seconds:g} s. Start "
             "each with its own --process from 0, and see that process 0's port can be reached"
         )
     if failure:
+        _distributed().client = None  # set before it connects: nobody is there to be told
         reason = str(failure[0]).partition("\n")[0]
         raise InputError(f"{where} cannot be used: {reason}") from failure[0]
 

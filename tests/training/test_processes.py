@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import collections
 import itertools
+import os
+import signal
 import socket
 import threading
 import types
@@ -93,6 +95,33 @@ def test_a_port_that_is_taken_is_refused_before_jax_starts(monkeypatch):
     assert not started
     processes.join(where, 2, 0)
     assert started
+
+
+@pytest.mark.parametrize(
+    ("what", "ending", "codes"),
+    [("interrupt", KeyboardInterrupt, [130]), ("late", InputError, [2]), ("fail", InputError, [])],
+)
+def test_who_never_joined_leaves_nothing_for_jax_to_end(what, ending, codes, monkeypatch):
+    """JAX's client, which is set before it connects, aborts the process when asked to end."""
+    found, go_on, exits = processes._distributed(), threading.Event(), []
+    monkeypatch.setattr(found, "client", None)
+    monkeypatch.setattr(processes.atexit, "register", lambda *call: exits.append(call))
+
+    def initialize(*_, **__):
+        found.client = object()
+        if what == "interrupt":
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+        if what == "fail":
+            raise RuntimeError("no such host\nand more")
+        go_on.wait(20)
+
+    monkeypatch.setattr(jax.distributed, "initialize", initialize)
+    with pytest.raises(ending) as error:
+        processes.join("a:1", 2, 1, seconds=0.05 if what == "late" else 20)
+    assert "\n" not in str(error.value)
+    assert found.client is None
+    assert exits == [(os._exit, code) for code in codes]
+    go_on.set()
 
 
 class Service:
