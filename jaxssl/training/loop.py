@@ -88,8 +88,10 @@ def fit(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Train to `plan.total_steps`, from the newest whole checkpoint where there is one.
 
-    Each logged line says beside the step's metrics the share of the time since the line before
-    that went into waiting for batches, `input_wait`: near 0 the input keeps up.
+    Each logged line says beside the step's metrics `input_wait`: the share of the time since the
+    line before, but for compiling and evaluating, in which the loop waited for a batch and the
+    devices had ended all they were sent when it came. They were idle for that share or less: near
+    0 the input keeps up.
 
     Between evaluations nothing waits for a step that was dispatched, but a log line for that of the
     line before: batches are read and sent to the devices while these make earlier steps.
@@ -133,7 +135,7 @@ def fit(
         batches = iter(stream(step))
         while step < plan.total_steps and not stopped_early:
             count, began = plan.next_dispatch(step), time.monotonic()
-            with clock.waiting():
+            with clock.waiting(state):
                 read = [next(batches) for _ in range(count)]
             if count == 1:
                 batch = placement.put(read[0])

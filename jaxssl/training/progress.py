@@ -29,20 +29,20 @@ class Clock:
         self._compiled: set[int] = set()
         self._apart = 0.0
         self._images = 0
-        self._waited = 0.0
+        self._wait = self._waited = 0.0
         self._asked = time.monotonic()
 
     def stepped(self, state: TrainState, count: int, images: int, began: float) -> None:
         """A dispatch of `count` steps over `images` images, asked for at `began`."""
         if count in self._compiled:
             self._images += images
+            self._waited += self._wait
             return
         # The first dispatch of a length compiles: timed apart, and the one wait of the loop.
         jax.block_until_ready(state.step)
         self._compiled.add(count)
         if self._steps_start is None:
             self._steps_start = self._asked = time.monotonic()
-            self._waited = 0.0
             self._first_step = self._first_step or self._steps_start - self._start
         else:
             self._apart += time.monotonic() - began
@@ -56,15 +56,15 @@ class Clock:
         self._apart += time.monotonic() - begin
 
     @contextlib.contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Time until the next batch."""
+    def waiting(self, state: TrainState) -> Iterator[None]:
+        """Time until the next batch, which counts where the devices had ended `state` by then."""
         begin = time.monotonic()
         yield
-        self._waited += time.monotonic() - begin
+        self._wait = time.monotonic() - begin if state.step.is_ready() else 0.0
 
     def input_wait(self) -> float:
-        """The share of the time since it was last asked, but for compiling and evaluating, in
-        which the loop waited for batches, 0 to 1."""
+        """The share of the time since it was last asked, but for compiling and evaluating, that
+        went into waits at whose end the devices had nothing left to do, 0 to 1."""
         now = time.monotonic() - self._apart
         share = min(self._waited / max(now - self._asked, 1e-9), 1.0)
         self._waited, self._asked = 0.0, now

@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import time
+import types
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from jaxssl.errors import NonFiniteLoss, Stopped
+from jaxssl.training import progress
 from jaxssl.training.dispatch import TrainStep
 from jaxssl.training.runs import read_metrics
 
@@ -178,6 +180,13 @@ def test_config_records_where_numbers_come_from(training):
     assert {"command", "commit", "machine", "started"} <= record.keys()
 
 
+def long(model, batch, key, step):
+    """A method whose step takes some tenths of a second."""
+    loss, metrics = classify(model, batch, key, step)
+    busy = jax.lax.fori_loop(0, 40, lambda _, x: jnp.tanh(x @ x), jnp.ones((600, 600)))
+    return loss + 0 * busy.sum(), metrics
+
+
 def test_the_next_batch_is_sent_while_a_step_runs(training, monkeypatch):
     """No step is waited for: the batch after the next is asked for before the step has ended."""
     steps, ready = [], []
@@ -187,11 +196,6 @@ def test_the_next_batch_is_sent_while_a_step_runs(training, monkeypatch):
         state, metrics = call(self, *arguments)
         steps.append(state.step)
         return state, metrics
-
-    def long(model, batch, key, step):
-        loss, metrics = classify(model, batch, key, step)
-        busy = jax.lax.fori_loop(0, 40, lambda _, x: jnp.tanh(x @ x), jnp.ones((600, 600)))
-        return loss + 0 * busy.sum(), metrics
 
     def stream(start: int):
         while True:
@@ -224,3 +228,32 @@ def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path, trainin
     assert len(shares["late"]) == len(shares["ready"]) == 5
     assert all(0.3 < share <= 1 for share in shares["late"]), shares
     assert all(0 <= share < 0.1 for share in shares["ready"]), shares
+
+
+def test_a_batch_that_comes_while_the_devices_are_busy_was_not_waited_for(training):
+    """The loop is in the stream nearly all of the time, and the input keeps up."""
+
+    def stream(step: int):
+        while True:
+            if step >= 2:  # the steps of the second line
+                time.sleep(0.02)
+            yield batch_at(step)
+            step += 1
+
+    dataclasses.replace(training, total=4, method=long, stream=stream)()
+    found = read_metrics(training.path / "metrics.jsonl")
+    shares = {row["step"]: row["input_wait"] for row in found if row["split"] == "train"}
+    assert shares[4] == 0
+
+
+def test_the_wait_before_a_dispatch_that_compiles_is_left_out(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    clock, state = progress.Clock({}), types.SimpleNamespace(step=jnp.int32(0))
+    for count, wait, step in [(1, 5.0, 1.0), (4, 5.0, 1.0), (4, 1.0, 3.0)]:
+        began = now[0]
+        with clock.waiting(state):
+            now[0] += wait
+        now[0] += step
+        clock.stepped(state, count, 16, began)
+    assert clock.input_wait() == 1 / 4
