@@ -119,7 +119,7 @@ def fit(
 
     Raises:
       Stopped: on SIGTERM, SIGINT or SIGUSR1 to any of the processes, after the state was saved by
-        all at one step.
+        all at one step. At the last step too: resumed, it returns at once.
       NonFiniteLoss: within one log interval of the step; nothing is saved from then on.
     """
     state, facts = checkpoints.restore(state)
@@ -166,7 +166,7 @@ def fit(
                 _check_finite(state, checkpoints)
                 checkpoints.save(step, state, clock.facts(step) | {"score": row.get("loss")})
                 clock.saved()
-            if stop and step < plan.total_steps:
+            if stop:
                 checkpoints.finish()
                 raise Stopped(
                     f"stopped by {stop} after step {step} of {plan.total_steps}; "

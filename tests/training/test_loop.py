@@ -74,6 +74,22 @@ def test_stopped_twice_and_killed_twice_ends_bit_for_bit(tmp_path, training):
     assert broken_facts["steps"] == facts["steps"] == 12
 
 
+@pytest.mark.parametrize("when", ["step", "evaluation"])
+def test_a_signal_at_the_very_end_stops_and_the_same_command_has_the_run(training, when):
+    def evaluate(state):
+        if when == "evaluation":
+            os.kill(os.getpid(), signal.SIGTERM)
+        return {"loss": 1.0}
+
+    asked = stopping(3, signal.SIGTERM) if when == "step" else training.stream
+    last = dataclasses.replace(training, total=4, stream=asked, evaluate=evaluate)
+    with pytest.raises(Stopped, match="stopped by SIGTERM after step 4 of 4"):
+        last()
+    state, facts = dataclasses.replace(last, stream=killing(0))()
+    assert int(state.step) == facts["steps"] == 4
+    assert [row["step"] for row in rows(last) if row["split"] == "val"] == [4]
+
+
 def test_a_time_based_save_loses_nothing(tmp_path, training):
     whole, _ = training()
     broken = dataclasses.replace(training, path=tmp_path / "broken", save_seconds=0.0)
