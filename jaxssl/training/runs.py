@@ -61,8 +61,11 @@ class RunFolder:
     def __enter__(self) -> RunFolder:
         if processes.is_first():
             self._open()
-        own, self.path = self.path, Path(processes.from_first(lambda: str(self.path)))
-        if not (self.path / ".lock").exists():
+        own = self.path
+        path, holder = processes.from_first(lambda: [str(own), _holder(own)])
+        self.path = Path(path)
+        # Not only whether it is there: a folder of that name on another disk has an older one.
+        if _holder(self.path) != holder:
             raise InputError(
                 f"process 0 writes to {self.path}, which is not to be seen here (where --run-dir "
                 f"would be {own}): all processes need a --run-dir on a file system that they share"
@@ -73,9 +76,9 @@ class RunFolder:
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115 closed in __exit__
+            _lock_or_fail(self._lock, self.path)
         except OSError as error:
             raise InputError(f"--run-dir {self.path} cannot be written: {error.strerror}") from None
-        _lock_or_fail(self._lock, self.path)
         try:
             self.resumed = self._compare_or_write_config()
         except BaseException:
@@ -208,17 +211,31 @@ def _lock_or_fail(file: Any, path: Path) -> None:
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        file.seek(0)
-        holder = file.read().strip() or "another process"
+    except BlockingIOError:
         file.close()
         raise InputError(
-            f"--run-dir {path} is in use by {holder}: wait for it or choose another"
+            f"--run-dir {path} is in use by {_holder(path) or 'another process'}: wait for it or "
+            "choose another"
+        ) from None
+    except OSError as error:
+        file.close()
+        raise InputError(
+            f"--run-dir {path} is on a file system that cannot lock files ({error.strerror}): "
+            "choose one on another, or have it mounted with locks"
         ) from None
     file.seek(0)
     file.truncate()
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}")
     file.flush()
+    os.fsync(file.fileno())  # other hosts read it too
+
+
+def _holder(path: Path) -> str:
+    """Who holds a folder, or held it last: which process, where and since when; "" where none."""
+    try:
+        return (path / ".lock").read_text().strip()
+    except OSError:
+        return ""
 
 
 def _commit() -> str:

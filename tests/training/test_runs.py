@@ -1,5 +1,7 @@
 """The run folder: one writer, one configuration, metrics that survive a kill."""
 
+import errno
+import fcntl
 import subprocess
 import sys
 import textwrap
@@ -7,6 +9,7 @@ import textwrap
 import pytest
 
 from jaxssl.errors import InputError
+from jaxssl.training import processes
 from jaxssl.training.runs import RunFolder, read_metrics
 
 
@@ -67,6 +70,36 @@ def test_a_second_process_is_refused_and_a_kill_frees_the_folder(tmp_path):
             pass
         holder.kill()
     with RunFolder(tmp_path, {}):
+        pass
+
+
+@pytest.mark.parametrize("lock", [None, "process 7 on here since yesterday"])
+def test_a_folder_that_is_not_the_first_process_s_is_refused(tmp_path, monkeypatch, lock):
+    """As on a host whose own disk has that path, empty or from a run of its own."""
+    if lock:
+        (tmp_path / ".lock").write_text(lock)
+    monkeypatch.setattr(processes, "is_first", lambda: False)
+    told = [str(tmp_path), "process 7 on there since today"]
+    monkeypatch.setattr(processes, "from_first", lambda make: told)
+    with (
+        pytest.raises(InputError, match="need a --run-dir on a file system that they share"),
+        RunFolder("elsewhere", {}),
+    ):
+        pass
+    (tmp_path / ".lock").write_text(told[1])
+    with RunFolder("elsewhere", {}) as run:
+        assert run.path == tmp_path
+
+
+def test_a_file_system_without_locks_is_not_taken_for_a_folder_in_use(tmp_path, monkeypatch):
+    def flock(file, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with (
+        pytest.raises(InputError, match=r"that cannot lock files \(No locks available\): choose"),
+        RunFolder(tmp_path, {}),
+    ):
         pass
 
 
