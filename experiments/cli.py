@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,13 @@ def ending() -> Iterator[None]:
         _end(error, error.exit_code)
     except KeyboardInterrupt:
         _end("interrupted; the same command with the same --run-dir goes on", 130)
+    except Exception as error:
+        if processes.count() == 1:
+            raise
+        # The others would wait until JAX aborts them, and never hear why.
+        traceback.print_exc()
+        processes.leave(repr(error), 1)
+        sys.exit(1)
 
 
 def parse(arguments: list[str], presets: Mapping[str, Any]) -> Any:
