@@ -42,7 +42,9 @@ def ending() -> Iterator[None]:
     except RunEnd as error:
         _end(error, error.exit_code)
     except KeyboardInterrupt:
-        _end("interrupted; the same command with the same --run-dir goes on", 130)
+        _end(
+            "interrupted; the same command goes on, with the same --run-dir where it takes one", 130
+        )
     except Exception as error:
         if processes.count() == 1:
             raise

@@ -30,3 +30,12 @@ def test_alone_such_an_error_is_a_plain_traceback(told, capsys):
         raise KeyError("label")
     assert not told
     assert not capsys.readouterr().err
+
+
+def test_an_interrupt_is_a_line_that_fits_programs_without_a_run_folder(told, capsys):
+    with pytest.raises(SystemExit) as end, cli.ending():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+    assert told[0][1] == 130
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith("the same command goes on, with the same --run-dir where it takes one")
