@@ -59,6 +59,8 @@ def main(config: Pack) -> None:
             f"--out {config.out}: "
             + ("is there already; remove it" if out.exists() else f"must end in {EXTENSION}")
         )
+    if config.image_size < 1:
+        raise InputError(f"--image-size is {config.image_size}: it must be at least 1")
     begin = time.perf_counter()
     top, classes, found = list_folder(config.data_dir, config.classes or None)
     settings = {
@@ -87,7 +89,7 @@ def main(config: Pack) -> None:
             "other_files": found.other_files,
             "warnings": found.warnings,
         }
-        _write(out, [parts / name for name in names], table)
+        _write(out, parts, names, table)
         shutil.rmtree(parts)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
@@ -109,13 +111,12 @@ def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str
         for start in range(0, len(files), PART):
             part = files[start : start + PART]
             name = f"{hash_of([DECODER, settings, [[f.id, *f.stamp] for f in part]])[:32]}.npz"
-            names.append(name)
             if not (parts / name).exists():
                 verdicts: list[list[str]] = []
                 pixels = []
                 for _, (verdict, image) in examine(part, range(len(part)), settings, None):
-                    if verdict.reason and not verdict.lasting:
-                        raise InputError(f"{part[len(verdicts)].path}: {verdict.reason}")
+                    if not verdict.lasting and not name.startswith("again-"):
+                        name = f"again-{name}"  # for this once: the next command asks again
                     verdicts.append([verdict.sha256, verdict.reason])
                     pixels += [] if verdict.reason else [image]
                     bar.update()
@@ -129,6 +130,7 @@ def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str
                 decoded += len(part)
             else:
                 bar.update(len(part))
+            names.append(name)
             if bar.disable and decoded:
                 done, rate = start + len(part), decoded / (time.perf_counter() - begin)
                 left = (len(files) - done) / rate
@@ -144,15 +146,15 @@ def _verdicts(part: Path) -> list[list[str]]:
         return json.loads(arrays["verdicts"].tobytes())
 
 
-def _write(out: Path, parts: list[Path], table: dict[str, Any]) -> None:
+def _write(out: Path, parts: Path, names: list[str], table: dict[str, Any]) -> None:
     """One record an image, compressed a little and alone, so that any of them is read by itself."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    temporary = parts / "whole.tmp"  # what a kill leaves of it goes with the parts
     try:
         writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
-        for part in parts:
-            with np.load(part) as arrays:
+        for name in names:
+            with np.load(parts / name) as arrays:
                 for image in arrays["pixels"]:
                     writer.write(image.tobytes())
         writer.write(json.dumps(table).encode())
@@ -160,6 +162,8 @@ def _write(out: Path, parts: list[Path], table: dict[str, Any]) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, out)
+    except RuntimeError as error:  # a full disk, in the writer's words
+        raise InputError(f"cannot write {out}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
 

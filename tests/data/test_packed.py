@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python import array_record_module
 from PIL import Image
 
 from jaxssl.data import UnreadableImage, open_folder, scan
@@ -128,6 +130,66 @@ def test_a_kill_costs_one_part_and_leaves_no_file(packing, root, monkeypatch):
     decoded.clear()
     Image.new("L", (4, 4), 77).save(root / "b<living" / "deep" / "3.png")  # in the last part
     same(open_images(pack(packing, root), size=6, channels=1), read(root))
+
+
+def test_a_file_that_may_not_be_read_is_left_out_and_asked_for_again(packing, root, monkeypatch):
+    """By hand: root may read everything."""
+    decode = scan.decode
+
+    def refused(path, **options):
+        if path.endswith("c/deep/1.png"):
+            raise UnreadableImage(f"{path}: no", "no permission") from PermissionError(13, "no")
+        return decode(path, **options)
+
+    monkeypatch.setattr(scan, "decode", refused)
+    with pytest.raises(InputError, match=r"c/deep/1\.png: no permission"):
+        pack(packing, root)
+    path = pack(packing, root, "y", on_bad_image="skip")
+    same(
+        open_images(path, size=6, channels=1, on_bad_image="skip"),
+        read(root, on_bad_image="skip"),
+    )
+    monkeypatch.undo()
+    assert (root.parent / ".x.array_record.parts").exists()
+    same(open_images(pack(packing, root), size=6, channels=1), read(root))
+
+
+def test_a_kill_while_the_file_is_written_leaves_nothing_beside_the_parts(
+    packing, root, monkeypatch
+):
+    replace = os.replace
+
+    def killed(source, target):
+        if str(target).endswith(".array_record"):
+            raise SystemExit
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", killed)
+    monkeypatch.setattr(Path, "unlink", lambda *_, **__: None)  # a kill tidies nothing
+    with pytest.raises(SystemExit):
+        pack(packing, root)
+    parts = ".x.array_record.parts"
+    assert {path.name for path in root.parent.iterdir()} == {"root", parts}
+    monkeypatch.undo()
+    pack(packing, root)
+    assert {path.name for path in root.parent.iterdir()} == {"root", "x.array_record"}
+
+
+def test_a_full_disk_is_a_line(packing, root, monkeypatch):
+    real = array_record_module.ArrayRecordWriter
+    full = lambda path, options: real("/dev/full", options)  # noqa: E731
+    monkeypatch.setattr(array_record_module, "ArrayRecordWriter", full)
+    line = r"cannot write .*x\.array_record: .*No space left on device"
+    with pytest.raises(InputError, match=line) as caught:
+        pack(packing, root)
+    assert "\n" not in str(caught.value)
+    assert not (root.parent / "x.array_record").exists()
+
+
+@pytest.mark.parametrize("size", [0, -3])
+def test_a_size_of_nothing_is_a_line(packing, root, size):
+    with pytest.raises(InputError, match=f"--image-size is {size}: it must be at least 1"):
+        pack(packing, root, image_size=size)
 
 
 @pytest.mark.parametrize(
