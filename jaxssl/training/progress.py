@@ -60,7 +60,8 @@ class Clock:
         """Time until the next batch, which counts where the devices had ended `state` by then."""
         begin = time.monotonic()
         yield
-        self._wait = time.monotonic() - begin if state.step.is_ready() else 0.0
+        idle = state.step.is_ready()  # type: ignore[attr-defined]  # every jax.Array has it
+        self._wait = time.monotonic() - begin if idle else 0.0
 
     def input_wait(self) -> float:
         """The share of the time since it was last asked, but for compiling and evaluating, that
