@@ -203,34 +203,42 @@ def long(model, batch, key, step):
     return loss + 0 * busy.sum(), metrics
 
 
-def test_the_next_batch_is_sent_while_a_step_runs(training, monkeypatch):
-    """No step is waited for: the batch after the next is asked for before the step has ended."""
-    steps, ready = [], []
-    call = TrainStep.__call__
+@pytest.fixture
+def dispatched(monkeypatch):
+    """The step counter of each state that a step will give, as soon as it was dispatched."""
+    steps, call = [], TrainStep.__call__
 
     def recorded(self, *arguments):
         state, metrics = call(self, *arguments)
         steps.append(state.step)
         return state, metrics
 
+    monkeypatch.setattr(TrainStep, "__call__", recorded)
+    return steps
+
+
+def test_the_next_batch_is_sent_while_a_step_runs(training, dispatched):
+    """No step is waited for: the batch after the next is asked for before the step has ended."""
+    ready = []
+
     def stream(start: int):
         while True:
             if start >= 2:  # the first step is waited for: it compiles
-                ready.append(steps[-1].is_ready())
+                ready.append(dispatched[-1].is_ready())
             yield batch_at(start)
             start += 1
 
-    monkeypatch.setattr(TrainStep, "__call__", recorded)
     often = {"total": 6, "log_every": 6, "evaluate_every": 6}
     dataclasses.replace(training, **often, method=long, stream=stream)()
     assert ready == [False] * 4
 
 
-def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path, training):
-    """A stream that is late by far more than a step takes, and one that never is."""
+def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path, training, dispatched):
+    """A stream that leaves the devices idle, and one that never does."""
 
     def late(step: int):
         while True:
+            jax.block_until_ready(dispatched[-1:])
             time.sleep(0.1)
             yield batch_at(step)
             step += 1
