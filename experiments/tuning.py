@@ -142,8 +142,13 @@ def _locked(storage: Path) -> Iterator[None]:
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             raise InputError(f"--storage {storage} is in use by another process") from None
+        except OSError as error:
+            raise InputError(
+                f"--storage {storage} is on a file system that cannot lock files "
+                f"({error.strerror}): choose one on another"
+            ) from None
         yield
 
 
