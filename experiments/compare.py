@@ -3,7 +3,8 @@
 `python -m experiments.compare runs/simclr-... runs/triplet-... runs/softmax-...`
 
 Runs that differ in their seed alone become one curve. All runs must share their protocol: classes,
-images, size and color.
+images, size and color. Without unseen classes, as on CIFAR-10, they are compared on the test images
+of the seen ones, by linear evaluation where experiments.linear_eval was run.
 """
 
 from __future__ import annotations

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,7 +27,7 @@ from jaxssl.analysis.report import overview
 from jaxssl.analysis.run import write_json, write_text
 from jaxssl.analysis.sections import Section, set_title
 from jaxssl.analysis.umap_figure import umap_panels
-from jaxssl.analysis.verdict import listed, verdict
+from jaxssl.analysis.verdict import listed, seen_verdict, verdict
 
 Row = Mapping[str, Any]
 
@@ -55,7 +57,8 @@ def write_comparison(
         out: The folder of the page, made where it is missing.
 
     Returns:
-        The page's path, and the verdict on each unseen set as the page says it.
+        The page's path, and the verdict on each unseen set as the page says it; without unseen
+        classes, that on the test images of the seen ones.
 
     Raises:
         InputError: As `read_methods`.
@@ -74,6 +77,7 @@ def write_comparison(
     every = {set_title(name): table for name, table in tables.items()} | {"seen classes": seen}
     write_text(folder / "table.md", "\n".join(map(markdown_table, every, every.values())))
     verdicts = [verdict(name, rows, [m.name for m in trained], baselines) for name in unseen]
+    verdicts += [] if unseen else [seen_verdict(seen)]
     page = render(
         "compare.html.j2",
         title=f"{listed([method.name for method in trained])} on {first.settings.get('dataset')}",
@@ -148,19 +152,31 @@ def _seen_table(methods: Sequence[Method]) -> dict[str, Any]:
             return None
         return _cell(score(method, lambda results: results[group].get(name)), "{:,.0f}".format)
 
-    def accuracy(method: Method) -> dict[str, Any] | None:
-        if method.embedding != "h":
+    def accuracy(method: Method, keys: tuple[str, ...]) -> dict[str, Any] | None:
+        if method.embedding != "h" and keys[0] != "linear_eval":
             return None
-        found = score(method, lambda results: results["classification"]["accuracy"], within=(0, 1))
+        found = score(
+            method, lambda results: functools.reduce(operator.getitem, keys, results), within=(0, 1)
+        )
         return _cell(found, percent)
 
     measures = {
         f"{name}, test": [_measured(name, "test", method) for method in methods]
         for name in ("separation", "P@1", "MAP@R")
     }
-    own = [accuracy(method) for method in methods]
-    if any(own):
-        measures["own classifier, %"] = own
+    measures |= {
+        title: cells
+        for title, cells in {
+            "kNN, %": [accuracy(method, ("knn_accuracy",)) for method in methods],
+            "linear evaluation, %": [
+                accuracy(method, ("linear_eval", method.embedding)) for method in methods
+            ],
+            "own classifier, %": [
+                accuracy(method, ("classification", "accuracy")) for method in methods
+            ],
+        }.items()
+        if any(cells)
+    }
     table = _best_marked(methods, measures)
     table["columns"] += ["training, s", "images/s"]
     for row, method in zip(table["rows"], methods, strict=True):

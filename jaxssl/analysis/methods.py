@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -25,7 +26,7 @@ _INCIDENTAL = frozenset(
         *("tpu", "gpu", "cpu", "describe", "config", "keep_every"),
     }
 )
-_NEEDED = ("sets", "label_efficiency", "retrieval", "nmi", "silhouette", "separation")
+_NEEDED = ("sets", "retrieval", "nmi", "silhouette", "separation")
 
 
 class Method(NamedTuple):
@@ -86,12 +87,18 @@ def recipe(run: Run) -> dict[str, Any]:
 
 def _read(folder: Path) -> Run:
     run = read_run(folder)
-    missing = [name for name in _NEEDED if not run.results.get(name)]
+    unseen = any(name.startswith("unseen") for name in run.tables["h"])
+    needed = ("label_efficiency", *_NEEDED) if unseen else _NEEDED
+    missing = [name for name in needed if not run.results.get(name)]
     if missing:
         raise InputError(
             f"{folder}: results.json has no {', '.join(missing)}; finish the run, or judge it "
             f"again with python -m experiments.report {folder}"
         )
+    with contextlib.suppress(OSError):  # not every run was evaluated so
+        found = json.loads((folder / "linear_eval" / "results.json").read_text())
+        tops = {row["embedding"]: row["linear"]["top"]["1"] for row in found["rows"]}
+        run.results["linear_eval"] = tops
     return run._replace(tables={"h": run.tables["h"]})  # the baselines' vectors are large
 
 
@@ -150,7 +157,8 @@ def differing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _baselines(trained: Sequence[Method]) -> list[Method]:
     encoders: dict[Any, Method] = {}
     for method in trained:
-        key = (method.settings.get("encoder"), method.settings.get("pretrained") or None)
+        settings = method.settings
+        key = tuple(settings.get(name) or None for name in ("encoder", "cell", "pretrained"))
         encoders.setdefault(key, method)
     found = []
     for key, method in encoders.items():
@@ -158,7 +166,14 @@ def _baselines(trained: Sequence[Method]) -> list[Method]:
         title = embedding_title("untrained") + (f" ({which})" if which else "")
         found.append(method._replace(name=title, embedding="untrained"))
     raw = trained[0]._replace(name=embedding_title("raw_pixels"), embedding="raw_pixels")
-    return [m for m in (*found, raw) if label_rows(m)]
+    few_labels = any(label_rows(method) for method in trained)
+    return [m for m in (*found, raw) if (label_rows(m) if few_labels else _is_judged(m))]
+
+
+def _is_judged(method: Method) -> bool:
+    """Whether there are numbers of it on the seen classes' test images."""
+    runs = method.runs.values()
+    return all(method.embedding in run.results["retrieval"].get("test", {}) for run in runs)
 
 
 def pooled(

@@ -47,6 +47,42 @@ def verdict(
     return f"On the {place} the {which} method is {listed(bests)}. {_against(ours, others, labels)}"
 
 
+def seen_verdict(table: Mapping[str, Any]) -> str:
+    """Which method's frozen vectors tell the seen classes apart best, where there are no others.
+
+    Args:
+        table: Of the seen classes: `columns` and `rows` of cells, as on the page.
+
+    Returns:
+        A sentence by linear evaluation, or by the nearest neighbours where not every trained method
+        has that.
+    """
+    told = {
+        "linear evaluation, %": "a linear classifier tells",
+        "kNN, %": "the 200 nearest neighbours tell",
+    }
+    columns = {
+        name: [row["cells"][i] for row in table["rows"]]
+        for i, name in enumerate(table["columns"])
+        if name in told
+    }
+    # Of two, the one that says something of more methods; the first of equals.
+    name = max(told, key=lambda name: sum(map(bool, columns.get(name, []))))
+    if not any(columns.get(name, [])):
+        return "No accuracy on the seen classes was found; the tables have what there is."
+    ranked = sorted(
+        (
+            (cell["mean"], row["name"])
+            for row, cell in zip(table["rows"], columns[name], strict=True)
+            if cell
+        ),
+        reverse=True,
+    )
+    scores = [f"{method} {percent(mean)} %" for mean, method in ranked]
+    share = f"Share of the seen classes' test images that {told[name]} right from frozen vectors"
+    return f"{share}: {listed(scores)}."
+
+
 def _best(labels: int, ranked: Sequence[Row]) -> str:
     best, *others = ranked
     near = [row["embedding"] for row in others if row["high"] >= best["low"]]

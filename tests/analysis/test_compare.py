@@ -12,9 +12,11 @@ from scipy import stats
 from experiments import compare as program
 from jaxssl.analysis.compare import write_comparison
 from jaxssl.analysis.methods import label_rows, pooled, read_methods, score
+from jaxssl.analysis.results import analyse
 from jaxssl.analysis.verdict import verdict
 from jaxssl.errors import InputError
 
+from .conftest import write_run
 from .test_report import Page
 
 
@@ -149,6 +151,43 @@ def test_what_cannot_be_compared_is_said_in_one_line(run, runs, tmp_path):
     (unfinished / "results.json").write_text('{"sets": {"test": {}}}')
     with pytest.raises(InputError, match=r"no label_efficiency, .*; finish the run"):
         read_methods([unfinished])
+
+
+def test_without_unseen_classes_the_seen_ones_are_compared(tmp_path):
+    """As on CIFAR-10: by linear evaluation where there is one."""
+    for name, study, right in (("a", "simclr", 0.7), ("b", "softmax", 0.9)):
+        folder = write_run(tmp_path / name, unseen=())
+        analyse(folder, draws=2)
+        for file, change in {
+            "config.json": {"study": study, "data": "x"},
+            "results.json": {"knn_accuracy": right},
+        }.items():
+            record = json.loads((folder / file).read_text())
+            (folder / file).write_text(json.dumps(record | change))
+    page, verdicts = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "by knn")
+    head = "Share of the seen classes' test images that "
+    assert verdicts == [
+        f"{head}the 200 nearest neighbours tell right from frozen vectors: Softmax 90.0 % and "
+        "SimCLR 70.0 %."
+    ]
+    text = page.read_text()
+    assert verdicts[0].replace("'", "&#39;") in text
+    assert 'id="labels"' not in text
+    assert "balanced accuracy" not in text.lower()
+    assert [m.name for m in read_methods([tmp_path / "a"])][1:] == [
+        "untrained network",
+        "raw pixels",
+    ]
+
+    (tmp_path / "a" / "linear_eval").mkdir()
+    tops = {"h": 0.8, "untrained": 0.6, "raw_pixels": 0.5}
+    rows = [{"embedding": name, "linear": {"top": {"1": top}}} for name, top in tops.items()]
+    (tmp_path / "a" / "linear_eval" / "results.json").write_text(json.dumps({"rows": rows}))
+    page, verdicts = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "by linear")
+    assert verdicts == [
+        f"{head}a linear classifier tells right from frozen vectors: SimCLR 80.0 %, untrained "
+        "network 60.0 % and raw pixels 50.0 %."
+    ]
 
 
 def row(name, mean, half, labels=300, where="unseen"):
