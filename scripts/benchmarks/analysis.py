@@ -4,8 +4,8 @@
 
 One question a function: distances between classes, exemplars, nearest neighbours, kNN votes,
 retrieval, silhouette; of n embeddings of 128 numbers in 100 classes. "direct" is the form that one
-would write with scikit-learn, which holds n x n: at 10,000 images beside ours, at 300,000 nothing
-holds it (720 GB), and ours stands alone. At that size a run takes minutes, and is run once.
+would write with scikit-learn, which mostly holds n x n: at 10,000 images beside ours, at 300,000
+nothing holds it (720 GB), and ours stands alone. At that size a run takes minutes, and is run once.
 """
 
 from __future__ import annotations
