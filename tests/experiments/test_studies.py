@@ -17,6 +17,7 @@ from sklearn.metrics import confusion_matrix
 from experiments import arcface, judging, protocol, softmax, study, supcon, triplet
 from experiments.images import load_data
 from jaxssl import losses
+from jaxssl.analysis import results
 from jaxssl.augment.views import two_views
 from jaxssl.data.streams import train_stream
 from jaxssl.errors import InputError
@@ -221,7 +222,8 @@ def test_the_curriculum_switches_without_a_trace(tmp_path, monkeypatch):
     assert traced[1] == "hard"
 
 
-def test_a_classifier_is_judged_as_one(whole, capsys):
+def test_a_classifier_is_judged_as_one(whole, capsys, monkeypatch):
+    monkeypatch.setattr(results, "umap_together", lambda tables, *, limit, seed: {})  # elsewhere
     run = whole("softmax")
     softmax.main(run.config)
     found = json.loads((run.folder / "results.json").read_text())["classification"]
