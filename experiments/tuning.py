@@ -132,7 +132,7 @@ def draw(study: optuna.Study, folder: Path) -> None:
 @contextlib.contextmanager
 def _locked(storage: Path) -> Iterator[None]:
     """One process a study: a trial that runs when it is opened was therefore cut short."""
-    import fcntl
+    from jaxssl.training.runs import lock
 
     try:
         storage.parent.mkdir(parents=True, exist_ok=True)
@@ -140,15 +140,7 @@ def _locked(storage: Path) -> Iterator[None]:
     except OSError as error:
         raise InputError(f"--storage {storage} cannot be written: {error.strerror}") from None
     with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"--storage {storage} is in use by another process") from None
-        except OSError as error:
-            raise InputError(
-                f"--storage {storage} is on a file system that cannot lock files "
-                f"({error.strerror}): choose one on another"
-            ) from None
+        lock(file, f"--storage {storage}", "another process")
         yield
 
 

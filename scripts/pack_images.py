@@ -113,13 +113,14 @@ def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str
             name = f"{hash_of([DECODER, settings, [[f.id, *f.stamp] for f in part]])[:32]}.npz"
             if not (parts / name).exists():
                 verdicts: list[list[str]] = []
-                pixels = []
+                pixels, lasting = [], True
                 for _, (verdict, image) in examine(part, range(len(part)), settings, None):
-                    if not verdict.lasting and not name.startswith("again-"):
-                        name = f"again-{name}"  # for this once: the next command asks again
+                    lasting &= verdict.lasting
                     verdicts.append([verdict.sha256, verdict.reason])
                     pixels += [] if verdict.reason else [image]
                     bar.update()
+                if not lasting:
+                    name = f"again-{name}"  # for this once: the next command asks again
                 with atomic(parts / name) as file:
                     shape = (0, settings["size"], settings["size"], settings["channels"])
                     np.savez(

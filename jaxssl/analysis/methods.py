@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
@@ -13,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxssl.analysis.report import STUDIES
-from jaxssl.analysis.run import Run, read_run
+from jaxssl.analysis.run import Run, read_object, read_run
 from jaxssl.analysis.sections import embedding_title
 from jaxssl.errors import InputError
 
@@ -95,10 +94,8 @@ def _read(folder: Path) -> Run:
             f"{folder}: results.json has no {', '.join(missing)}; finish the run, or judge it "
             f"again with python -m experiments.report {folder}"
         )
-    with contextlib.suppress(OSError):  # not every run was evaluated so
-        found = json.loads((folder / "linear_eval" / "results.json").read_text())
-        tops = {row["embedding"]: row["linear"]["top"]["1"] for row in found["rows"]}
-        run.results["linear_eval"] = tops
+    rows = read_object(folder / "linear_eval" / "results.json").get("rows", [])
+    run.results["linear_eval"] = {row["embedding"]: row["linear"]["top"]["1"] for row in rows}
     return run._replace(tables={"h": run.tables["h"]})  # the baselines' vectors are large
 
 

@@ -64,7 +64,7 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
     tables = {name: _read_tables(folder / "embeddings" / sub) for name, sub in FOLDERS.items()}
     if not tables["h"]:
         raise InputError(f"{folder}: no embeddings/*.parquet; train it, or run experiments.embed")
-    provenance = _read_object(folder / "config.json")
+    provenance = read_object(folder / "config.json")
     settings = provenance.pop("config", None)
     if settings is None:  # a flat file: the settings are what is not provenance
         known = ("study", "versions", "commit", "devices", "command", "machine", "started", "data")
@@ -74,7 +74,7 @@ def read_run(run_dir: str | os.PathLike[str]) -> Run:
         settings,
         provenance,
         _read_lines(folder / "metrics.jsonl"),
-        _read_object(folder / "results.json"),
+        read_object(folder / "results.json"),
         tables,
     )
 
@@ -85,7 +85,12 @@ def _read_tables(folder: Path) -> Tables:
     return {name: load(found[name]) for name in wanted if name in found}
 
 
-def _read_object(path: Path) -> dict[str, Any]:
+def read_object(path: Path) -> dict[str, Any]:
+    """A JSON object, such as `results.json`; {} where there is no file.
+
+    Raises:
+        InputError: If the file holds something else.
+    """
     if not path.exists():
         return {}
     try:

@@ -178,27 +178,17 @@ def _over_all_tiles(
         half = tiles * side
         return jax.tree.map(lambda v: v[:half], sums), jax.tree.map(lambda v: v[half:], sums)
 
-    fill = partial(_filled_up, n=n, missing=tiles * side - n)
+    def all_around(rows: Rows, each: Callable[..., Any], size: int, send: Any) -> Any:
+        rows = each(partial(_filled_up, missing=tiles * side - n))(rows)
+        mine = _ring(rows, each(nothing)(rows), each(add_all), each(meet), merge, size, send)
+        return each(lambda sums: jax.tree.map(lambda v: v[:n], sums))(mine)
+
     if blocks == 1:
         size = 1 if axis_name is None else lax.axis_size(axis_name)
-        rows = fill(rows)
-        mine = _ring(
-            rows, nothing(rows), add_all, meet, merge, size, partial(_send, axis_name, size)
-        )
-        return jax.tree.map(lambda v: v[:n], mine)
-
-    rows = jax.tree.map(lambda v: v.reshape(blocks, n, *v.shape[1:]), rows)
-    rows = jax.vmap(fill)(rows)
-    mine = _ring(
-        rows,
-        jax.vmap(nothing)(rows),
-        jax.vmap(add_all),
-        jax.vmap(meet),
-        merge,
-        blocks,
-        lambda values, steps: jax.tree.map(lambda v: jnp.roll(v, -steps, axis=0), values),
-    )
-    return jax.tree.map(lambda v: v[:, :n].reshape(-1, *v.shape[2:]), mine)
+        return all_around(rows, lambda of_block: of_block, size, partial(_send, axis_name, size))
+    split = jax.tree.map(lambda v: v.reshape(blocks, n, *v.shape[1:]), rows)
+    found = all_around(split, jax.vmap, blocks, _roll)
+    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), found)
 
 
 def _ring(
@@ -228,8 +218,12 @@ def _send(axis_name: AxisName, devices: int, values: Any, steps: int) -> Any:
     return jax.tree.map(lambda v: lax.ppermute(v, axis_name, route), values)
 
 
-def _filled_up(rows: Rows, n: int, missing: int) -> Rows:
-    """The n rows filled up to whole tiles; "real" marks those that are no filling, None: all."""
+def _roll(values: Any, steps: int) -> Any:
+    return jax.tree.map(lambda v: jnp.roll(v, -steps, axis=0), values)
+
+
+def _filled_up(rows: Rows, missing: int) -> Rows:
+    """The rows filled up to whole tiles; "real" marks those that are no filling, None: all."""
     if not missing:
         return rows | {"real": None}
     real = rows["label"] == rows["label"]

@@ -41,7 +41,6 @@ class TripletStats(NamedTuple):
     d_an: jax.Array  # mean squared distance from anchor to negative
 
 
-@on_any_mesh
 def triplet_loss(
     embeddings: jax.Array,
     labels: jax.Array,

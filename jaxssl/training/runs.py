@@ -205,24 +205,36 @@ def write_atomically(path: Path, text: str) -> None:
     os.replace(temporary, path)
 
 
-def _lock_or_fail(file: Any, path: Path) -> None:
-    """One writer: two processes on one folder hang or lose checkpoints."""
+def lock(file: Any, place: str, holder: str) -> None:
+    """Hold an open file until it is closed or the process ends, or refuse in one line.
+
+    Args:
+      file: the file.
+      place: what it stands for, with its flag.
+      holder: who holds it where somebody does.
+
+    Raises:
+      InputError: another process holds it, or its file system has no locks; it is closed then.
+    """
     import fcntl
 
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         file.close()
-        raise InputError(
-            f"--run-dir {path} is in use by {_holder(path) or 'another process'}: wait for it or "
-            "choose another"
-        ) from None
+        raise InputError(f"{place} is in use by {holder}") from None
     except OSError as error:
         file.close()
         raise InputError(
-            f"--run-dir {path} is on a file system that cannot lock files ({error.strerror}): "
+            f"{place} is on a file system that cannot lock files ({error.strerror}): "
             "choose one on another, or have it mounted with locks"
         ) from None
+
+
+def _lock_or_fail(file: Any, path: Path) -> None:
+    """One writer: two processes on one folder hang or lose checkpoints."""
+    holder = _holder(path) or "another process"
+    lock(file, f"--run-dir {path}", f"{holder}: wait for it or choose another")
     file.seek(0)
     file.truncate()
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}")

@@ -29,10 +29,10 @@ out of memory, or takes too long, takes nothing else with it. The process import
 the contender's libraries, notes its memory, gets ready and runs once: **memory** is the highest
 resident set up to there above the one noted (VmHWM, which unlike `ru_maxrss` knows nothing of the
 parent): the inputs, compiling and a run; on a GPU also the highest of JAX or PyTorch on the device.
-With `--rounds 0` that run's time is the result, compiling within: for what takes minutes.
 A second run says how many make a burst of `--seconds`. Then all contenders take turns, one burst a
 round while the others wait, so that a machine that slows down slows all; a **ratio** is taken
-inside a round. Medians and ranges over the rounds are printed. A contender past `--memory-gb` or
+inside a round. Medians and ranges over the rounds are printed; with `--rounds 0`, for what takes
+minutes, the time of the first run, compiling within. A contender past `--memory-gb` or
 `--limit-s` a run is stopped and says so; that is no error. Linux only.
 """
 
@@ -109,8 +109,11 @@ def measure(
         for name in contenders:
             print(f"{name}: {dict(case)}", file=sys.stderr, flush=True)
             worker = stack.enter_context(_Worker(program, name, case, options))
-            if worker.start() and rounds:
-                worker.burst_of(seconds)
+            if worker.start():
+                if rounds:
+                    worker.burst_of(seconds)
+                else:
+                    worker.result.seconds = [worker.first]
             workers.append(worker)
         for _ in range(rounds):
             for worker in workers:
@@ -232,11 +235,9 @@ class _Worker:
         reply = self._reply(math.inf)  # its imports are on no clock
         if not reply:
             reply = self._reply(self._options.limit_s)
-        first = reply.pop("took", None)
+        self.first = reply.pop("took", math.nan)
         for name, value in reply.items():
             setattr(self.result, name, value)
-        if first is not None and not self._options.rounds:
-            self.result.seconds = [first]
         return not self.result.note
 
     def burst_of(self, seconds: float) -> None:
