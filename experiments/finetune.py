@@ -249,8 +249,9 @@ def write(
     data: Data,
 ) -> None:
     """`results.json` and `report/`; prints the headline."""
+    from jaxssl import files
     from jaxssl.analysis import evaluation
-    from jaxssl.analysis.run import write_json
+    from jaxssl.files import write_json
     from jaxssl.training import devices, runs
 
     found = evaluation.classification(logits, data.test.labels, data.test.class_names)
@@ -265,7 +266,7 @@ def write(
         run.path / "report",
         results | (provenance := runs.provenance()),
         title=f"Fine-tuning: {protocol['trained']} from {protocol['from']}",
-        records=runs.read_metrics(run.path / "metrics.jsonl"),
+        records=files.read_lines(run.path / "metrics.jsonl"),
     )
     write_json(run.path / "results.json", results | provenance)
     shares = ", ".join(f"top-{n} {share:.1%}" for n, share in found["top"].items())

@@ -22,13 +22,14 @@ from experiments.protocol import Protocol
 from jaxssl.analysis import embeddings, evaluation, report, results
 from jaxssl.augment.views import to_float
 from jaxssl.data.images import ImageSet
-from jaxssl.data.scan import default_cache_dir
 from jaxssl.data.streams import eval_batches
+from jaxssl.files import cache_dir as default_cache_dir
+from jaxssl.files import read_lines as read_metrics
 from jaxssl.models import Embedder
 from jaxssl.training import processes
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
-from jaxssl.training.runs import RunFolder, config_hash, read_metrics
+from jaxssl.training.runs import RunFolder, config_hash
 from jaxssl.training.state import TrainState
 from jaxssl.training.step import make_eval_step
 

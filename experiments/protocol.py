@@ -183,7 +183,7 @@ def start(config: Protocol, *, alone: bool = False) -> None:
     """
     import jax
 
-    from jaxssl.data.scan import default_cache_dir
+    from jaxssl.files import cache_dir as default_cache_dir
     from jaxssl.training import devices, processes
 
     check_numbers(config)

@@ -27,7 +27,7 @@ class Config:
 def main(config: Config) -> None:
     """Numbers, then page."""
     from jaxssl.analysis import report, results
-    from jaxssl.data.scan import default_cache_dir
+    from jaxssl.files import cache_dir as default_cache_dir
 
     if not config.redraw:
         print(f"analysing {config.run_dir}", flush=True)

@@ -139,7 +139,7 @@ def open_run(run_dir: str, *, data_dir: str = "", **devices: bool) -> Trained:
     Raises:
       InputError: no run folder, or the run of a program that is not here.
     """
-    from jaxssl.training.runs import read_json
+    from jaxssl.files import read_json
 
     folder = Path(run_dir).expanduser()
     if not run_dir or not (folder / "config.json").is_file():

@@ -146,7 +146,7 @@ def _train(trial: optuna.Trial, program: str, config: Any, run_dir: Path) -> flo
     """The program with the trial's settings; the validation metric of the judged checkpoint."""
     import optuna
 
-    from jaxssl.training.runs import read_metrics
+    from jaxssl.files import read_lines as read_metrics
 
     module = importlib.import_module(f"experiments.{program}")
     metric = SEARCHES[program][0]
@@ -174,7 +174,7 @@ def _train(trial: optuna.Trial, program: str, config: Any, run_dir: Path) -> flo
 
 def _write_best(study: optuna.Study, program: str, config: Any, folder: Path) -> None:
     """`best.json` and the plots."""
-    from jaxssl.training.runs import write_atomically
+    from jaxssl.files import write_text as write_atomically
 
     if not tuning.trials(study, "complete"):
         raise InputError(

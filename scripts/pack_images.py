@@ -104,7 +104,8 @@ def main(config: Pack) -> None:
 def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str]:
     """Every part as a file that is whole; its name says what is in it, so that a part of files
     that changed since, or of other settings, is made again."""
-    from jaxssl.data.scan import DECODER, atomic, examine, hash_of
+    from jaxssl.data.scan import DECODER, examine, hash_of
+    from jaxssl.files import atomic
 
     names, begin, decoded = [], time.perf_counter(), 0
     with tqdm(total=len(files), unit="image", disable=not sys.stderr.isatty()) as bar:

@@ -22,10 +22,10 @@ from jaxssl.analysis.methods import (
 )
 from jaxssl.analysis.page import FigureFiles, percent, render
 from jaxssl.analysis.report import overview
-from jaxssl.analysis.run import write_json, write_text
 from jaxssl.analysis.sections import Section, set_title
 from jaxssl.analysis.umap_figure import umap_panels
 from jaxssl.analysis.verdict import listed, seen_verdict, verdict
+from jaxssl.files import write_json, write_text
 
 Row = Mapping[str, Any]
 

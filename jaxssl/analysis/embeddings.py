@@ -9,7 +9,6 @@ pandas, DuckDB and embedding-atlas as it is.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from jaxssl.errors import InputError
+from jaxssl.files import atomic
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -201,17 +201,10 @@ def save(path: str | Path, table: Embeddings, metadata: Mapping[str, Any] | None
     arrow = _to_arrow(table).replace_schema_metadata(
         {"jaxssl": json.dumps({**table.metadata, **(metadata or {})})}
     )
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            # Only names repeat; a dictionary of float vectors or pictures is wasted work.
-            names = ["class_name", "split"]
-            pq.write_table(arrow, file, use_dictionary=names, compression="zstd")
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(path) as file:
+        # Only names repeat; a dictionary of float vectors or pictures is wasted work.
+        names = ["class_name", "split"]
+        pq.write_table(arrow, file, use_dictionary=names, compression="zstd")
 
 
 def _to_arrow(table: Embeddings) -> pa.Table:

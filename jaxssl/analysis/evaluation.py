@@ -16,9 +16,9 @@ from jaxssl.analysis.neighbours import Neighbours
 from jaxssl.analysis.page import FigureFiles, percent, render
 from jaxssl.analysis.probes import knn_votes
 from jaxssl.analysis.projection import tsne_together, umap_together
-from jaxssl.analysis.run import write_json, write_text
 from jaxssl.analysis.sections import embedding_title
 from jaxssl.analysis.umap_figure import umap_panels
+from jaxssl.files import write_json, write_text
 
 GUESSES = (1, 3, 5)
 K, TEMPERATURE = 200, 0.1

@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from jaxssl.analysis.report import STUDIES
-from jaxssl.analysis.run import Run, read_object, read_run
+from jaxssl.analysis.run import Run, read_run
 from jaxssl.analysis.sections import embedding_title
 from jaxssl.errors import InputError
+from jaxssl.files import read_object
 
 # What must be equal for two numbers to be comparable, beside the images themselves.
 PROTOCOL = ("dataset", "seen", "unseen", "lookalikes", "image_size", "color", "fit")

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from jaxssl.analysis.drawing import PALETTE, cell_text, save_png, to_svg
-from jaxssl.analysis.run import write_json
+from jaxssl.files import write_json
 
 _HERE = Path(__file__).parent
 _SHADES = 32

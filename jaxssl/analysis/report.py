@@ -11,8 +11,9 @@ from typing import Any
 from jaxssl.analysis import sections
 from jaxssl.analysis.classification import classification
 from jaxssl.analysis.page import FigureFiles, render
-from jaxssl.analysis.run import Run, read_list, read_run, write_text
+from jaxssl.analysis.run import Run, read_run
 from jaxssl.analysis.sections import embedding_title, set_title
+from jaxssl.files import read_list, write_text
 
 STUDIES = {
     "simclr": "SimCLR",

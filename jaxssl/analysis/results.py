@@ -19,8 +19,9 @@ from jaxssl.analysis.embeddings import Embeddings, save
 from jaxssl.analysis.exemplars import exemplars
 from jaxssl.analysis.projection import umap_together
 from jaxssl.analysis.retrieval import clustering_nmi, mean_silhouette, retrieval
-from jaxssl.analysis.run import Tables, plain, read_list, read_run, write_json
+from jaxssl.analysis.run import Tables, read_run
 from jaxssl.errors import InputError
+from jaxssl.files import plain, read_list, write_json
 
 
 def analyse(

@@ -20,8 +20,9 @@ from PIL import Image
 
 from jaxssl.data.cifar_source import CLASS_NAMES, COUNTS, PAGE, Progress, Split
 from jaxssl.data.images import ImageSet
-from jaxssl.data.scan import atomic, default_cache_dir, remove_stale
+from jaxssl.data.scan import remove_stale
 from jaxssl.errors import InputError
+from jaxssl.files import atomic, cache_dir
 
 VERSION = "3.0.2"
 _ARCHIVE = "cifar-10-binary.tar.gz"
@@ -54,7 +55,7 @@ def load_cifar10(
 ) -> ImageSet:
     """One split of CIFAR-10, as TFDS has it; downloads and prepares it where it is absent.
 
-    The images are decoded the first time and then kept as pixels in `default_cache_dir()`: the
+    The images are decoded the first time and then kept as pixels in `cache_dir()`: the
     next start maps them into memory. Other sizes (Pillow's bilinear filter) and grey (ITU-R 601
     luma) are made when an image is asked for.
 
@@ -173,7 +174,7 @@ def _receive(reply: http.client.HTTPResponse, archive: Path, progress: Progress 
 
 def _rows(folder: Path, split: Split, progress: Progress | None) -> NDArray[np.void]:
     """The packed split from the cache, or decoded and put there."""
-    cache = default_cache_dir() / f"cifar10-{_digest(os.path.realpath(folder))}"
+    cache = cache_dir() / f"cifar10-{_digest(os.path.realpath(folder))}"
     packed = cache / f"{split}-{_identity(folder)}.npy"
     try:
         rows = np.load(packed, mmap_mode="r")

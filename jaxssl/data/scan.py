@@ -13,16 +13,14 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from errno import ELOOP, ENOENT
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import PIL
@@ -31,6 +29,8 @@ from numpy.typing import NDArray
 from jaxssl.data.decode import UnreadableImage, decode
 from jaxssl.data.walk import ImageFile
 from jaxssl.errors import InputError
+from jaxssl.files import atomic
+from jaxssl.files import cache_dir as default_cache_dir
 
 # Up to this much the resized pixels are kept on disk and mapped into memory, and an epoch costs no
 # decoding; above it images are decoded when they are asked for.
@@ -59,11 +59,6 @@ class Scan:
     pixels: NDArray[np.uint8] | None
 
 
-def default_cache_dir() -> Path:
-    """`$XDG_CACHE_HOME/jaxssl`, or `~/.cache/jaxssl`."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "jaxssl"
-
-
 def scan(
     files: Sequence[ImageFile],
     *,
@@ -78,7 +73,7 @@ def scan(
       files: the files, in an order that is the same each time.
       root: the folder they came from; names the cache.
       settings: the keyword arguments of `decode`.
-      cache_dir: where the cache lives; None is `default_cache_dir()`.
+      cache_dir: where the cache lives; None is `jaxssl.files.cache_dir()`.
       progress: called with (files done, files to do) from time to time.
 
     Returns:
@@ -200,23 +195,7 @@ def _write_verdicts(path: Path, files: Sequence[ImageFile], known: dict[int, Ver
 
 def remove_stale(folder: Path, settings_key: str, packed: Path) -> None:
     """Pixels of an older state of the same folder, and what a killed scan left behind."""
-    for path in folder.glob(f"{settings_key}-*"):
+    for path in folder.glob(f"*{settings_key}-*"):
         abandoned = path.suffix == ".tmp" and time.time() - path.stat().st_mtime > 24 * 3600
         if abandoned or (path.suffix == ".npy" and path != packed):
             path.unlink(missing_ok=True)
-
-
-@contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears under its name whole or not at all."""
-    with tempfile.NamedTemporaryFile(
-        dir=path.parent, prefix=f"{path.name}.", suffix=".tmp", delete=False
-    ) as out:
-        try:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-            os.replace(out.name, path)
-        except BaseException:
-            os.unlink(out.name)
-            raise

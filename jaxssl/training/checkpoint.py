@@ -21,6 +21,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jaxssl.errors import CheckpointError, InputError
+from jaxssl.files import write_text
 from jaxssl.training import processes
 from jaxssl.training.state import TrainState
 
@@ -201,14 +202,9 @@ def write_manifest(path: Path, facts: dict[str, Any]) -> None:
     files = {
         str(file.relative_to(path)): _digest(file)
         for file in sorted(path.rglob("*"))
-        if file.is_file() and not file.name.startswith(MANIFEST)
+        if file.is_file() and MANIFEST not in file.name
     }
-    temporary = path / f"{MANIFEST}.tmp"
-    with open(temporary, "w") as out:
-        json.dump({"facts": facts, "files": files}, out, indent=1)
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(temporary, path / MANIFEST)
+    write_text(path / MANIFEST, json.dumps({"facts": facts, "files": files}, indent=1))
     for folder in (path, path.parent):  # the rename itself must survive a power loss
         descriptor = os.open(folder, os.O_RDONLY)
         os.fsync(descriptor)

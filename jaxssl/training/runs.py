@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.errors import InputError
+from jaxssl.files import read_json, read_lines, write_text
 from jaxssl.training import processes
 
 _PACKAGES = ("jaxssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -94,11 +95,11 @@ class RunFolder:
     def rewind(self, step: int) -> list[dict[str, Any]]:
         """Drop the metrics after `step`, which a resumed run writes again; return the others."""
         path = self.path / "metrics.jsonl"
-        rows = [row for row in read_metrics(path) if row["step"] <= step]
+        rows = [row for row in read_lines(path) if row["step"] <= step]
         if self._metrics is None:
             return rows
         self._metrics.close()
-        write_atomically(path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
         self._metrics = open(path, "a")  # noqa: SIM115 closed in __exit__
         # A log, not a result: a machine without tensorboardX trains as well.
         with contextlib.suppress(ImportError):
@@ -125,7 +126,7 @@ class RunFolder:
             if (self.path / "checkpoints").exists():
                 raise InputError(f"{self.path} has checkpoints but no config.json: use another")
             record = {"config": self._config, **self._facts, **provenance()}
-            write_atomically(path, json.dumps(record, indent=2) + "\n")
+            write_text(path, json.dumps(record, indent=2) + "\n")
             return False
         record = read_json(path)
         old, new = record["config"], self._config
@@ -175,34 +176,6 @@ def provenance() -> dict[str, Any]:
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
-
-
-def read_json(path: Path) -> Any:
-    """A JSON file, or an `InputError` that names it."""
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} cannot be read as JSON: {error}") from None
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of a `metrics.jsonl`; a last line cut short by a kill is left out."""
-    rows = []
-    if path.exists():
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                rows.append(json.loads(line))
-    return rows
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file so that a reader, or a kill, meets the old one or the new one, whole."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with open(temporary, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
 
 
 def lock(file: Any, place: str, holder: str) -> None:

@@ -122,7 +122,7 @@ def worker(options: argparse.Namespace) -> None:
 
     from experiments import simclr
     from jaxssl.augment.views import cifar, two_views
-    from jaxssl.data.scan import default_cache_dir
+    from jaxssl.files import cache_dir as default_cache_dir
     from jaxssl.losses import nt_xent
     from jaxssl.training import devices
     from jaxssl.training.state import create_state

@@ -47,7 +47,7 @@ from flax import nnx
 from torch_resnet import torch_step
 
 from jaxssl.augment.views import cifar, to_float, two_views
-from jaxssl.data.scan import default_cache_dir
+from jaxssl.files import cache_dir as default_cache_dir
 from jaxssl.losses import nt_xent
 from jaxssl.models import Embedder, ProjectionHead, resnet18
 from jaxssl.training import devices

@@ -1,8 +1,6 @@
 """A run folder's files: what is read, what is refused in one line, what is written whole."""
 
 import json
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -47,9 +45,9 @@ def test_a_killed_run_leaves_half_a_line(folder):
     path.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "split": "val", "lo')
     (record,) = run_files.read_run(folder).metrics
     assert (record["step"], record["split"]) == (1, "train")
-    path.write_text('{"step": 1, "lo\n{"step": 2}\n')
-    with pytest.raises(InputError, match=r"metrics\.jsonl, line 1"):
-        run_files.read_run(folder)
+    # One damaged in the middle is no reason to lose the others.
+    path.write_text('{"step": 1, "lo\n{"step": 2}\n[3]\n{"loss": 4}\n')
+    assert [row["step"] for row in run_files.read_run(folder).metrics] == [2]
 
 
 @pytest.mark.parametrize(
@@ -73,42 +71,3 @@ def test_no_run_is_said_in_one_line(tmp_path):
         run_files.read_run(tmp_path / "none")
     with pytest.raises(InputError, match="no embeddings"):
         run_files.read_run(tmp_path)
-
-
-def test_skipped_files_are_a_list_of_objects(tmp_path):
-    path = tmp_path / "skipped.json"
-    assert run_files.read_list(path) == []
-    path.write_text('[{"path": "a"}]')
-    assert run_files.read_list(path) == [{"path": "a"}]
-    for bad in ('{"path": "a"}', '["a"]', "["):
-        path.write_text(bad)
-        with pytest.raises(InputError, match=r"skipped\.json"):
-            run_files.read_list(path)
-
-
-def test_numbers_without_a_value_are_null(tmp_path):
-    value = {
-        "a": np.array([1.5, np.inf]),
-        "b": (np.float32(2), np.int64(3)),
-        4: [float("nan"), "x"],
-    }
-    run_files.write_json(tmp_path / "x.json", value)
-    written = json.loads((tmp_path / "x.json").read_text(), parse_constant=pytest.fail)
-    assert written == {"a": [1.5, None], "b": [2.0, 3], "4": [None, "x"]}
-
-
-def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "x.json"
-    run_files.write_text(path, "old")
-    with pytest.raises(TypeError, match="serializable"):
-        run_files.write_json(path, {"a": object()})
-
-    def killed(source, target):
-        assert Path(source).read_text() == "new", "renamed before it was written"
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run_files.write_text(path, "new")
-    assert path.read_text() == "old"
-    assert [p.name for p in tmp_path.iterdir()] == ["x.json"]

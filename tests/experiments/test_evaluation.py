@@ -21,10 +21,10 @@ from experiments.images import load_data
 from jaxssl.analysis import evaluation
 from jaxssl.data import splits
 from jaxssl.errors import InputError
+from jaxssl.files import read_lines as read_metrics
 from jaxssl.models import ConvNet, Embedder, ProjectionHead
 from jaxssl.training import devices
 from jaxssl.training.checkpoint import Checkpoints
-from jaxssl.training.runs import read_metrics
 from jaxssl.training.state import create_state
 
 pytestmark = pytest.mark.program

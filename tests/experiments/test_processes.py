@@ -18,9 +18,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from experiments import simclr
+from jaxssl.files import read_json
+from jaxssl.files import read_lines as read_metrics
 from jaxssl.training import devices
 from jaxssl.training.checkpoint import damage
-from jaxssl.training.runs import read_json, read_metrics
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.program

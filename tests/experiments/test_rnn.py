@@ -17,9 +17,9 @@ from scipy.special import logsumexp
 from experiments import cli, judging, rnn
 from experiments.images import load_data
 from jaxssl.errors import InputError
+from jaxssl.files import read_lines as read_metrics
 from jaxssl.training import devices
 from jaxssl.training.checkpoint import Checkpoints
-from jaxssl.training.runs import read_metrics
 from jaxssl.training.state import create_state
 
 pytestmark = pytest.mark.program

@@ -17,7 +17,7 @@ import pytest
 from experiments import simclr
 from jaxssl.analysis.embeddings import load
 from jaxssl.errors import InputError
-from jaxssl.training.runs import read_metrics
+from jaxssl.files import read_lines as read_metrics
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.program

@@ -21,8 +21,8 @@ from jaxssl.analysis import results
 from jaxssl.augment.views import two_views
 from jaxssl.data.streams import train_stream
 from jaxssl.errors import InputError
+from jaxssl.files import read_lines as read_metrics
 from jaxssl.training.checkpoint import Checkpoints
-from jaxssl.training.runs import read_metrics
 
 pytestmark = pytest.mark.program
 

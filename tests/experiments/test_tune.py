@@ -18,7 +18,7 @@ import pytest
 from experiments import cli, protocol, rnn, tune, tuning
 from experiments.tuning import log
 from jaxssl.errors import InputError, NonFiniteLoss, Stopped
-from jaxssl.training.runs import read_metrics
+from jaxssl.files import read_lines as read_metrics
 
 pytestmark = pytest.mark.program
 

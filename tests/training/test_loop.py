@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 
 from jaxssl.errors import NonFiniteLoss, Stopped
+from jaxssl.files import read_lines as read_metrics
 from jaxssl.training import progress
 from jaxssl.training.dispatch import TrainStep
-from jaxssl.training.runs import read_metrics
 
 from .conftest import batch_at, classify, same
 

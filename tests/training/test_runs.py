@@ -9,8 +9,9 @@ import textwrap
 import pytest
 
 from jaxssl.errors import InputError
+from jaxssl.files import read_lines as read_metrics
 from jaxssl.training import processes
-from jaxssl.training.runs import RunFolder, read_metrics
+from jaxssl.training.runs import RunFolder
 
 
 def test_another_configuration_is_refused_and_every_field_named(tmp_path):
