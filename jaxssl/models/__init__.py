@@ -8,7 +8,7 @@ it inside `jax.jit` by `nnx.merge` with `copy=True`. Training or evaluation is i
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
-from jaxssl.models.embedder import Embedder, MarginEmbedder
+from jaxssl.models.embedder import Embedder, MarginEmbedder, follow, over_views
 from jaxssl.models.encoders import ENCODERS, EncoderName, make_encoder
 from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
 from jaxssl.models.layers import Frozen, freeze
@@ -29,9 +29,11 @@ __all__ = [
     "ProjectionHead",
     "ResNet",
     "describe",
+    "follow",
     "freeze",
     "load_pretrained",
     "make_encoder",
+    "over_views",
     "resnet18",
     "resnet50",
 ]
