@@ -8,16 +8,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
+import importlib
+import importlib.util
+import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Annotated, Any, get_type_hints
 
+from experiments import config
 from jaxssl.errors import InputError, RunEnd
+from jaxssl.files import read_object
 from jaxssl.training import processes
+
+# The programs that train an embedding, each a file of this folder.
+STUDIES = ("simclr", "supcon", "triplet", "arcface", "softmax", "rnn", "finetune")
+# The others.
+TOOLS = ("embed", "linear_eval", "report", "compare", "tune", "describe")
 
 
 def run(main: Callable[[Any], None], presets: Mapping[str, Any]) -> None:
@@ -33,7 +43,7 @@ def run(main: Callable[[Any], None], presets: Mapping[str, Any]) -> None:
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """What a program ends with in here becomes one line and an exit code."""
+    """Turn the exception that ends a program into one line on stderr and an exit code."""
     # Before JAX is imported: its own notices are not for the user of a program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -55,53 +65,154 @@ def ending() -> Iterator[None]:
 
 
 def parse(arguments: list[str], presets: Mapping[str, Any]) -> Any:
-    """The configuration that flags give.
+    """Make the configuration that flags give.
 
     Args:
-      arguments: of the command line; `--config FILE` stands for the settings in that file, and
+      arguments: Of the command line; `--config FILE` stands for the settings in that file, and
         flags win over them.
-      presets: configurations by name, the first is the default; `--dataset NAME` chooses the
-        preset of that name, whose values are then the defaults that `--help` shows.
+      presets: Configurations by name, the first is the default. `--preset NAME` chooses one, else
+        `--dataset NAME` the one of that name, else `--data-dir` the one named "folder"; its values
+        are then the defaults that `--help` shows.
     """
     import tyro
 
-    default = next(iter(presets))
+    first = next(iter(presets))
+    kind = type(presets[first])
     file = _value_of("--config", arguments)
     if file is not None:
         # Before the flags, so that they win: of two values the parser takes the last.
-        arguments = [*_flags_of(file, presets[default]), *arguments]
-    name = _value_of("--preset", arguments) or _value_of("--dataset", arguments) or default
+        arguments = [*_flags_of(file, kind), *arguments]
+    dataset = _value_of("--dataset", arguments)
+    if dataset in presets and dataset not in _datasets(presets):
+        # A preset of a data set, named as one: `--dataset plankton` is a folder of plankton.
+        arguments = _without("--dataset", arguments)
+    name = _value_of("--preset", arguments) or dataset
+    if name is None:
+        named_folder = "folder" in presets and _value_of("--data-dir", arguments)
+        name = "folder" if named_folder else first
     if name not in presets:
         raise InputError(f"{name!r} is no dataset or preset here: choose {', '.join(presets)}")
-    return tyro.cli(
-        type(presets[name]),
-        default=presets[name],
+    groups = _groups(kind)
+    flags = dataclasses.make_dataclass(
+        "Flags",
+        [
+            (title, group, dataclasses.field(default=_part(group, presets[name])))
+            for title, group in groups.items()
+        ],
+        frozen=True,
+    )
+    about = inspect.cleandoc(sys.modules["__main__"].__doc__ or "")
+    if len(presets) > 1:
+        about += f"\n\nPresets: {', '.join(presets)}"
+    parsed = tyro.cli(
+        flags,
         args=arguments,
         prog=_program_name(),
-        description=sys.modules["__main__"].__doc__,
-        config=(tyro.conf.OmitSubcommandPrefixes,),
+        description=about,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes),
     )
+    parts = [vars(getattr(parsed, title)) for title in groups]
+    return kind(**{name: value for part in parts for name, value in part.items()})
 
 
-def _flags_of(file: str, known: Any) -> list[str]:
-    """The settings of a JSON file as the flags that would give them."""
+def _groups(kind: type) -> dict[str, type]:
+    """The fields of a configuration as a class a group, titled: its own first, then its bases'."""
+    import tyro
+
+    hints = get_type_hints(kind, include_extras=True)
+    texts = config.help_of(kind)
+    found: dict[str, type] = {}
+    taken: set[str] = set()
+    for base in reversed(kind.__mro__):
+        names = [n for n in vars(base).get("__annotations__", {}) if n in hints and n not in taken]
+        taken.update(names)
+        if not names or not dataclasses.is_dataclass(base):
+            continue
+        fields = [
+            (name, Annotated[hints[name], tyro.conf.arg(help=texts.get(name, ""))])
+            for name in names
+        ]
+        group = dataclasses.make_dataclass(base.__name__, fields, frozen=True)
+        group.__doc__ = (base.__doc__ or "").strip().splitlines()[0]
+        found[base.__name__.lower()] = group
+    *shared, own = found
+    return {title: found[title] for title in (own, *shared)}
+
+
+def _part(group: type, config: Any) -> Any:
+    """The fields of a group, with a configuration's values."""
+    return group(**{f.name: getattr(config, f.name) for f in dataclasses.fields(group)})
+
+
+def _datasets(presets: Mapping[str, Any]) -> set[str]:
+    return {getattr(config, "dataset", "") for config in presets.values()}
+
+
+def _without(flag: str, arguments: list[str]) -> list[str]:
+    """The arguments without a flag and its value, which becomes that of `--preset`."""
+    return [
+        argument.replace(flag, "--preset", 1) if argument.split("=", 1)[0] == flag else argument
+        for argument in arguments
+    ]
+
+
+def load_program(name: str) -> ModuleType:
+    """Import a study's program.
+
+    Args:
+      name: One of `STUDIES`, or the path of a Python file that defines PRESETS, `make_method` and
+        `main` as they do. A file is run only where a person named it.
+
+    Raises:
+      InputError: There is no such study or file, or the file defines no study.
+    """
+    if name in STUDIES:
+        return importlib.import_module(f"experiments.{name}")
+    path = Path(name).expanduser().resolve()
+    if path.suffix != ".py" or not path.is_file():
+        raise InputError(
+            f"{name!r} is no study: choose {', '.join(STUDIES)}, or name the Python file of one"
+        )
+    main = sys.modules["__main__"]
+    if getattr(main, "__file__", None) and Path(main.__file__).resolve() == path:
+        return main  # the file that was started opens its own runs
+    spec = importlib.util.spec_from_file_location(f"jaxssl_study_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # its types are looked up there
     try:
-        settings = json.loads(Path(file).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"--config {file} cannot be read as JSON: {error}") from None
-    if not isinstance(settings, dict):
-        raise InputError(f"--config {file} holds no settings: it must be {{name: value, ...}}")
-    unknown = sorted(settings.keys() - {field.name for field in dataclasses.fields(known)})
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise InputError(f"{path} cannot be imported: {type(error).__name__}: {error}") from error
+    missing = [needed for needed in ("PRESETS", "make_method") if not hasattr(module, needed)]
+    if missing:
+        raise InputError(f"{path} defines no study: it has no {' and no '.join(missing)}")
+    return module
+
+
+def program_of(config: Any) -> str:
+    """Name a configuration's program: its own name, or the path of a file outside the package."""
+    module = type(config).__module__
+    path = Path(inspect.getfile(type(config))).resolve()
+    inside = path.parent == Path(__file__).resolve().parent
+    return path.stem if inside or module.startswith("experiments.") else str(path)
+
+
+def _flags_of(file: str, kind: type) -> list[str]:
+    """The settings of a JSON file as the flags that would give them."""
+    if not Path(file).is_file():
+        raise InputError(f"--config {file}: there is no such file")
+    settings = read_object(Path(file))
+    unknown = sorted(settings.keys() - {field.name for field in dataclasses.fields(kind)})
     if unknown:
         raise InputError(f"--config {file} has settings this program has not: {', '.join(unknown)}")
     flags = []
     for name, value in settings.items():
-        flag = name.replace("_", "-")
         if isinstance(value, bool):
-            flags.append(f"--{flag}" if value else f"--no-{flag}")
+            flags.append(config.flag(name if value else f"no_{name}"))
         else:
             values = value if isinstance(value, list) else [value]
-            flags += [f"--{flag}", *map(str, values)]
+            flags += [config.flag(name), *map(str, values)]
     return flags
 
 

@@ -1,14 +1,27 @@
-"""Defaults by name: a data set's classes, image size and length of training, for every study."""
+"""Defaults by name: a data set's classes, views, image size and length of training."""
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
-# Used as `Config(**PLANKTON)`.
-DIGITS: dict[str, Any] = {"epochs": 60}
+C = TypeVar("C")
+
+DIGITS: dict[str, Any] = {
+    "seen": ("0", "1", "2", "3", "4", "5"),
+    "unseen": ("6", "7", "8", "9"),
+    "image_size": 16,
+    "views": "digits",
+    "background": "0",
+    "epochs": 60,
+}
+# Any folder, in a size that two CPU cores train.
+FOLDER: dict[str, Any] = {"dataset": "folder", "epochs": 30}
 # PlanktonSet 1.0 (Cowen et al. 2015) in the original study's 6 + 3 split.
 PLANKTON: dict[str, Any] = {
-    "dataset": "plankton",
+    "dataset": "folder",
+    "background": "255",
     "seen": (
         "trichodesmium_puff",
         "chaetognath_other",
@@ -78,6 +91,8 @@ CIFAR10: dict[str, Any] = {
     "unseen": (),
     "image_size": 32,
     "color": "rgb",
+    "views": "cifar",
+    "background": "0",
     "encoder": "resnet18",
     "epochs": 200,
 }
@@ -85,6 +100,7 @@ CIFAR10: dict[str, Any] = {
 CIFAR10_CPU = CIFAR10 | {"encoder": "convnet", "epochs": 10}
 PRESETS = {
     "digits": DIGITS,
+    "folder": FOLDER,
     "plankton": PLANKTON,
     "plankton-cpu": PLANKTON_CPU,
     "plankton-wide": PLANKTON_WIDE,
@@ -92,6 +108,29 @@ PRESETS = {
     "cifar10": CIFAR10,
     "cifar10-cpu": CIFAR10_CPU,
 }
+
+
+def of(
+    kind: type[C], own: Mapping[str, Mapping[str, Any]] | None = None, **always: Any
+) -> dict[str, C]:
+    """Make a program's configuration under every preset, of the settings that it has.
+
+    Args:
+      kind: The program's configuration.
+      own: What the program sets otherwise under a preset, by its name.
+      **always: What it sets otherwise under all of them.
+
+    Returns:
+      Name -> configuration. A preset's values win over the program's defaults, `always` and `own`
+      over the preset's.
+    """
+    names = {field.name for field in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    made = {}
+    for preset, settings in PRESETS.items():
+        settings = settings | always | dict((own or {}).get(preset, {}))
+        made[preset] = kind(**{name: v for name, v in settings.items() if name in names})
+    return made
+
 
 # Of seen classes, as a harder test: (seen, unseen) -> look-alikes.
 LOOKALIKES: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {

@@ -90,7 +90,7 @@ class Placement:
             raise InputError(
                 f"{shape[0]:,} images of {' x '.join(map(str, shape[1:]))} would take "
                 f"{size / 2**30:.1f} GiB on every device, the limit is "
-                f"{RESIDENT_LIMIT / 2**30:g}: leave --resident out or lower --image-size"
+                f"{RESIDENT_LIMIT / 2**30:g}: do not keep them resident, or lower the image size"
             )
         return self.replicate(read())
 
@@ -121,8 +121,8 @@ def require(platform: str | None) -> None:
     elif platform is not None and jax.default_backend() != platform:
         # Asking JAX for "cuda" where there is none gives the CPU without a word: compare instead.
         raise InputError(
-            f"--{platform}: no {platform.upper()} found; JAX {jax.__version__} sees "
-            f"{summary()}. {_ADVICE[platform]}, or leave the flag out to use what there is"
+            f"no {platform.upper()} found; JAX {jax.__version__} sees "
+            f"{summary()}. {_ADVICE[platform]}, or do not ask for one, to use what there is"
         )
 
 
@@ -144,7 +144,7 @@ def data_placement(batch_size: int) -> Placement:
     devices = jax.devices()
     if batch_size % len(devices):
         raise InputError(
-            f"--batch-size {batch_size} cannot be split over {len(devices)} devices: "
+            f"the batch size {batch_size} cannot be split over {len(devices)} devices: "
             f"use a multiple of {len(devices)}"
         )
     each = [sum(d.process_index == i for d in devices) for i in range(jax.process_count())]

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import jax
 from jax.sharding import NamedSharding
 
 from jaxssl.training.devices import Placement
+from jaxssl.training.method import Batch, Metrics
 from jaxssl.training.state import TrainState
 
-Batch = Mapping[str, jax.Array]
-Metrics = dict[str, jax.Array]
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -17,7 +18,7 @@ from jaxssl.training.devices import Placement
 from jaxssl.training.dispatch import TrainStep
 from jaxssl.training.progress import Clock, Log
 from jaxssl.training.runs import RunFolder
-from jaxssl.training.state import TrainState
+from jaxssl.training.state import TrainState, all_finite
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,13 +75,29 @@ class Plan:
         )
 
 
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What a loop does at its steps.
+
+    Attributes:
+      train_step: From `make_train_step`.
+      stream: `stream(step)` gives the batches from that step on.
+      evaluate: `evaluate(state)` gives the validation numbers by name.
+      key: Root of the steps' random keys.
+      score: Rates a validation, lower is better; None: it cannot be the best. `Method.score`.
+    """
+
+    train_step: TrainStep
+    stream: Callable[[int], Iterable[Mapping[str, np.ndarray]]]
+    evaluate: Callable[[TrainState], Mapping[str, float]]
+    key: jax.Array
+    score: Callable[[Mapping[str, float]], list[float] | None]
+
+
 def fit(
     state: TrainState,
-    train_step: TrainStep,
-    stream: Callable[[int], Iterable[Mapping[str, np.ndarray]]],
-    evaluate: Callable[[TrainState], Mapping[str, float]],
+    work: Work,
     *,
-    key: jax.Array,
     plan: Plan,
     placement: Placement,
     run: RunFolder,
@@ -88,29 +105,24 @@ def fit(
 ) -> tuple[TrainState, dict[str, Any]]:
     """Train to `plan.total_steps`, from the newest whole checkpoint where there is one.
 
-    Each logged line says beside the step's metrics `input_wait`: the share of the time since the
-    line before, but for compiling and evaluating, in which the loop waited for a batch and the
-    devices had ended all they were sent when it came. They were idle for that share or less: near
-    0 the input keeps up.
+    Each logged line has, beside the step's metrics, `input_wait`: the fraction of the time since
+    the line before, without compilation and evaluation, that the devices sat idle waiting for
+    input. Near 0 the input keeps up.
 
-    Between evaluations nothing waits for a step that was dispatched, but a log line for that of the
-    line before: batches are read and sent to the devices while these make earlier steps.
+    Between evaluations the host never waits for the devices, except that writing a log line waits
+    for the step logged before it: batches are read and sent while the devices make earlier steps.
 
     The order of a step (with `plan.steps_per_dispatch`, of a dispatch, whose logged metrics are
     its last step's) is fixed: next batch, step, log, evaluate, save. Batches and keys are
     functions of the step, so a run that was stopped anywhere ends as one that was not.
 
     Args:
-      state: the state before the first step, on the devices.
-      train_step: from `make_train_step`.
-      stream: `stream(step)` gives the batches from that step on.
-      evaluate: `evaluate(state)` gives the validation metrics; `loss` (lower is better) decides
-        which checkpoint is the best.
-      key: root of the steps' random keys.
-      plan: when things happen.
-      placement: where batches go.
-      run: open run folder.
-      checkpoints: open checkpoints of that run.
+      state: The state before the first step, on the devices.
+      work: What is done at a step and at an evaluation.
+      plan: When things happen.
+      placement: Where batches go.
+      run: Open run folder.
+      checkpoints: Open checkpoints of that run.
 
     Returns:
       The last state, and facts: `steps`, `seconds` of training over all sessions (evaluation and
@@ -120,29 +132,30 @@ def fit(
     Raises:
       Stopped: on SIGTERM, SIGINT or SIGUSR1 to any of the processes, after the state was saved by
         all at one step. At the last step too: resumed, it returns at once.
-      NonFiniteLoss: within one log interval of the step; nothing is saved from then on.
+      NonFiniteLoss: The loss, its gradient or the state it left was not finite, found at the next
+        evaluation or save, or a validation's loss was not; nothing is saved from then on.
     """
     state, facts = checkpoints.restore(state)
     step = int(state.step)
     history = [row for row in run.rewind(step) if row["split"] == "val"]
     clock = Clock(facts)
     log = Log(run, clock, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
-    stopped_early = _out_of_patience(history, plan)
+    stopped_early = _out_of_patience(history, work, plan)
     if step >= plan.total_steps or stopped_early:
         return state, clock.facts(step) | {"stopped_early": stopped_early}
 
     with processes.stop_signals() as stopped, log:
-        batches = iter(stream(step))
+        batches = iter(work.stream(step))
         while step < plan.total_steps and not stopped_early:
             count, began = plan.next_dispatch(step), time.monotonic()
             with clock.waiting(state):
                 read = [next(batches) for _ in range(count)]
             if count == 1:
                 batch = placement.put(read[0])
-                state, metrics = train_step(state, batch, key)
+                state, metrics = work.train_step(state, batch, work.key)
             else:
                 batch = placement.put_stacked(read)
-                state, metrics = train_step.several(state, batch, key)
+                state, metrics = work.train_step.several(state, batch, work.key)
             step += count
             clock.stepped(state, count, batch["label"].size, began)
             if step % plan.log_every == 0 or step == plan.total_steps:
@@ -154,23 +167,27 @@ def fit(
                 log.flush()
                 _check_finite(state, checkpoints)
                 with clock.evaluating():
-                    row = dict(evaluate(state))
+                    row = dict(work.evaluate(state))
                 log.evaluated(step, row)
+                if not math.isfinite(row.get("loss", 0.0)):
+                    what = f"the validation loss was not finite after step {step}"
+                    raise _not_finite(what, checkpoints)
                 history.append({"step": step, **row})
-                stopped_early = _out_of_patience(history, plan)
+                stopped_early = _out_of_patience(history, work, plan)
 
             stop = stopped()
             overdue = step % plan.log_every == 0 and clock.save_overdue(plan.save_seconds)
             if row or overdue or stop:
                 log.flush()
                 _check_finite(state, checkpoints)
-                checkpoints.save(step, state, clock.facts(step) | {"score": row.get("loss")})
+                score = work.score(row) if row else None
+                checkpoints.save(step, state, clock.facts(step) | {"score": score})
                 clock.saved()
             if stop:
                 checkpoints.finish()
                 raise Stopped(
                     f"stopped by {stop} after step {step} of {plan.total_steps}; "
-                    f"the same command with --run-dir {run.path} goes on from there"
+                    f"the same command with the run folder {run.path} goes on from there"
                 )
     checkpoints.finish()
     return state, clock.facts(step) | {"stopped_early": stopped_early}
@@ -182,20 +199,28 @@ def _next(step: int, every: int) -> int:
 
 
 def _check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
+    """Refuse to go on from, or to save, a state with a number that is not finite."""
     bad = int(state.first_bad_step)
-    if bad < 0:
+    if bad < 0 and all_finite(state):
         return
+    what = f"the loss or its gradient was not finite at step {bad}"
+    if bad < 0:
+        # A finite loss does not look at the running statistics, nor a gradient at its update.
+        what = f"the weights or statistics were not finite after step {int(state.step)}"
+    raise _not_finite(what, checkpoints)
+
+
+def _not_finite(what: str, checkpoints: Checkpoints) -> NonFiniteLoss:
     checkpoints.finish()
-    good = checkpoints.steps()
-    raise NonFiniteLoss(
-        f"the loss or its gradient was not finite at step {bad}; the last good checkpoint is "
-        + (f"step {good[-1]}" if good else "none")
-        + ". Lower --learning-rate or raise --temperature, and start in another --run-dir"
+    good = checkpoints.steps()  # of what is not finite none was saved
+    return NonFiniteLoss(
+        f"{what}; the last good checkpoint is {f'step {good[-1]}' if good else 'none'}. Lower the "
+        "learning rate or raise the temperature, and start in another run folder"
     )
 
 
-def _out_of_patience(history: list[dict[str, Any]], plan: Plan) -> bool:
+def _out_of_patience(history: list[dict[str, Any]], work: Work, plan: Plan) -> bool:
     if plan.patience is None or not history:
         return False
-    losses = [row["loss"] for row in history]
-    return len(losses) - 1 - losses.index(min(losses)) >= plan.patience
+    scores = [work.score(row) or [math.inf] for row in history]
+    return len(scores) - 1 - scores.index(min(scores)) >= plan.patience

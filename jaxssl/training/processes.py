@@ -77,17 +77,17 @@ def join(
         return
     if found < 2 and not (coordinator and processes is not None and process is not None):
         raise InputError(
-            "several processes need all of --coordinator HOST:PORT, --processes N and --process I "
+            "several processes need all three: the coordinator HOST:PORT, processes N and process I "
             "(0 to N-1): no TPU pod and no Slurm step was found to take them from"
         )
     if processes is not None and not 0 <= (process or 0) < processes:
         raise InputError(
-            f"--process is {process} of --processes {processes}: it must be 0 to {processes - 1}"
+            f"process is {process} of {processes} processes: it must be 0 to {processes - 1}"
         )
     host, _, port = coordinator.rpartition(":")
     if coordinator and not (host and port.isdecimal() and 0 < int(port) < 65536):
         raise InputError(
-            f"--coordinator is {coordinator!r}: it must be HOST:PORT, the port 1 to 65535"
+            f"the coordinator is {coordinator!r}: it must be HOST:PORT, the port 1 to 65535"
         )
     _initialize(coordinator or None, processes or found, process, seconds)
     if not is_first():
@@ -264,11 +264,11 @@ def _initialize(
             # What never began need not end: JAX would, with pages about it.
             _distributed().client = None
             atexit.register(os._exit, exit_code)
-    where = f"--coordinator {coordinator}" if coordinator else "the coordinator of this cluster"
+    where = f"the coordinator {coordinator}" if coordinator else "the coordinator of this cluster"
     if not ended.is_set():
         raise InputError(
             f"{where}: not all {processes} processes came together within {seconds:g} s. Start "
-            "each with its own --process from 0, and see that process 0's port can be reached"
+            "each with its own number from 0, and see that process 0's port can be reached"
         )
     if failure:
         _distributed().client = None  # set before it connects: nobody is there to be told
@@ -288,7 +288,7 @@ def _check_port(coordinator: str) -> None:
             probe.bind(("", int(coordinator.rpartition(":")[2])))
         except OSError as error:
             raise InputError(
-                f"--coordinator {coordinator}: the port cannot be used ({error.strerror}): "
+                f"the coordinator {coordinator}: the port cannot be used ({error.strerror}): "
                 "choose another"
             ) from None
 

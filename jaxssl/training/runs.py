@@ -68,8 +68,8 @@ class RunFolder:
         # Not only whether it is there: a folder of that name on another disk has an older one.
         if _holder(self.path) != holder:
             raise InputError(
-                f"process 0 writes to {self.path}, which is not to be seen here (where --run-dir "
-                f"would be {own}): all processes need a --run-dir on a file system that they share"
+                f"process 0 writes to {self.path}, but this process cannot see that folder (its "
+                f"own would be {own}): all processes need a run folder on a disk that they share"
             )
         return self
 
@@ -79,7 +79,7 @@ class RunFolder:
             self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115 closed in __exit__
             _lock_or_fail(self._lock, self.path)
         except OSError as error:
-            raise InputError(f"--run-dir {self.path} cannot be written: {error.strerror}") from None
+            raise InputError(f"the run folder {self.path} cannot be written: {error.strerror}") from None
         try:
             self.resumed = self._compare_or_write_config()
         except BaseException:
@@ -131,7 +131,7 @@ class RunFolder:
         record = read_json(path)
         old, new = record["config"], self._config
         differing = [
-            f"--{name.replace('_', '-')} was {old.get(name)!r}, is {new.get(name)!r}"
+            f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
             for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name) and name not in self._may_differ
         ]
@@ -139,20 +139,10 @@ class RunFolder:
             differing.append("the images or their order are others than this run was trained on")
         if differing:
             raise InputError(
-                f"--run-dir {self.path} was written by another configuration: "
-                f"{'; '.join(differing)}. Use the old settings to resume, or another --run-dir"
+                f"the run folder {self.path} was written by another configuration: "
+                f"{'; '.join(differing)}. Use the old settings to resume, or another folder"
             )
         return True
-
-
-def config_hash(config: Mapping[str, Any]) -> str:
-    """Twelve hex digits that name a configuration.
-
-    Example:
-      >>> config_hash({"b": 1, "a": 2}) == config_hash({"a": 2, "b": 1})
-      True
-    """
-    return hashlib.sha256(json.dumps(config, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def default_run_dir(experiment: str, dataset: str) -> Path:
@@ -207,7 +197,7 @@ def lock(file: Any, place: str, holder: str) -> None:
 def _lock_or_fail(file: Any, path: Path) -> None:
     """One writer: two processes on one folder hang or lose checkpoints."""
     holder = _holder(path) or "another process"
-    lock(file, f"--run-dir {path}", f"{holder}: wait for it or choose another")
+    lock(file, f"the run folder {path}", f"{holder}: wait for it or choose another")
     file.seek(0)
     file.truncate()
     file.write(f"process {os.getpid()} on {socket.gethostname()} since {time.ctime()}")

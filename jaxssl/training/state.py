@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxssl.training.method import Method
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -35,17 +37,11 @@ class TrainState:
     first_bad_step: jax.Array
 
 
-def create_state(
-    model: nnx.Module,
-    optimizer: optax.GradientTransformation,
-    trainable: Any = nnx.Param,
-) -> TrainState:
-    """The state before the first step.
+def create_state(method: Method) -> TrainState:
+    """Make the state before the first step.
 
     Args:
-      model: any module; its variables are copied out of it.
-      optimizer: initialised on the trainable variables only.
-      trainable: an nnx filter; what it leaves out is never moved by a gradient.
+      method: Its model's variables are copied; its optimizer sees the trainable ones only.
 
     Returns:
       A `TrainState` at step 0.
@@ -53,19 +49,28 @@ def create_state(
     Example:
       >>> from flax import nnx
       >>> import optax
-      >>> state = create_state(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), optax.sgd(0.1))
+      >>> model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+      >>> method = Method("none", model, lambda *batch: (0.0, {}), optax.sgd(0.1))
+      >>> state = create_state(method)
       >>> int(state.step), state.params["kernel"].shape
       (0, (3, 2))
     """
     # Copied, because a step donates its state: the model must outlive it.
-    params, rest = jax.tree.map(jnp.copy, split(model, trainable))
+    params, rest = jax.tree.map(jnp.copy, split(method.model, method.trainable))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         rest=rest,
-        opt_state=optimizer.init(params),
+        opt_state=method.optimizer.init(params),
         first_bad_step=jnp.full((), -1, jnp.int32),
     )
+
+
+@jax.jit
+def all_finite(state: TrainState) -> jax.Array:
+    """Return whether every floating number of a state is finite, a bool scalar on the devices."""
+    floating = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floating]))
 
 
 def split(model: nnx.Module, trainable: Any = nnx.Param) -> tuple[nnx.State, nnx.State]:

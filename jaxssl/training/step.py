@@ -12,23 +12,15 @@ import optax
 from flax import nnx
 
 from jaxssl.training.devices import Placement
-from jaxssl.training.dispatch import Batch, Metrics, TrainStep
+from jaxssl.training.dispatch import TrainStep
+from jaxssl.training.method import Batch, Method, Metrics
 from jaxssl.training.state import TrainState, split
-
-Loss = tuple[jax.Array, Metrics]
-# (model, batch, key, step) -> (loss, metrics): what a study is about, in one function.
-Method = Callable[[Any, Batch, jax.Array, jax.Array], Loss]
 
 
 def make_train_step(
-    model: nnx.Module,
-    optimizer: optax.GradientTransformation,
-    method: Method,
-    placement: Placement,
-    trainable: Any = nnx.Param,
-    images: jax.Array | None = None,
+    method: Method, placement: Placement, *, images: jax.Array | None = None
 ) -> TrainStep:
-    """Compile `method` and the optimizer's update into one step over the data mesh.
+    """Compile a method's loss and its optimizer's update into one step over the data mesh.
 
     The batch is sharded over the mesh and the state is replicated; because the step is one
     program over global arrays, the loss sees the negatives of all devices and BatchNorm the
@@ -38,30 +30,26 @@ def make_train_step(
     statistics too) and marks the step in `first_bad_step`: no host sync is needed to protect it.
 
     Args:
-      model: gives the structure; its variables are not read.
-      optimizer: optax transformation; its update is told the batch's loss as `value`, for such as
-        `optax.contrib.reduce_on_plateau`.
-      method: `(model, batch, key, step) -> (loss, metrics)`; the model is in training mode, the
-        key is `fold_in(key, step)`, the loss and all metrics are scalars.
-      placement: where batch and state live.
-      trainable: the filter given to `create_state`.
-      images: the training images where they live on the devices, from `Placement.reside`: a batch
-        then brings "index" instead of "image", and the step gathers; the method sees both.
+      method: Its model gives the structure, whose variables are not read; its optimizer is told
+        the batch's loss as `value`, for such as `optax.contrib.reduce_on_plateau`.
+      placement: Where batch and state live.
+      images: The training images where they live on the devices, from `Placement.reside`: a batch
+        then brings "index" instead of "image", and the step gathers; the loss sees both.
 
     Returns:
       `step(state, batch, key) -> (state, metrics)`; metrics gain `loss` and `grad_norm`. Its
       `several` does k steps in one dispatch.
     """
-    graphdef = _graphdef(model, training=True)
-    optimizer = optax.with_extra_args_support(optimizer)
+    graphdef = _graphdef(method.model, training=True)
+    optimizer = optax.with_extra_args_support(method.optimizer)
 
     def train_step(state: TrainState, batch: Batch, key: jax.Array) -> tuple[TrainState, Metrics]:
         def objective(params: nnx.State, rest: nnx.State) -> tuple[jax.Array, tuple]:
             # copy=True: without it the merged model aliases `rest`, and the guard below is void.
             merged = nnx.merge(graphdef, params, rest, copy=True)
             step_key = jax.random.fold_in(key, state.step)
-            loss, metrics = method(merged, batch, step_key, state.step)
-            return loss, (metrics, split(merged, trainable)[1])
+            loss, metrics = method.loss(merged, batch, step_key, state.step)
+            return loss, (metrics, split(merged, method.trainable)[1])
 
         (loss, (metrics, rest)), grads = jax.value_and_grad(objective, has_aux=True)(
             state.params, state.rest
@@ -89,32 +77,31 @@ def make_eval_step(
     function: Callable[..., Any],
     placement: Placement,
 ) -> Callable[..., Any]:
-    """Compile `function(model, batch, key)` with the model in evaluation mode.
+    """Compile `function(model, batch, key, step)` with the model in evaluation mode.
 
     Args:
-      model: gives the structure; its variables are not read.
-      function: `(model, batch, key) -> pytree`; running statistics are used, nothing is dropped.
-      placement: where batch and state live.
+      model: Gives the structure; its variables are not read.
+      function: `(model, batch, key, step) -> pytree`, as a method's loss; running statistics are
+        used, nothing is dropped, and what it assigns to the model is forgotten.
+      placement: Where batch and state live.
 
     Returns:
       `evaluate(state, batch, key)`; its result is replicated on all devices.
     """
     graphdef = _graphdef(model, training=False)
 
-    def evaluate(params: nnx.State, rest: nnx.State, batch: Batch, key: jax.Array) -> Any:
-        return function(nnx.merge(graphdef, params, rest, copy=True), batch, key)
+    def evaluate(
+        params: nnx.State, rest: nnx.State, batch: Batch, key: jax.Array, step: jax.Array
+    ) -> Any:
+        return function(nnx.merge(graphdef, params, rest, copy=True), batch, key, step)
 
+    whole = placement.replicated
     compiled = jax.jit(
         evaluate,
-        in_shardings=(
-            placement.replicated,
-            placement.replicated,
-            placement.sharded,
-            placement.replicated,
-        ),
-        out_shardings=placement.replicated,
+        in_shardings=(whole, whole, placement.sharded, whole, whole),
+        out_shardings=whole,
     )
-    return lambda state, batch, key: compiled(state.params, state.rest, batch, key)
+    return lambda state, batch, key: compiled(state.params, state.rest, batch, key, state.step)
 
 
 def _graphdef(model: nnx.Module, *, training: bool) -> nnx.GraphDef:

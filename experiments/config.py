@@ -1,0 +1,336 @@
+"""The flags that studies share, in groups; on each field its range and what it belongs to.
+
+A field is part of the recipe unless its type says otherwise (`Session[int]`). What may change when
+a run is resumed, what each process has for itself, what makes two runs one method, and what an
+evaluation takes over from a run are all read from here. Nothing of JAX is imported: `--help` is
+quick.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import hashlib
+import inspect
+import json
+import math
+import textwrap
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
+
+from jaxssl.errors import InputError
+
+T = TypeVar("T")
+
+
+class Scope(NamedTuple):
+    """What a setting belongs to.
+
+    Attributes:
+      method: Two runs that differ in it are two methods to `compare`.
+      resume: A resumed run may change it.
+      own: Each process of a run may be given its own.
+      kept: An evaluation of the run takes it over.
+    """
+
+    method: bool
+    resume: bool = False
+    own: bool = False
+    kept: bool = True
+
+
+RECIPE = Scope(method=True)
+
+
+class Between(NamedTuple):
+    """What `tune` searches: a number from `low` to `high`, evenly or on a log scale."""
+
+    low: float
+    high: float
+    log: bool = False
+
+
+class OneOf(NamedTuple):
+    """What `tune` searches: one of these."""
+
+    values: tuple[int, ...]
+
+
+class Limit(NamedTuple):
+    """What a number must be; written so that NaN is refused too."""
+
+    rule: str
+    least: float = -math.inf
+    above: float = -math.inf
+    most: float = math.inf
+
+    def allows(self, value: float) -> bool:
+        """Whether a number is in the range; one that is not finite never is."""
+        return self.least <= value <= self.most and self.above < value < math.inf
+
+
+AtLeast0 = Annotated[T, Limit("0 or more", least=0)]
+AtLeast1 = Annotated[T, Limit("1 or more", least=1)]
+AtLeast2 = Annotated[T, Limit("2 or more", least=2)]
+Positive = Annotated[T, Limit("above 0", above=0)]
+Share = Annotated[T, Limit("above 0 and at most 1", above=0, most=1)]
+Below1 = Annotated[T, Limit("0 or more and below 1", least=0, most=math.nextafter(1, 0))]
+
+# A run keeps to it to the last bit, but with another value it is the same method.
+PerRun = Annotated[T, Scope(method=False)]
+# How far a run goes and which state is judged: may grow, and tells methods apart.
+Extent = Annotated[T, Scope(method=True, resume=True)]
+# How it is evaluated, which changes no weight.
+Evaluation = Annotated[T, Scope(method=False, resume=True)]
+# Where the images are, for each process: an evaluation looks there too.
+Source = Annotated[T, Scope(method=False, resume=True, own=True)]
+# Of one session of a run.
+Session = Annotated[T, Scope(method=False, resume=True, kept=False)]
+# Of one process of a session.
+Process = Annotated[T, Scope(method=False, resume=True, own=True, kept=False)]
+
+
+@dataclasses.dataclass(frozen=True)
+class Images:
+    """Which images, which classes, which views."""
+
+    dataset: Literal["digits", "folder", "cifar10"] = "digits"
+    """digits: scikit-learn's, nothing to download; folder: one folder a class, in --data-dir;
+    cifar10: through TFDS, downloaded where it is not there. Also names the preset."""
+    data_dir: Source[str] = ""
+    """The folder of class folders, or the file that scripts/pack_images.py made of it (folder);
+    the folder of TFDS's data sets (cifar10; default TFDS's)."""
+    seen: tuple[str, ...] = ()
+    """Classes to learn from. Default: of a folder all that are not --unseen."""
+    unseen: tuple[str, ...] = ()
+    """Classes kept for the test of how few labels the embedding needs."""
+    lookalikes: tuple[str, ...] | None = None
+    """A second, harder set of unseen classes, judged apart. Default: the preset's, where its own
+    seen and unseen classes are used, else none."""
+    image_size: AtLeast1[int] = 48
+    """Side in pixels to which images are resized."""
+    color: Literal["rgb", "grey"] = "grey"
+    """Channels the network sees."""
+    fit: Literal["squash", "pad"] = "squash"
+    """squash: to a square whatever the shape, as the study did; pad: keep the shape, fill up."""
+    views: Literal["plankton", "digits", "cifar", "none"] = "plankton"
+    """The recipe of random views: plankton turns, crops, flips and blurs; cifar is SimCLR's; none:
+    the images as they are."""
+    background: str = "auto"
+    """Colour that fills corners and padding, 0 (black) to 255; auto: as the images' borders."""
+    on_bad_image: Evaluation[Literal["fail", "skip"]] = "fail"
+    """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
+
+    @property
+    def channels(self) -> int:
+        """Of the images: 1 or 3."""
+        return 1 if self.color == "grey" else 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The encoder f, whose output h is the embedding."""
+
+    encoder: str = "convnet"
+    """convnet (small, for a CPU), resnet18, resnet50, or the plankton study's backbone:
+    study_backbone (for torchvision's weights), tf_study_backbone (for timm's)."""
+    width: AtLeast1[int] = 64
+    """Channels of a ResNet's first stage; h of ResNet-18 has 8 times as many numbers."""
+    pretrained: str = ""
+    """A file of torchvision's or timm's weights for the encoder (.pth or .safetensors); without it
+    the weights start at random."""
+    freeze: Literal["auto", "trunk", "none"] = "auto"
+    """trunk: pretrained layers stay as they are, with their BatchNorm (of the study's backbone the
+    first stages; of a ResNet all of it); none: everything learns; auto: trunk for the study's
+    backbone with --pretrained, as the study did, else none."""
+    leaky_relu: bool = False
+    """LeakyReLU (.01) before h, as in the later studies, for ReLU (the study's backbone)."""
+    bfloat16: bool = False
+    """Compute in bfloat16 (parameters and losses stay float32)."""
+
+    @property
+    def frozen_trunk(self) -> bool:
+        """Whether --freeze leaves the trunk as it is."""
+        auto = "study_backbone" in self.encoder and bool(self.pretrained)
+        return self.freeze == "trunk" or (self.freeze == "auto" and auto)
+
+
+@dataclasses.dataclass(frozen=True)
+class Training:
+    """How long, in which steps, where to."""
+
+    batch_size: AtLeast1[int] = 256
+    """Images a step, over all devices."""
+    epochs: AtLeast1[int] = 100
+    """Passes over the training images."""
+    steps: Extent[AtLeast1[int | None]] = None
+    """End training after so many steps, then judge and report as usual."""
+    seed: PerRun[AtLeast0[int]] = 0
+    """Of the split, the initial weights, the batches and the views."""
+    run_dir: Process[str] = ""
+    """Folder of the run; the same again resumes. Default: runs/<program>-<dataset>-<time>."""
+    evaluate_epochs: Positive[float] = 5.0
+    """Epochs between validations; a checkpoint follows each."""
+    keep_every: PerRun[AtLeast0[float]] = 0.0
+    """Epochs between checkpoints that stay, each with a validation, for the accuracy over epochs of
+    linear_eval; 0: only the newest two and the best stay."""
+    log_every: Session[AtLeast1[int]] = 10
+    """Steps between lines of metrics.jsonl."""
+    save_minutes: Session[Positive[float]] = 10.0
+    """Longest time without a checkpoint."""
+    resident: PerRun[bool] = False
+    """Keep all training images on every device, as bytes: CIFAR-10's take 154 MB. The batches are
+    the same."""
+    steps_per_dispatch: PerRun[AtLeast1[int]] = 1
+    """Steps that go to the devices in one call, best a divisor of --log-every: 10 keeps a GPU from
+    waiting for the host. The same arithmetic, rounded within float32. On a CPU always 1."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Judging:
+    """Which state is judged, on how many labels."""
+
+    judge: Extent[Literal["best", "last"]] = "best"
+    """The checkpoint whose embedding is reported; the other one stands beside it in the numbers."""
+    draws: Evaluation[AtLeast2[int]] = 5
+    """Random draws of labels behind each point of the label-efficiency curves."""
+    labels: Evaluation[tuple[int, ...]] = ()
+    """Numbers of labels on the label-efficiency curves. Default: 30-90 by 10, 100-900 by 100, then
+    by 200; all labels always come last."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Devices:
+    """On what it runs; without a flag, JAX takes the best there is."""
+
+    tpu: Session[bool] = False
+    """Demand a TPU."""
+    gpu: Session[bool] = False
+    """Demand a GPU."""
+    cpu: Session[bool] = False
+    """Stay on the CPU."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Several processes as one run: the same command in each."""
+
+    coordinator: Process[str] = ""
+    """HOST:PORT of process 0 of several; on TPU pods and under srun found by itself."""
+    processes: Session[AtLeast1[int | None]] = None
+    """Number of processes that train together, each started with the same flags; 1: alone."""
+    process: Process[AtLeast0[int | None]] = None
+    """Which of the --processes this one is, from 0."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Defaults:
+    """Where the defaults of the other flags come from."""
+
+    preset: Process[str] = ""
+    """A named set of defaults for all flags; without it, --dataset names one."""
+    config: Process[str] = ""
+    """A JSON file of settings, such as the best.json of tune; flags win over it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Defaults, Processes, Devices, Judging, Training, Images):
+    """The flags of every study that trains an embedding; a program adds its own below them."""
+
+    @property
+    def title(self) -> str:
+        """The method's name as reports show it."""
+        return type(self).__name__
+
+    def for_structure(self) -> Config:
+        """The same with nothing to read for the initial weights, which a checkpoint replaces."""
+        return self
+
+
+@dataclasses.dataclass(frozen=True)
+class EncoderConfig(Config, Network):
+    """The flags of a study that chooses its encoder."""
+
+    def for_structure(self) -> EncoderConfig:
+        """The same network, its trunk frozen or not as it was, without reading --pretrained."""
+        frozen = "trunk" if self.frozen_trunk else "none"
+        return dataclasses.replace(self, pretrained="", freeze=frozen)
+
+
+# Of the fields: what they belong to, their ranges, what is searched.
+
+
+@functools.cache
+def scopes(kind: type) -> dict[str, Scope]:
+    """The scope of every field of a configuration."""
+    return {name: _of(marks, Scope) or RECIPE for name, marks in _marks(kind).items()}
+
+
+@functools.cache
+def searches(kind: type) -> dict[str, Between | OneOf]:
+    """The fields that `tune` searches, and where."""
+    found = {name: _of(marks, Between | OneOf) for name, marks in _marks(kind).items()}
+    return {name: where for name, where in found.items() if where is not None}
+
+
+def recipe(settings: dict[str, Any], kind: type) -> dict[str, Any]:
+    """The settings that make a method: no seed, nothing of a session, a process or a place."""
+    belongs = scopes(kind)
+    return {name: value for name, value in settings.items() if belongs.get(name, RECIPE).method}
+
+
+def hash_of(settings: dict[str, Any]) -> str:
+    """Twelve hex digits that name a recipe.
+
+    Example:
+      >>> hash_of({"b": 1, "a": 2}) == hash_of({"a": 2, "b": 1})
+      True
+    """
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def check_ranges(config: Any) -> None:
+    """Refuse a number out of its range by its flag's name, before anything is read."""
+    for name, marks in _marks(type(config)).items():
+        value = getattr(config, name)
+        limit = _of(marks, Limit)
+        if limit is not None and value is not None and not limit.allows(value):
+            raise InputError(f"{flag(name)} is {value}: it must be {limit.rule}")
+
+
+def flag(name: str) -> str:
+    """A field's name as the command line spells it."""
+    return f"--{name.replace('_', '-')}"
+
+
+@functools.cache
+def help_of(kind: type) -> dict[str, str]:
+    """The string under each field of a configuration, its own and inherited ones."""
+    texts: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(base) or base.__module__ == "types":
+            continue
+        try:
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        except (OSError, TypeError):  # made at run time
+            continue
+        body = tree.body if isinstance(tree, ast.ClassDef) else []
+        for field, text in zip(body, body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
+                if is_text and isinstance(text.value.value, str):
+                    texts[field.target.id] = " ".join(text.value.value.split())
+    return texts
+
+
+@functools.cache
+def _marks(kind: type) -> dict[str, tuple[Any, ...]]:
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field.name: getattr(hints[field.name], "__metadata__", ())
+        for field in dataclasses.fields(kind)
+    }
+
+
+def _of(marks: tuple[Any, ...], kind: Any) -> Any:
+    return next((mark for mark in marks if isinstance(mark, kind)), None)

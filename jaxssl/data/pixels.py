@@ -1,0 +1,51 @@
+"""Images as they are: the baseline that knows nothing, and small pictures for tables."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from jaxssl.data.images import ImageSet
+
+RAW_PIXELS_SIDE = 32
+THUMBNAIL_SIDE = 64
+
+
+def raw_pixels(images: ImageSet) -> NDArray[np.float32]:
+    """Return grey pixels at no more than 32 x 32 as rows: the baseline that knows nothing.
+
+    Args:
+      images: n images.
+
+    Returns:
+      float32 [n, side²] in [0, 1], by Pillow's bilinear filter.
+
+    Example:
+      >>> from jaxssl.data import load_digits
+      >>> raw_pixels(load_digits(size=8).subset([0, 1])).shape
+      (2, 64)
+    """
+
+    def flat(image: NDArray[np.uint8]) -> NDArray[np.float32]:
+        grey = Image.fromarray(image.squeeze()).convert("L")
+        side = min(RAW_PIXELS_SIDE, *grey.size)
+        resized = grey.resize((side, side), Image.Resampling.BILINEAR)
+        return np.asarray(resized, np.float32).ravel() / 255
+
+    return np.stack([flat(images[i]["image"]) for i in range(len(images))])
+
+
+def thumbnails(images: ImageSet) -> list[bytes]:
+    """Return every image as a PNG of at most 64 x 64 pixels."""
+
+    def png(image: NDArray[np.uint8]) -> bytes:
+        picture = Image.fromarray(image.squeeze())
+        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        out = io.BytesIO()
+        picture.save(out, "PNG")
+        return out.getvalue()
+
+    return [png(images[i]["image"]) for i in range(len(images))]
