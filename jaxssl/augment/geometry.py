@@ -127,7 +127,8 @@ def warp(
         float32 [*size, c], in the range of the image and the fill.
 
     Raises:
-        ValueError: the image is not float32 [h, w, 1 or 3], or `fill` has not 1 or c numbers.
+        ValueError: the image is not float32 [h, w, 1 or 3], or `fill` has not 1 or c numbers
+            in [0, 1].
 
     Reference:
         Jaderberg et al. 2015, Spatial Transformer Networks, eq. 5 (bilinear kernel).
@@ -140,9 +141,7 @@ def warp(
     image = check_image(image)
     h, w, c = image.shape
     size = (h, w) if size is None else size
-    color = jnp.asarray(fill, image.dtype)
-    if color.shape not in ((), (1,), (c,)):
-        raise ValueError(f"fill is one number or one a channel: {c} channels, got fill={fill}")
+    color = _fill_color(fill, image)
 
     rows = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
     columns = jnp.arange(size[1], dtype=jnp.float32)[None, :] - (size[1] - 1) / 2
@@ -183,7 +182,7 @@ def random_rotation(
         key: a PRNG key.
         image: float32 [h, w, c] in [0, 1].
         degrees: largest angle, in [0, 180]; 180 is any angle.
-        fill: colour of the corners that come from outside, one number or one a channel.
+        fill: colour of the corners that come from outside, one number or one a channel, in [0, 1].
 
     Returns:
         float32 [h, w, c].
@@ -335,6 +334,18 @@ def random_window(
     top = jnp.where(found, jnp.floor(draws[-2] * (h - height + 1)), (h - central[0]) // 2)
     left = jnp.where(found, jnp.floor(draws[-1] * (w - width + 1)), (w - central[1]) // 2)
     return Window(top, left, height, width)
+
+
+def _fill_color(fill: float | Sequence[float], image: Array) -> Array:
+    channels = image.shape[-1]
+    color = jnp.asarray(fill, image.dtype)
+    if color.shape not in ((), (1,), (channels,)):
+        raise ValueError(
+            f"fill is one number or one a channel: {channels} channels, got fill={fill}"
+        )
+    if not all(0 <= number <= 1 for number in (fill if isinstance(fill, Sequence) else (fill,))):
+        raise ValueError(f"fill must lie in [0, 1], got {fill}")
+    return color
 
 
 def _matrix(rows: tuple[ArrayLike, ...], columns: tuple[ArrayLike, ...]) -> Array:

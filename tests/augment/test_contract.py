@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl.augment import color, geometry, views
+from jaxssl.augment import color, geometry, recipes
 
 CROP = geometry.Window(1, 2, 6, 5)
 OPS = {
@@ -30,9 +30,9 @@ OPS = {
     "gaussian_blur": lambda key, x: color.gaussian_blur(x, 0.9, kernel=5),
     "random_blur": color.random_blur,
     "random_gaussian_blur": partial(color.random_gaussian_blur, kernel=3),
-    "plankton": views.plankton,
-    "digits": views.digits,
-    "cifar": partial(views.cifar, blur_p=0.5),
+    "plankton": recipes.plankton,
+    "digits": recipes.digits,
+    "cifar": partial(recipes.cifar, blur_p=0.5),
 }
 
 
@@ -61,7 +61,7 @@ def test_an_op_is_the_same_without_jit(name):
     assert eager.shape == image.shape
 
 
-@pytest.mark.parametrize("module", [geometry, color, views])
+@pytest.mark.parametrize("module", [geometry, color, recipes])
 def test_style_key_first_then_the_image_options_by_keyword(module):
     public = {
         name: inspect.signature(function)
@@ -76,7 +76,7 @@ def test_style_key_first_then_the_image_options_by_keyword(module):
         options = [p for p in signature.parameters.values() if p.default is not p.empty]
         assert all(p.kind == p.KEYWORD_ONLY for p in options), name
         if "key" in positional:
-            assert positional in (["key"], ["key", "image"], ["key", "images", "view"]), name
+            assert positional in (["key"], ["key", "image"], ["key", "images", "recipe"]), name
         if name.startswith("random_"):
             assert positional[0] == "key", name
 
@@ -105,6 +105,8 @@ IMAGE = np.zeros((8, 8, 3), np.float32)
         (geometry.random_rotation, {"degrees": 181}, r"\[0, 180\], got 181"),
         (geometry.random_rotation, {"degrees": -1}, r"\[0, 180\], got -1"),
         (geometry.random_rotation, {"fill": (1.0, 0.0)}, r"3 channels, got fill=\(1.0, 0.0\)"),
+        (geometry.random_rotation, {"fill": (1.0, 0.0, 1.5)}, r"\[0, 1\], got \(1.0, 0.0, 1.5\)"),
+        (recipes.plankton, {"fill": -0.1}, r"\[0, 1\], got -0.1"),
         (geometry.random_flip, {"p": 1.5}, r"\[0, 1\], got 1.5"),
         (geometry.random_resized_crop, {"area": (0.0, 1.0)}, r"0 < least.*got \(0.0, 1.0\)"),
         (geometry.random_resized_crop, {"area": (0.5, 1.1)}, r"<= 1, got \(0.5, 1.1\)"),
@@ -117,12 +119,12 @@ IMAGE = np.zeros((8, 8, 3), np.float32)
         (color.random_gaussian_blur, {"kernel": 0}, "from 1 .*got 0"),
         (color.random_gaussian_blur, {"kernel": 3, "sigma": (0.0, 2.0)}, r"0 < .*\(0.0, 2.0\)"),
         (color.random_gaussian_blur, {"kernel": 3, "p": 2}, r"\[0, 1\], got 2"),
-        (views.plankton, {"kernel_max": 10}, "odd and >= 1, got 10"),
-        (views.digits, {"degrees": 90}, r"\[0, 90\).*got 90"),
-        (views.digits, {"shift": 0.6}, r"\[0, .5\].*got 0.6"),
-        (views.digits, {"zoom": (0.0, 1.0)}, r"0 < least.*got \(0.0, 1.0\)"),
-        (views.cifar, {"strength": 3}, "hue in"),
-        (views.cifar, {"jitter_p": 1.1}, r"\[0, 1\], got 1.1"),
+        (recipes.plankton, {"kernel_max": 10}, "odd and >= 1, got 10"),
+        (recipes.digits, {"degrees": 90}, r"\[0, 90\).*got 90"),
+        (recipes.digits, {"shift": 0.6}, r"\[0, .5\].*got 0.6"),
+        (recipes.digits, {"zoom": (0.0, 1.0)}, r"0 < least.*got \(0.0, 1.0\)"),
+        (recipes.cifar, {"strength": 3}, "hue in"),
+        (recipes.cifar, {"jitter_p": 1.1}, r"\[0, 1\], got 1.1"),
     ],
 )
 def test_an_option_out_of_range_is_named_with_its_rule(op, options, named):

@@ -1,12 +1,12 @@
-"""The recipes by name, and the two views of contrastive learning.
+"""The recipes by name, and the views that a batch of images gets by one.
 
-A recipe is a function (key, image) -> view of one image [h, w, c]; bind other strengths with
+A recipe is a function (key, image) -> view of one image [h, w, c]; bind other strengths once, with
 `functools.partial(plankton, hue=0.0)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import jax
@@ -15,7 +15,7 @@ from jax import Array
 
 from jaxssl.augment import color, geometry
 
-View = Callable[[Array, Array], Array]
+Recipe = Callable[[Array, Array], Array]  # (key, image) -> view, both float32 [h, w, c]
 
 
 def plankton(
@@ -25,15 +25,16 @@ def plankton(
     degrees: float = 180.0,
     area: tuple[float, float] = (0.5, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
+    fill: float | Sequence[float] = 1.0,
     brightness: float = 0.2,
     hue: float = 0.3,
     kernel_max: int = 11,
 ) -> Array:
-    """A view of one plankton organism on white.
+    """Makes a view of one plankton organism, on white by default.
 
-    Rotation by any angle, random crop and resize, and flip, in one resampling that fills with
-    white; brightness and hue jitter; Gaussian blur of random odd kernel size. An organism has no
-    upright and its scale carries little, hence the rotation and the crop.
+    Rotation by any angle, random crop and resize, and flip, in one resampling that fills with the
+    background's colour; brightness and hue jitter; Gaussian blur of random odd kernel size. An
+    organism has no upright and its scale carries little, hence the rotation and the crop.
 
     Brightness comes after the fill and scales background and fill alike, so no seam shows where
     the image ended. It can clip faint organisms, and the blur, held to a quarter of the image's
@@ -47,6 +48,7 @@ def plankton(
         degrees: largest angle, in [0, 180].
         area: least and greatest share of the image's area that the crop keeps.
         aspect: least and greatest width / height of the crop.
+        fill: the background's colour, one number or one a channel, in [0, 1]; 0 for dark field.
         brightness: strength of the jitter, >= 0.
         hue: strength of the jitter in turns, in [0, .5]; without effect on grey images.
         kernel_max: largest blur kernel, odd; never wider than a quarter of the image's side.
@@ -70,7 +72,7 @@ def plankton(
         geometry.crop(window, shape=shape),
         geometry.flip(geometry.random_chance(key_flip, p=0.5)),
     )
-    image = geometry.warp(image, matrix, fill=1.0)
+    image = geometry.warp(image, matrix, fill=fill)
     image = color.color_jitter(key_color, image, brightness=brightness, hue=hue)
     return color.random_blur(key_blur, image, kernel_max=_cap(kernel_max, shape))
 
@@ -82,20 +84,23 @@ def digits(
     degrees: float = 15.0,
     shift: float = 0.1,
     zoom: tuple[float, float] = (0.85, 1.15),
+    fill: float | Sequence[float] = 0.0,
     brightness: float = 0.2,
     kernel_max: int = 3,
 ) -> Array:
-    """A view of one handwritten digit on black, still the same digit.
+    """Makes a view of one handwritten digit, still the same digit.
 
-    A small rotation, zoom and shift in one resampling that fills with black; brightness jitter;
-    a slight blur. No flip and no large angle: 6 must not become 9, nor 2 its mirror image.
+    A small rotation, zoom and shift in one resampling that fills with the background's colour,
+    black by default; brightness jitter; a slight blur. No flip and no large angle: 6 must not
+    become 9, nor 2 its mirror image.
 
     Args:
         key: a PRNG key.
-        image: float32 [h, w, c] in [0, 1], bright on black.
+        image: float32 [h, w, c] in [0, 1].
         degrees: largest angle, in [0, 90).
         shift: largest shift along each axis, as a share of the side, in [0, .5].
         zoom: least and greatest enlargement, 0 < least <= greatest.
+        fill: the background's colour, one number or one a channel, in [0, 1].
         brightness: strength of the jitter, >= 0.
         kernel_max: largest blur kernel, odd; never wider than a quarter of the image's side.
 
@@ -125,7 +130,7 @@ def digits(
         geometry.scaling(factor, factor),
         geometry.translation(rows * shape[0], columns * shape[1]),
     )
-    image = geometry.warp(image, matrix, fill=0.0)
+    image = geometry.warp(image, matrix, fill=fill)
     image = color.color_jitter(key_color, image, brightness=brightness)
     return color.random_blur(key_blur, image, kernel_max=_cap(kernel_max, shape))
 
@@ -141,7 +146,7 @@ def cifar(
     grey_p: float = 0.2,
     blur_p: float = 0.0,
 ) -> Array:
-    """SimCLR's view of a natural image.
+    """Makes SimCLR's view of a natural image.
 
     Random resized crop, flip, colour jitter (brightness, contrast, saturation .8 s, hue .2 s, in
     random order), grey, blur (kernel about a tenth of the side, sigma .1-2). The defaults are the
@@ -189,43 +194,78 @@ def cifar(
     return color.random_gaussian_blur(key_blur, image, kernel=kernel, p=blur_p)
 
 
-# Compiled as a whole where it is called on its own; inside a jitted step it is part of the step.
-@partial(jax.jit, static_argnames="view", inline=True)
-def two_views(key: Array, images: Array, view: View) -> tuple[Array, Array]:
-    """Makes two independent views of each image of a batch.
+# Compiled as a whole where they are called on their own; in a jitted step they are part of it.
+@partial(jax.jit, static_argnames="recipe", inline=True)
+def view(key: Array, images: Array, recipe: Recipe | None) -> Array:
+    """Makes one view of each image of a batch.
 
     Image i of the global batch draws from `fold_in(key, i)` whatever the batch size and however
-    many devices the batch is spread over, so the views depend on neither.
+    many devices the batch is spread over, so its view depends on neither.
 
     Args:
         key: a PRNG key, new for every step: `fold_in(key, step)`.
         images: uint8 or float [b, h, w, c]; floats in [0, 1].
-        view: (key, image) -> view of one image, such as `plankton`.
+        recipe: (key, image) -> view of one image, such as `plankton`; None keeps the images.
 
     Returns:
-        Two arrays float32 [b, h, w, c]: rows i of both are views of image i.
+        float32 [b, h, w, c].
 
     Raises:
         ValueError: `images` has not four axes, or is neither uint8 nor float.
+
+    Example:
+        >>> images = jnp.full((4, 16, 16, 1), 255, jnp.uint8)
+        >>> view(jax.random.key(0), images, digits).shape
+        (4, 16, 16, 1)
+        >>> view(jax.random.key(0), images, None).max().item()
+        1.0
+    """
+    images = to_float(_check_batch(images))
+    if recipe is None:
+        return images
+    return jax.vmap(recipe)(_image_keys(key, images), images)
+
+
+@partial(jax.jit, static_argnames=("recipe", "number"), inline=True)
+def views(key: Array, images: Array, recipe: Recipe, *, number: int = 2) -> Array:
+    """Makes independent views of each image of a batch.
+
+    The keys of image i of the global batch are `split(fold_in(key, i), number)` whatever the batch
+    size and however many devices the batch is spread over, so its views depend on neither.
+
+    A batch spread over devices stays so: each makes all views of its own images. A model that
+    takes the views of one image side by side, `moveaxis(views, 0, 1).reshape(b * number, h, w, c)`,
+    moves nothing between devices either; stacked view after view they would have to move. That is
+    how `z_a, z_b = model.project(views(key, images, recipe))` takes them.
+
+    Args:
+        key: a PRNG key, new for every step: `fold_in(key, step)`.
+        images: uint8 or float [b, h, w, c]; floats in [0, 1].
+        recipe: (key, image) -> view of one image, such as `plankton`.
+        number: views of each image, >= 1.
+
+    Returns:
+        float32 [number, b, h, w, c]: row i of each is a view of image i.
+
+    Raises:
+        ValueError: `images` has not four axes, or is neither uint8 nor float; `number` below 1.
 
     Reference:
         Chen et al. 2020 (SimCLR), algorithm 1.
 
     Example:
         >>> images = jnp.zeros((4, 16, 16, 1), jnp.uint8)
-        >>> first, second = two_views(jax.random.key(0), images, digits)
+        >>> first, second = views(jax.random.key(0), images, digits)
         >>> first.shape, second.dtype
         ((4, 16, 16, 1), dtype('float32'))
     """
-    if images.ndim != 4:
-        raise ValueError(f"images must be [b, h, w, c], got {list(images.shape)}")
-    keys = jax.vmap(lambda i: jax.random.split(jax.random.fold_in(key, i)))(
-        jnp.arange(images.shape[0])
-    )
-    # Both views in one vmap: the recipe is traced and compiled once.
-    per_image = jax.vmap(view, in_axes=(0, None))
-    views = jax.vmap(per_image)(keys, to_float(images))
-    return views[:, 0], views[:, 1]
+    if number < 1:
+        raise ValueError(f"the number of views must be >= 1, got {number}")
+    images = to_float(_check_batch(images))
+    keys = jax.vmap(lambda key: jax.random.split(key, number))(_image_keys(key, images))
+    # All views in one vmap: the recipe is traced and compiled once.
+    per_image = jax.vmap(recipe, in_axes=(0, None))
+    return jnp.moveaxis(jax.vmap(per_image)(keys, images), 1, 0)
 
 
 def to_float(images: Array) -> Array:
@@ -249,6 +289,17 @@ def to_float(images: Array) -> Array:
     if not jnp.issubdtype(images.dtype, jnp.floating):
         raise ValueError(f"images must be uint8 or float, got {images.dtype}")
     return images.astype(jnp.float32)
+
+
+def _check_batch(images: Array) -> Array:
+    if images.ndim != 4:
+        raise ValueError(f"images must be [b, h, w, c], got {list(images.shape)}")
+    return images
+
+
+def _image_keys(key: Array, images: Array) -> Array:
+    """A key for each image, by its place in the batch."""
+    return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(images.shape[0]))
 
 
 def _cap(kernel_max: int, shape: tuple[int, int]) -> int:

@@ -1,4 +1,4 @@
-"""The recipes: what they do to marks whose way can be followed; two views on 1, 2 and 8 devices."""
+"""The recipes: what they do to marks whose way can be followed; views on 1, 2 and 8 devices."""
 
 import colorsys
 from functools import partial
@@ -10,7 +10,8 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scipy import stats
 
-from jaxssl.augment import views
+from jaxssl import augment
+from jaxssl.augment import recipes
 
 KEYS = jax.random.split(jax.random.key(11), 400)
 STILL = {"brightness": 0.0, "kernel_max": 1}
@@ -41,7 +42,7 @@ def transforms(view, side, background):
 
 
 def test_digits_turn_zoom_and_shift_a_little_and_never_flip():
-    moved = transforms(partial(views.digits, **STILL), side=32, background=0)
+    moved = transforms(partial(recipes.digits, **STILL), side=32, background=0)
     angle = np.degrees(np.arctan2(moved[:, 0, 1] - moved[:, 1, 0], moved[:, 0, 0] + moved[:, 1, 1]))
     determinant = np.linalg.det(moved[:, :, :2])
     assert np.abs(angle).max() < 15.5
@@ -54,7 +55,7 @@ def test_digits_turn_zoom_and_shift_a_little_and_never_flip():
 
 
 def test_plankton_turns_to_any_angle_flips_half_and_crops_within_its_area():
-    moved = transforms(partial(views.plankton, **STILL), side=48, background=1)
+    moved = transforms(partial(recipes.plankton, **STILL), side=48, background=1)
     linear = moved[:, :, :2]
     determinant = np.linalg.det(linear)
     mirrored = determinant < 0
@@ -74,24 +75,33 @@ def test_plankton_turns_to_any_angle_flips_half_and_crops_within_its_area():
 
 def test_plankton_fills_with_white_and_scales_it_with_the_image():
     white = np.ones((32, 32, 3), np.float32)
-    plain = over_keys(partial(views.plankton, brightness=0.0), white)
+    plain = over_keys(partial(recipes.plankton, brightness=0.0), white)
     np.testing.assert_allclose(plain, 1.0, atol=2e-6)
     # No seam: the fill takes the brightness of the image, one factor a view, clipped at white.
-    factors = over_keys(views.plankton, white)
+    factors = over_keys(recipes.plankton, white)
     assert np.ptp(factors, axis=(1, 2, 3)).max() < 2e-6
     assert 0.8 <= factors.min() < 0.83
     assert 0.4 < (factors[:, 0, 0, 0] > 1 - 1e-6).mean() < 0.6
     # Turned by about 45 degrees a black image has white corners, whatever the colours do.
-    black = over_keys(partial(views.plankton, area=(1.0, 1.0)), np.zeros_like(white))
+    black = over_keys(partial(recipes.plankton, area=(1.0, 1.0)), np.zeros_like(white))
     assert black[:, :, :, 0].max((1, 2)).max() == 1.0
     assert (black[:, 0, 0, 0] > 0.79).mean() > 0.3
     assert black[:, 16, 16].max() < 0.21
 
 
+@pytest.mark.parametrize("recipe", [recipes.plankton, recipes.digits])
+def test_a_view_of_the_background_is_the_background(recipe):
+    fill = 0.2, 0.5, 0.9
+    still = {"hue": 0.0} if recipe is recipes.plankton else {}
+    view = partial(recipe, fill=fill, brightness=0.0, **still)
+    seen = over_keys(view, np.broadcast_to(np.float32(fill), (12, 12, 3)))
+    np.testing.assert_allclose(seen, np.broadcast_to(fill, seen.shape), atol=2e-6)
+
+
 def test_plankton_colours_a_coloured_organism():
     green = np.ones((8, 8, 3), np.float32)
     green[...] = 0.2, 0.8, 0.4
-    centre = over_keys(views.plankton, green)[:, 4, 4]
+    centre = over_keys(recipes.plankton, green)[:, 4, 4]
     hue = np.array([colorsys.rgb_to_hsv(*pixel)[0] for pixel in centre.astype(float)])
     shift = (hue - 7 / 18 + 0.5) % 1.0 - 0.5
     assert np.abs(shift).max() < 0.301
@@ -103,7 +113,7 @@ def test_plankton_blur_is_held_to_a_quarter_of_the_side(side, widest):
     still = {"degrees": 0.0, "area": (1.0, 1.0), "aspect": (1.0, 1.0), "brightness": 0.0}
     image = np.ones((side, side, 1), np.float32)
     image[side // 2] = 0
-    view = jax.jit(jax.vmap(partial(views.plankton, **still), in_axes=(0, None)))
+    view = jax.jit(jax.vmap(partial(recipes.plankton, **still), in_axes=(0, None)))
     dark = np.asarray(view(KEYS[:40], image))[:, :, side // 2, 0] < 1 - 1e-5
     assert dark.sum(1).max() == widest
 
@@ -113,10 +123,10 @@ def test_options_at_rest_leave_the_image_up_to_the_flip():
     mirror = image[:, ::-1]
     at_rest = {
         partial(
-            views.plankton, degrees=0.0, area=(1.0, 1.0), aspect=(1.0, 1.0), hue=0.0, **STILL
+            recipes.plankton, degrees=0.0, area=(1.0, 1.0), aspect=(1.0, 1.0), hue=0.0, **STILL
         ): (image, mirror),
-        partial(views.digits, degrees=0.0, shift=0.0, zoom=(1.0, 1.0), **STILL): (image,),
-        partial(views.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0), strength=0.0, grey_p=0.0): (
+        partial(recipes.digits, degrees=0.0, shift=0.0, zoom=(1.0, 1.0), **STILL): (image,),
+        partial(recipes.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0), strength=0.0, grey_p=0.0): (
             image,
             mirror,
         ),
@@ -130,7 +140,7 @@ def test_options_at_rest_leave_the_image_up_to_the_flip():
 
 def test_cifar_jitters_and_greys_as_often_as_the_paper_says():
     image = np.random.default_rng(2).random((4, 4, 3), dtype=np.float32)
-    result = over_keys(partial(views.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0)), image)
+    result = over_keys(partial(recipes.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0)), image)
     grey = (result == result[..., :1]).all((1, 2, 3))
     plain = np.zeros(len(KEYS), bool)
     for form in (image, image[:, ::-1]):
@@ -141,7 +151,7 @@ def test_cifar_jitters_and_greys_as_often_as_the_paper_says():
 
 def test_cifar_blurs_on_demand():
     image = np.random.default_rng(3).random((40, 40, 1), dtype=np.float32)
-    still = partial(views.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0), strength=0.0, grey_p=0.0)
+    still = partial(recipes.cifar, area=(1.0, 1.0), aspect=(1.0, 1.0), strength=0.0, grey_p=0.0)
     rough = [
         np.abs(np.diff(v, axis=1)).mean() for v in over_keys(partial(still, blur_p=0.5), image)
     ]
@@ -157,7 +167,7 @@ def batch():
 
 def every_op(key, image):
     """All that the recipes are made of, compiled once a device count."""
-    return views.cifar(key, views.plankton(key, image), blur_p=0.5)
+    return recipes.cifar(key, recipes.plankton(key, image), blur_p=0.5)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +176,7 @@ def views_by_devices(batch):
     for n in (1, 2, 8):
         mesh = jax.make_mesh((n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n])
         placed = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
-        run = jax.jit(lambda key, images: views.two_views(key, images, every_op))
+        run = jax.jit(lambda key, images: augment.views(key, images, every_op))
         results[n] = run(jax.random.key(5), placed)
         assert len(results[n][0].sharding.device_set) == n
     return {n: np.stack(pair) for n, pair in results.items()}
@@ -179,36 +189,58 @@ def test_views_do_not_depend_on_the_number_of_devices(views_by_devices, devices)
 
 
 def test_an_images_views_depend_on_its_place_alone(batch, views_by_devices):
-    image = views.to_float(jnp.asarray(batch[3]))
+    image = augment.to_float(jnp.asarray(batch[3]))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(5), 3))
     one = jax.jit(every_op)
     for view, key in enumerate(keys):
         np.testing.assert_allclose(views_by_devices[1][view, 3], one(key, image), atol=2e-5)
 
 
-def test_every_view_of_a_batch_has_its_own_key():
-    def reveal(key, image):
-        return jnp.broadcast_to(jax.random.uniform(key), image.shape)
+def reveal(key, image):
+    """A view that shows what its key draws."""
+    return jnp.broadcast_to(jax.random.uniform(key), image.shape)
 
-    pair = views.two_views(jax.random.key(0), np.zeros((128, 1, 1, 1), np.uint8), reveal)
-    assert len(np.unique(np.stack(pair))) == 256
-    fewer = views.two_views(jax.random.key(0), np.zeros((64, 1, 1, 1), np.float32), reveal)
-    np.testing.assert_array_equal(np.stack(fewer), np.stack(pair)[:, :64])
+
+def test_views_draw_from_their_images_key_split_by_their_number():
+    key, images = jax.random.key(0), np.zeros((64, 1, 1, 1), np.uint8)
+    for number in (1, 2, 3):
+        drawn = augment.views(key, images, reveal, number=number)
+        assert drawn.shape == (number, 64, 1, 1, 1)
+        assert len(np.unique(drawn)) == number * 64
+        for i in (0, 63):
+            keys = jax.random.split(jax.random.fold_in(key, i), number)
+            expected = [float(jax.random.uniform(k)) for k in keys]
+            np.testing.assert_array_equal(drawn[:, i, 0, 0, 0], np.float32(expected))
+        np.testing.assert_array_equal(
+            augment.views(key, images[:16], reveal, number=number), drawn[:, :16]
+        )
+
+
+def test_one_view_draws_from_its_images_own_key():
+    key, images = jax.random.key(0), np.zeros((16, 1, 1, 1), np.uint8)
+    drawn = augment.view(key, images, reveal)
+    expected = [float(jax.random.uniform(jax.random.fold_in(key, i))) for i in range(16)]
+    np.testing.assert_array_equal(drawn[:, 0, 0, 0], np.float32(expected))
 
 
 def test_bytes_and_floats_are_the_same_images():
     images = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    floats = views.to_float(jnp.asarray(images))
+    floats = augment.to_float(jnp.asarray(images))
     assert floats.dtype == jnp.float32
     np.testing.assert_allclose(floats, images / 255, atol=1e-7)
     half = floats.astype(jnp.bfloat16)
-    assert views.to_float(half).dtype == jnp.float32
-    same = views.two_views(jax.random.key(0), images, lambda key, image: image)
-    np.testing.assert_allclose(same[0], floats, atol=1e-7)
+    assert augment.to_float(half).dtype == jnp.float32
+    np.testing.assert_array_equal(augment.view(jax.random.key(0), images, None), floats)
+    pair = augment.views(jax.random.key(0), images, lambda key, image: image)
+    np.testing.assert_array_equal(pair, jnp.stack([floats, floats]))
 
 
 def test_batches_that_are_none_are_named():
-    with pytest.raises(ValueError, match=r"\[b, h, w, c\], got \[4, 4, 1\]"):
-        views.two_views(jax.random.key(0), np.zeros((4, 4, 1), np.uint8), views.digits)
+    key = jax.random.key(0)
+    for make in (augment.view, augment.views):
+        with pytest.raises(ValueError, match=r"\[b, h, w, c\], got \[4, 4, 1\]"):
+            make(key, np.zeros((4, 4, 1), np.uint8), recipes.digits)
+    with pytest.raises(ValueError, match=">= 1, got 0"):
+        augment.views(key, np.zeros((1, 4, 4, 1), np.uint8), recipes.digits, number=0)
     with pytest.raises(ValueError, match="uint8 or float, got int32"):
-        views.to_float(np.zeros((1, 4, 4, 1), np.int32))
+        augment.to_float(np.zeros((1, 4, 4, 1), np.int32))
