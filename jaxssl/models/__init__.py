@@ -9,9 +9,9 @@ from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
 from jaxssl.models.embedder import Embedder, MarginEmbedder, follow, over_views
-from jaxssl.models.encoders import ENCODERS, EncoderName, make_encoder
+from jaxssl.models.encoders import ENCODERS, make_encoder
+from jaxssl.models.freezing import Frozen, freeze, learning_rate_scales
 from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
-from jaxssl.models.layers import Frozen, freeze
 from jaxssl.models.pretrained import Pretrained, load_pretrained
 from jaxssl.models.resnet import ResNet, resnet18, resnet50
 
@@ -21,7 +21,6 @@ __all__ = [
     "Classifier",
     "ConvNet",
     "Embedder",
-    "EncoderName",
     "Frozen",
     "MarginEmbedder",
     "PlanktonBackbone",
@@ -31,6 +30,7 @@ __all__ = [
     "describe",
     "follow",
     "freeze",
+    "learning_rate_scales",
     "load_pretrained",
     "make_encoder",
     "over_views",

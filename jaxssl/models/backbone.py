@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxssl.models.efficientnet import Convention, EfficientNetTrunk
 from jaxssl.models.heads import bias_of_01, xavier_uniform
-from jaxssl.models.layers import BatchNorm, Dropout
+from jaxssl.models.layers import BatchNorm, Block, Dropout
 
 
 class PlanktonBackbone(nnx.Module):
@@ -77,3 +77,12 @@ class PlanktonBackbone(nnx.Module):
         x = nnx.max_pool(x, (2, 2), strides=(2, 2))
         x = self.linear(x.reshape(len(x), -1)).astype(jnp.float32)
         return self.dropout(nnx.leaky_relu(x, self.negative_slope))
+
+    def blocks_list(self) -> list[Block]:
+        """The trunk's blocks, then the added layers."""
+        return [
+            *self.trunk.blocks_list(),
+            ("conv1", (self.conv1, self.bn1)),
+            ("conv2", (self.conv2, self.bn2)),
+            ("linear", (self.linear, self.dropout)),
+        ]

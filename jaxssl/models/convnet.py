@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxssl.models.layers import BatchNorm, conv
+from jaxssl.models.layers import BatchNorm, Block, conv
 
 
 class ConvNet(nnx.Module):
@@ -48,3 +48,8 @@ class ConvNet(nnx.Module):
         for convolution, norm in zip(self.convs, self.norms, strict=True):
             x = nnx.relu(norm(convolution(x)))
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+    def blocks_list(self) -> list[Block]:
+        """The convolutions from the images on, each with its BatchNorm."""
+        pairs = zip(self.convs, self.norms, strict=True)
+        return [(f"block{index}", pair) for index, pair in enumerate(pairs)]

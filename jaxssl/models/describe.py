@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxssl.models.layers import Frozen
+from jaxssl.models.freezing import Frozen
 
 
 def describe(model: nnx.Module, image_shape: tuple[int, int, int]) -> str:

@@ -15,6 +15,7 @@ from jaxssl.models.layers import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     BatchNorm,
+    Block,
     Dropout,
     conv,
     normalize,
@@ -130,6 +131,14 @@ class EfficientNetTrunk(nnx.Module):
             for block in blocks:
                 x = block(x)
         return x
+
+    def blocks_list(self) -> list[Block]:
+        """The blocks from the images on."""
+        blocks = [(block,) for blocks in self.stages for block in blocks]
+        return [
+            ("stem", (self.stem_conv, self.stem_norm)),
+            *((f"block{index}", block) for index, block in enumerate(blocks)),
+        ]
 
 
 def _conv(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxssl.models.layers import Frozen
+from jaxssl.models.freezing import Frozen
 
 
 class Embedder(nnx.Module):

@@ -1,8 +1,11 @@
-"""Encoders by the name a flag gives."""
+"""Encoders by name: a table, to which a further encoder is one line."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypedDict, Unpack
 
 import jax.numpy as jnp
 from flax import nnx
@@ -10,83 +13,129 @@ from flax import nnx
 from jaxssl.errors import InputError
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
-from jaxssl.models.resnet import Stem, resnet18, resnet50
+from jaxssl.models.resnet import resnet18, resnet50
 
-EncoderName = Literal["convnet", "resnet18", "resnet50", "efficientnet_v2_s", "tf_efficientnetv2_s"]
 # The ImageNet stem would leave a 64 px image 2 x 2 pixels at the end.
 LARGEST_CIFAR_STEM = 64
-ENCODERS: tuple[str, ...] = get_args(EncoderName)
+
+
+class Options(TypedDict, total=False):
+    """What only some encoders have: the `options` of their entries say which.
+
+    Attributes:
+      width: channels of a ResNet's first stage, at least 1: 64 as published, 16 for two CPU cores;
+        ResNet-18's h has 8 times as many numbers, ResNet-50's 32 times.
+      negative_slope: of the plankton backbone's last ReLU; .01 in the later plankton studies.
+    """
+
+    width: int
+    negative_slope: float
+
+
+# A program may hand over all its flags: at these values an option counts as not given.
+DEFAULTS: Options = {"width": 64, "negative_slope": 0.0}
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """An encoder that a name stands for.
+
+    Attributes:
+      build: makes it, from `image_size`, `channels`, `dtype`, `rngs` and its own options.
+      min_size: smallest side of an image in pixels that its strides leave something of.
+      note: what it is, in a line.
+      options: the names of the `Options` that it has.
+    """
+
+    build: Callable[..., Any]
+    min_size: int
+    note: str
+    options: tuple[str, ...] = ()
+
+
+def _any_size(make: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
+    """A builder of a network that is the same for every image size."""
+    return lambda *, image_size, **options: make(**options)
+
+
+def _resnet(make: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
+    """A builder that chooses the stem by the image size."""
+
+    def build(*, image_size: int, **options: Any) -> nnx.Module:
+        stem = "cifar" if image_size <= LARGEST_CIFAR_STEM else "imagenet"
+        return make(stem=stem, **options)
+
+    return build
+
+
+ENCODERS: dict[str, Entry] = {
+    "convnet": Entry(_any_size(ConvNet), 16, "four strided convolutions, for a CPU"),
+    "resnet18": Entry(_resnet(resnet18), 8, "He et al. 2015; CIFAR stem up to 64 px", ("width",)),
+    "resnet50": Entry(_resnet(resnet50), 8, "He et al. 2015; CIFAR stem up to 64 px", ("width",)),
+    "plankton_v2_s": Entry(
+        partial(PlanktonBackbone, convention="torchvision"),
+        PlanktonBackbone.min_size,
+        "the plankton study's: EfficientNetV2-S's first stages and a head; torchvision's weights",
+        ("negative_slope",),
+    ),
+    "tf_plankton_v2_s": Entry(
+        partial(PlanktonBackbone, convention="tensorflow"),
+        PlanktonBackbone.min_size,
+        "the same with TensorFlow's padding and normalisation, for timm's weights",
+        ("negative_slope",),
+    ),
+}
 
 
 def make_encoder(
-    name: EncoderName,
+    name: str,
     *,
     image_size: int,
     channels: int,
-    negative_slope: float = 0.0,
-    width: int = 64,
     dtype: jnp.dtype = jnp.float32,
     rngs: nnx.Rngs,
-) -> nnx.Module:
-    """An untrained encoder f: images float32 [b, h, w, c] in [0, 1] -> h float32 [b, features].
+    **options: Unpack[Options],
+) -> Any:
+    """Make an untrained encoder f: images float32 [b, h, w, c] in [0, 1] -> h [b, features].
 
     Args:
-      name: one of `ENCODERS`. The ResNets have the CIFAR stem up to 64 px, the ImageNet stem above.
-        The efficientnets are the plankton study's backbone; the two differ in padding and
-        normalisation, for torchvision's weights and for timm's.
+      name: one of `ENCODERS`.
       image_size: side of the square images in pixels.
       channels: 1 (grey) or 3 (RGB).
-      negative_slope: of the efficientnets' last ReLU; .01 in the later plankton studies.
-      width: channels of a ResNet's first stage: 64 as published, 16 for two CPU cores; ResNet-18's
-        h has 8 times as many numbers, ResNet-50's 32 times. The other encoders have one width.
       dtype: computes in it (float32 or bfloat16); parameters and h are float32.
       rngs: source of the parameters and of dropout.
+      **options: those of `Options` that this encoder has; others only at their default.
 
     Returns:
-      A module with `features` (size of h) and `min_size` (smallest side its strides allow), in
-      training mode.
+      A module in training mode with `features` (size of h), `min_size` (smallest side its strides
+      allow) and `blocks_list()` (its blocks from the images on, for `freeze`).
 
     Raises:
-      InputError: for an unknown name, an image size under the encoder's `min_size`, a slope for an
-        encoder that is no efficientnet, or a width for one that is no ResNet.
+      InputError: for an unknown name, an image size under the encoder's `min_size`, or an option
+        that this encoder does not have.
 
     Example:
       >>> make_encoder("convnet", image_size=16, channels=1, rngs=nnx.Rngs(0)).features
       256
     """
-    if negative_slope and "efficientnet" not in name:
-        raise InputError(f"LeakyReLU is an option of the efficientnets: {name} has none")
-    if width < 1 or (width != 64 and not name.startswith("resnet")):
-        raise InputError(f"width {width}: at least 1, and an option of the ResNets, not of {name}")
-    stem: Stem = "cifar" if image_size <= LARGEST_CIFAR_STEM else "imagenet"
-    match name:
-        case "convnet":
-            encoder = ConvNet(channels=channels, dtype=dtype, rngs=rngs)
-        case "resnet18":
-            encoder = resnet18(channels=channels, stem=stem, width=width, dtype=dtype, rngs=rngs)
-        case "resnet50":
-            encoder = resnet50(channels=channels, stem=stem, width=width, dtype=dtype, rngs=rngs)
-        case "efficientnet_v2_s" | "tf_efficientnetv2_s":
-            _check_size(name, image_size, PlanktonBackbone.min_size)  # its linear layer needs it
-            encoder = PlanktonBackbone(
-                image_size=image_size,
-                channels=channels,
-                negative_slope=negative_slope,
-                convention="torchvision" if name == "efficientnet_v2_s" else "tensorflow",
-                dtype=dtype,
-                rngs=rngs,
-            )
-        case _:
-            raise InputError(
-                f"encoder {name!r} does not exist: choose one of {', '.join(ENCODERS)}"
-            )
-    _check_size(name, image_size, encoder.min_size)
-    return encoder
-
-
-def _check_size(name: str, image_size: int, min_size: int) -> None:
-    if image_size < min_size:
+    entry = ENCODERS.get(name)
+    if entry is None:
+        raise InputError(f"encoder {name!r} does not exist: choose one of {', '.join(ENCODERS)}")
+    if image_size < entry.min_size:
         raise InputError(
-            f"image size {image_size} is under the {min_size} pixels that {name}'s strides need: "
-            "raise --image-size or choose another encoder"
+            f"image size {image_size} is under the {entry.min_size} pixels that {name}'s strides "
+            "need: raise the image size or choose another encoder"
         )
+    own = {}
+    for option, value in options.items():
+        if option in entry.options:
+            own[option] = value
+        elif option not in DEFAULTS:
+            raise TypeError(f"{option} is no option of an encoder: one of {', '.join(DEFAULTS)}")
+        elif value != DEFAULTS[option]:  # type: ignore[literal-required]
+            having = [other for other, entry in ENCODERS.items() if option in entry.options]
+            raise InputError(
+                f"{option.replace('_', ' ')} {value}: {name} has no such option, only "
+                f"{', '.join(having)}: leave it out or choose another encoder"
+            )
+    return entry.build(image_size=image_size, channels=channels, dtype=dtype, rngs=rngs, **own)

@@ -1,4 +1,4 @@
-"""What every encoder here is made of: torch's padding, float32 BatchNorm, frozen parameters.
+"""What every encoder here is made of: torch's padding, float32 BatchNorm, dropout to switch off.
 
 Whether a network trains or evaluates is part of its graphdef (`model.train()`, `model.eval()`,
 `nnx.view(model, use_running_average=True, deterministic=True)`), never an argument of a call.
@@ -15,6 +15,8 @@ from flax import nnx
 
 from jaxssl.models.convolution import convolve
 
+# A block's name, and its modules: what an encoder's `blocks_list()` gives, from the images on.
+Block = tuple[str, tuple[nnx.Module, ...]]
 # Of ImageNet's RGB images in [0, 1]: what torchvision's weights expect to be taken off.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -36,39 +38,6 @@ def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.A
     *window, _, features = shape
     deviation = math.sqrt(2 / (math.prod(window) * features))
     return deviation * jax.random.normal(key, (math.prod(shape),), dtype).reshape(shape)
-
-
-class Frozen(nnx.Variable):
-    """A parameter that is not trained.
-
-    It is no `nnx.Param`, so `nnx.split(model, nnx.Param, ...)` leaves it with the rest of the
-    state: no gradient is computed for it, the optimizer never sees it (no mask is needed), weight
-    decay cannot reach it, and a checkpoint still holds it.
-    """
-
-
-def freeze(module: nnx.Module) -> None:
-    """Makes a module (in place) a fixed function: what `requires_grad = False` and `eval()` do.
-
-    Every `nnx.Param` under it becomes `Frozen`; BatchNorm under it keeps to its running statistics
-    and dropout drops nothing, even after `model.train()`.
-
-    Args:
-      module: any module of this package; a part of a model (`freeze(encoder.trunk)`) as well.
-
-    Example:
-      >>> from jaxssl.models import ConvNet
-      >>> encoder = ConvNet(widths=(8,), channels=1, rngs=nnx.Rngs(0))
-      >>> freeze(encoder)
-      >>> jax.tree.leaves(nnx.state(encoder, nnx.Param))
-      []
-    """
-    for _, part in nnx.iter_modules(module):
-        if isinstance(part, BatchNorm | Dropout):
-            part.frozen = True
-        for name, value in list(vars(part).items()):
-            if isinstance(value, nnx.Param):
-                setattr(part, name, Frozen(value.get_value()))
 
 
 def conv(

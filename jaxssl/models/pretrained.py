@@ -126,22 +126,22 @@ def _names_of(
         case ResNet():
             raise InputError(
                 f"weights {path} need the ImageNet stem, this ResNet has the CIFAR stem: raise "
-                "--image-size above 64"
+                "the image size above 64"
             )
         case EfficientNetTrunk():
             timm = "conv_stem.weight" in tensors
             if timm != (trunk.convention == "tensorflow"):
                 raise InputError(
                     f"weights {path} are {'timm' if timm else 'torchvision'}'s, which pads and "
-                    f"normalises in another way: use --encoder "
-                    f"{'tf_efficientnetv2_s' if timm else 'efficientnet_v2_s'}"
+                    f"normalises in another way: choose the encoder "
+                    f"{'tf_plankton_v2_s' if timm else 'plankton_v2_s'}"
                 )
             if timm:
                 return _timm_names(trunk), _TIMM_REST
             return _torchvision_names(trunk), _TORCHVISION_REST
     raise InputError(
-        f"there are no pretrained weights for {type(trunk).__name__}: leave out --pretrained or "
-        "choose resnet18, resnet50 or efficientnet_v2_s"
+        f"there are no pretrained weights for {type(trunk).__name__}: leave them out or "
+        "choose resnet18, resnet50 or plankton_v2_s"
     )
 
 

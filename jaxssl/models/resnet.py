@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm, conv, normalize
+from jaxssl.errors import InputError
+from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm, Block, conv, normalize
 
 Stem = Literal["cifar", "imagenet"]
 
@@ -106,6 +107,7 @@ class ResNet(nnx.Module):
 
     Raises:
       ValueError: for an unknown stem.
+      InputError: for a width under 1.
 
     Example:
       >>> build = lambda: resnet50(channels=3, stem="imagenet", rngs=nnx.Rngs(0))
@@ -128,6 +130,8 @@ class ResNet(nnx.Module):
     ):
         if stem not in ("cifar", "imagenet"):
             raise ValueError(f"stem {stem!r}: one of cifar, imagenet")
+        if width < 1:
+            raise InputError(f"width {width} of a ResNet: at least 1")
         kernel_size, stride = (7, 2) if stem == "imagenet" else (3, 1)
         self.conv1 = conv(channels, width, kernel_size, stride, dtype=dtype, rngs=rngs)
         self.bn1 = BatchNorm(width, rngs=rngs)
@@ -160,6 +164,17 @@ class ResNet(nnx.Module):
             for block in blocks:
                 x = block(x)
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
+
+    def blocks_list(self) -> list[Block]:
+        """The blocks from the images on, named as torchvision's layers."""
+        return [
+            ("stem", (self.conv1, self.bn1)),
+            *(
+                (f"layer{stage}.{index}", (block,))
+                for stage, blocks in enumerate(self.stages, start=1)
+                for index, block in enumerate(blocks)
+            ),
+        ]
 
 
 # h of 8 * width and of 32 * width; the other arguments are ResNet's.

@@ -3,46 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxssl.models import Frozen, freeze
-from jaxssl.models.layers import BatchNorm, Dropout, conv, he_normal
-
-
-class Branch(nnx.Module):
-    def __init__(self):
-        rngs = nnx.Rngs(0)
-        self.parts = nnx.List([nnx.Linear(3, 3, rngs=rngs), BatchNorm(3, rngs=rngs)])
-        self.depth = Dropout(0.5, rngs=rngs)
-
-    def __call__(self, x):
-        for part in self.parts:
-            x = part(x)
-        return self.depth(x)
-
-
-def test_a_frozen_module_is_a_fixed_function_in_training():
-    branch, x = Branch(), jax.random.normal(jax.random.key(0), (6, 2, 2, 3))
-    branch.parts[1].mean.set_value(jnp.array([0.1, 0.2, 0.3]))
-    fixed = nnx.view(branch, use_running_average=True, deterministic=True)(x)
-    assert (branch(x) != fixed).any()
-    branch.parts[1].mean.set_value(jnp.array([0.1, 0.2, 0.3]))
-    branch.parts[1].var.set_value(jnp.ones(3))
-    freeze(branch)
-    branch.train()
-    np.testing.assert_array_equal(branch(x), fixed)
-    view = nnx.view(branch, use_running_average=False, deterministic=False)
-    np.testing.assert_array_equal(view(x), fixed)
-    np.testing.assert_allclose(branch.parts[1].mean[...], [0.1, 0.2, 0.3])
-
-
-def test_frozen_parameters_are_no_parameters_and_still_state():
-    branch = Branch()
-    before = nnx.to_pure_dict(nnx.state(branch, nnx.Param))
-    freeze(branch.parts[0])
-    assert set(nnx.to_pure_dict(nnx.state(branch, nnx.Param))["parts"]) == {1}
-    frozen = nnx.to_pure_dict(nnx.state(branch, Frozen))["parts"][0]
-    for name in ("kernel", "bias"):
-        np.testing.assert_array_equal(frozen[name], before["parts"][0][name])
-    assert not branch.parts[1].frozen
+from jaxssl.models.layers import BatchNorm, conv, he_normal
 
 
 def test_batchnorm_of_bfloat16_is_computed_in_float32():

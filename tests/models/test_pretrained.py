@@ -113,7 +113,7 @@ def test_encoders_that_no_file_fits_are_named(build, tmp_path):
         (lambda: ConvNet(channels=3, rngs=nnx.Rngs(0)), "no pretrained weights for ConvNet"),
         (
             lambda: resnet18(channels=3, stem="cifar", rngs=nnx.Rngs(0)),
-            "need the ImageNet stem, .*raise --image-size above 64",
+            "need the ImageNet stem, .*raise the image size above 64",
         ),
         (
             lambda: ResNet(
@@ -125,7 +125,7 @@ def test_encoders_that_no_file_fits_are_named(build, tmp_path):
             lambda: PlanktonBackbone(
                 image_size=16, channels=3, convention="tensorflow", rngs=nnx.Rngs(0)
             ),
-            "are torchvision's, .*use --encoder efficientnet_v2_s",
+            "are torchvision's, .*choose the encoder plankton_v2_s",
         ),
     ]
     for make, message in refused:
@@ -136,7 +136,7 @@ def test_encoders_that_no_file_fits_are_named(build, tmp_path):
 def test_the_backbone_says_which_layers_stay_random(build, tmp_path):
     backbone = build(lambda: PlanktonBackbone(image_size=16, channels=3, rngs=nnx.Rngs(0)))
     timm = save(tmp_path / "timm.safetensors", {"conv_stem.weight": np.ones((24, 3, 3, 3))})
-    with pytest.raises(InputError, match=r"are timm's, .*use --encoder tf_efficientnetv2_s"):
+    with pytest.raises(InputError, match=r"are timm's, .*choose the encoder tf_plankton_v2_s"):
         load_pretrained(backbone, timm)
     file = {"features.0.0.weight": np.ones((24, 3, 3, 3)), **norm("features.0.1", 24)}
     for stage, blocks in enumerate(backbone.trunk.stages, start=1):
