@@ -133,7 +133,7 @@ class Network:
 
     encoder: str = "convnet"
     """convnet (small, for a CPU), resnet18, resnet50, or the plankton study's backbone:
-    study_backbone (for torchvision's weights), tf_study_backbone (for timm's)."""
+    plankton_v2_s (for torchvision's weights), tf_plankton_v2_s (for timm's)."""
     width: AtLeast1[int] = 64
     """Channels of a ResNet's first stage; h of ResNet-18 has 8 times as many numbers."""
     pretrained: str = ""
@@ -151,8 +151,24 @@ class Network:
     @property
     def frozen_trunk(self) -> bool:
         """Whether --freeze leaves the trunk as it is."""
-        auto = "study_backbone" in self.encoder and bool(self.pretrained)
+        auto = "plankton_v2_s" in self.encoder and bool(self.pretrained)
         return self.freeze == "trunk" or (self.freeze == "auto" and auto)
+
+
+@dataclasses.dataclass(frozen=True)
+class Optimization:
+    """How the weights move."""
+
+    optimizer: Literal["adam", "sgd", "lars"] = "adam"
+    """lars, with a learning rate of about batch size / 256, is SimCLR's own, for large batches."""
+    learning_rate: Annotated[Positive[float], Between(1e-4, 1e-2, log=True)] = 0.001
+    """Of the optimizer, after the warm-up."""
+    schedule: Literal["constant", "cosine"] = "cosine"
+    """constant; cosine: down to 0 over the epochs."""
+    warmup: Below1[float] = 0.05
+    """Share of the steps over which the learning rate rises from 0 (cosine)."""
+    weight_decay: AtLeast0[float] = 0.0
+    """Of weights; biases and BatchNorm are left alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -248,8 +264,8 @@ class Config(Defaults, Processes, Devices, Judging, Training, Images):
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig(Config, Network):
-    """The flags of a study that chooses its encoder."""
+class EncoderConfig(Config, Optimization, Network):
+    """The flags of a study that chooses its encoder and its optimizer."""
 
     def for_structure(self) -> EncoderConfig:
         """The same network, its trunk frozen or not as it was, without reading --pretrained."""

@@ -1,128 +1,90 @@
 """A softmax classifier, whose last layer but one is the embedding; it stops early.
 
-scikit-learn's digits:
+scikit-learn's digits, a minute on two CPU cores:
   `python -m experiments.softmax`
 
 A folder of plankton images, one folder a class, on two CPU cores (48 px grey):
   `python -m experiments.softmax --preset plankton-cpu --data-dir DIR`
 
 Beside the embedding, the classes it gives to the test images are judged: accuracy in total and per
-class, and the confusion matrix, in results.json under "classification".
+class, and the confusion matrix. On the wide protocol's ten unseen classes: 67.9 % with 300 labels.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
-from experiments import cli, presets, protocol
-from experiments.images import load_data, with_label_fraction
+from experiments import cli, presets, study
+from experiments.config import AtLeast0, AtLeast1, EncoderConfig, Positive, Share
+from jaxssl import augment, models, training
 
 if TYPE_CHECKING:
-    import jax
-    import optax
-
-    from experiments.study import OnValidation
-    from jaxssl.models import Embedder
-    from jaxssl.training.step import Batch, Loss
+    from experiments.datasets import Data
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(protocol.Protocol):
-    """The flags of the softmax classifier beside those of every study."""
+class Softmax(EncoderConfig):
+    """The softmax classifier's own flags."""
 
-    batch_size: int = 64
-    """Images a step, over all devices."""
-    epochs: int = 50
-    """Most passes over the training images."""
-    evaluate_epochs: float = 0.2
-    """Epochs between validations; a checkpoint follows each."""
-    patience: int = 12
-    """Stop after so many validations without a lower loss; 0: train all epochs."""
-    label_fraction: float = 1.0
+    patience: AtLeast0[int] = 12
+    """Stop after so many validations without a better accuracy (of equals, a lower loss); 0: train
+    all epochs."""
+    label_fraction: Share[float] = 1.0
     """Share of the training images of each class to learn from."""
     balanced: bool = False
     """Draw every class equally often, whatever its size."""
-    views: bool = True
-    """Train on a random view of each image; --no-views: on the images as they are."""
-    learning_rate: float = 0.0014
-    """Of Adam."""
+    batch_size: AtLeast1[int] = 64
+    epochs: AtLeast1[int] = 50
+    evaluate_epochs: Positive[float] = 0.2
+    learning_rate: Positive[float] = 0.0014
+    schedule: Literal["constant", "cosine"] = "constant"
 
 
-PRESETS = {
-    name: Config(**settings | {"epochs": Config.epochs})
-    for name, settings in presets.PRESETS.items()
-}
+PRESETS = presets.of(Softmax)
 
 
-def make_model(config: Config) -> Embedder:
-    """h is the embedding, and the classifier on it is the head."""
-    from flax import nnx
+def cross_entropy(logits: Any, labels: Any) -> Any:
+    """The mean cross-entropy, and the share that is right."""
+    import optax  # it imports JAX, for which --help does not wait
 
-    from jaxssl.models import Classifier, Embedder
-
-    rngs = nnx.Rngs(config.seed)
-    encoder = protocol.make_encoder(config, rngs)
-    return Embedder(encoder, Classifier(encoder.features, len(config.seen), rngs=rngs))
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+    return losses.mean(), {"accuracy": (logits.argmax(1) == labels).mean()}
 
 
-def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
-    """Adam at a constant rate."""
-    import optax
+def make_method(config: Softmax, data: Data) -> training.Method:
+    """Cross-entropy of a linear layer on h, of one random view of each image."""
+    encoder, start, rngs = study.make_encoder(config)
+    head = models.Classifier(encoder.features, len(data.classes), rngs=rngs)
 
-    return optax.adam(config.learning_rate)
+    def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
+        _, logits = model(augment.view(key, batch["image"], data.recipe))
+        return cross_entropy(logits, batch["label"])
 
+    def validate(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
+        _, logits = model(augment.to_float(batch["image"]))
+        return cross_entropy(logits, batch["label"])
 
-def main(config: Config, on_validation: OnValidation | None = None) -> None:
-    """Data, model, method, loop, evaluation."""
-    protocol.start(config)
-    import jax.numpy as jnp
-    import optax
-
-    from experiments import study
-    from jaxssl.training import devices
-
-    model = make_model(config)
-    if config.describe:
-        return protocol.print_model(config, model)
-
-    # Data.
-    print(protocol.intention("Softmax", config), flush=True)
-    placement = devices.data_placement(config.batch_size)
-    data = load_data(config)
-    data = with_label_fraction(data, config.label_fraction, seed=config.seed)
-    plan = dataclasses.replace(protocol.plan(config, data), patience=config.patience or None)
-    view = protocol.view_of(config) if config.views else None
-
-    # Method.
-    def loss(model: Embedder, images: jax.Array, labels: jax.Array) -> Loss:
-        _, logits = model(images)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.mean(losses), {"accuracy": jnp.mean(jnp.argmax(logits, axis=1) == labels)}
-
-    def train(model: Embedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        return loss(model, study.augmented(key, batch["image"], view), batch["label"])
-
-    def validate(model: Embedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        return loss(model, study.augmented(key, batch["image"], None), batch["label"])
-
-    # Loop and evaluation.
-    study.run(
-        config,
-        data,
-        model,
-        train,
-        make_optimizer(config, config.epochs * plan.steps_per_epoch),
-        name="softmax",
-        distance="euclidean",
-        plan=plan,
-        placement=placement,
-        view=view,
-        validate_by=validate,
-        classify=lambda model, images: model(images)[1],
+    return training.Method(
+        config.title,
+        models.Embedder(encoder, head),
+        loss,
+        study.make_optimizer(config, data),
+        best=("accuracy", "max"),
+        validate=validate,
+        logits=lambda model, images: model(images)[1],
         sampling={"balanced": config.balanced},
-        on_validation=on_validation,
+        patience=config.patience or None,
+        start=start,
     )
+
+
+def main(config: Softmax) -> None:
+    """Data, method, training, embedding, report."""
+    with study.open(config) as run:
+        data = study.load(run)
+        trained = study.train(run, data, make_method(config, data))
+        study.report(run, study.embed(run, data, trained))
 
 
 if __name__ == "__main__":

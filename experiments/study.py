@@ -1,171 +1,462 @@
-"""What every study does once its data, model and method stand: train, validate, judge."""
+"""A study in five verbs: open, load, train, embed, report.
+
+Data flows one way: flags to images (`load`), images and method to a state (`train`), state and
+images to tables of embeddings (`embed`), tables to numbers and a page (`report`).
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import hashlib
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
-from flax import nnx
 
-from experiments import judging, protocol
-from experiments.images import Data
-from experiments.protocol import Protocol
-from jaxssl.analysis import figures, report, results
-from jaxssl.analysis.probes import knn_accuracy
-from jaxssl.augment.views import View, to_float, two_views
-from jaxssl.data.streams import train_stream
+from experiments import cli, config, datasets
+from jaxssl import analysis, augment, files, models, training
+from jaxssl import data as images_room
 from jaxssl.errors import InputError
-from jaxssl.models import Embedder
-from jaxssl.training import processes
-from jaxssl.training.checkpoint import Checkpoints
-from jaxssl.training.devices import Placement
-from jaxssl.training.loop import Plan, fit
-from jaxssl.training.runs import RunFolder
-from jaxssl.training.state import TrainState, create_state
-from jaxssl.training.step import Method, make_eval_step, make_train_step
+
+if TYPE_CHECKING:
+    from experiments.config import Config, EncoderConfig
+    from experiments.datasets import Data
+    from experiments.finished import Finished
+    from jaxssl.data import ImageSet
 
 KNN_BANK = 2000
 # Hears the numbers of every validation; what it raises ends the run.
 OnValidation = Callable[[Mapping[str, float]], None]
 
 
-def run(
-    config: Protocol,
-    data: Data,
-    model: Embedder,
-    method: Method,
-    optimizer: optax.GradientTransformation,
-    *,
-    name: str,
-    distance: Literal["euclidean", "angular"],
-    plan: Plan,
-    placement: Placement,
-    view: View | None = None,
-    validate_by: Method | None = None,
-    sampling: Mapping[str, Any] | None = None,
-    classify: judging.Output | None = None,
-    on_validation: OnValidation | None = None,
-) -> None:
-    """Train from wherever the run folder stands, then judge and report.
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A program that runs: its flags, its devices, and what it must close at its end.
+
+    Attributes:
+      config: The program's flags.
+      placement: Where batches and state live.
+      start: The finished run that it starts from, whose images are its images; None: its own.
+      closing: Closes the run folder and the checkpoints.
+    """
+
+    config: Config
+    placement: training.Placement
+    start: Finished | None
+    closing: contextlib.ExitStack
+
+    @property
+    def images(self) -> config.Images:
+        """The flags that say which images."""
+        return self.start.config if self.start else self.config
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What training ends with.
+
+    Attributes:
+      method: What was trained.
+      folder: The open run folder.
+      states: "last" and "best" (by `method.best` on validation), which may be one.
+      facts: What `fit` measured, with the steps of both.
+    """
+
+    method: training.Method
+    folder: training.RunFolder
+    states: Mapping[str, training.TrainState]
+    facts: Mapping[str, Any]
+
+
+@contextlib.contextmanager
+def open(settings: Config, start: Finished | None = None) -> Iterator[Run]:
+    """Check the flags, find the processes and the devices, and say what will happen.
+
+    The run folder, locked in `train`, is let go at the end.
 
     Args:
-      config: the study's flags.
-      data: its images.
-      model: encoder and head, as first made.
-      method: `(model, batch, key, step) -> (loss, metrics)`, for training and validation.
-      optimizer: of the trainable parameters.
-      name: the study's, in the run folder.
-      distance: the one the embedding is trained for.
-      plan: when the loop evaluates, saves and ends.
-      placement: where batches and state live.
-      view: the recipe of the views, for their picture in the report; None: images as they are.
-      validate_by: the method on validation images, where it is not `method`.
-      sampling: how batches are drawn, options of `train_stream`.
-      classify: `(model, images) -> logits`, where the model is a classifier to be judged as one.
-      on_validation: given, the run is a trial of settings (`experiments.tune`): it is told every
-        validation and may end the run by raising, and the run is neither judged nor reported.
+      settings: The program's flags.
+      start: The finished run that this one starts from.
     """
+    config.check_ranges(settings)
+    _start_devices(settings)
+    from jaxssl.training import devices
+
+    source = start.config if start else settings
+    length = f"{settings.epochs} epochs" if settings.steps is None else f"{settings.steps} steps"
+    color = f"{source.image_size} px {source.color}"
+    network = getattr(source, "encoder", "rows of pixels")
+    print(
+        f"{settings.title} on {source.dataset}: {network}, {length} in batches of "
+        f"{settings.batch_size} at {color}, on {devices.summary()}",
+        flush=True,
+    )
+    placement = training.data_placement(settings.batch_size)
+    with contextlib.ExitStack() as closing:
+        yield Run(settings, placement, start, closing)
+
+
+def load(run: Run) -> Data:
+    """Read the images and split them; refuses a batch that they cannot fill."""
+    settings = run.config
+    data = run.start.load_data() if run.start else datasets.read(run.images, settings.seed)
+    fraction = getattr(settings, "label_fraction", 1.0)
+    data = datasets.with_label_fraction(data, fraction, seed=settings.seed)
+    per_epoch = len(data.train) // settings.batch_size
+    if not per_epoch:
+        raise InputError(
+            f"--batch-size {settings.batch_size} is larger than the {len(data.train)} training "
+            "images: lower it, or name more --seen classes"
+        )
+    return dataclasses.replace(
+        data, steps_per_epoch=per_epoch, total_steps=settings.epochs * per_epoch
+    )
+
+
+def make_encoder(settings: EncoderConfig) -> tuple[Any, str, models.Rngs]:
+    """Make the encoder f that the flags name.
+
+    Returns:
+      The encoder; in words, what its weights are; and the source of random weights after it.
+    """
+    rngs = models.Rngs(settings.seed)
+    encoder = models.make_encoder(
+        settings.encoder,
+        image_size=settings.image_size,
+        channels=settings.channels,
+        negative_slope=0.01 if settings.leaky_relu else 0.0,
+        width=settings.width,
+        dtype=dtype(settings),
+        rngs=rngs,
+    )
+    start, frozen = "random weights; no --pretrained file given", settings.frozen_trunk
+    if settings.pretrained:
+        loaded = models.load_pretrained(encoder, settings.pretrained)
+        start = f"{loaded}; trunk {'frozen' if frozen else 'trained further'}"
+    elif frozen:
+        start += ", and its trunk is frozen"
+    if frozen:
+        models.freeze(getattr(encoder, "trunk", encoder))
+    return encoder, start, rngs
+
+
+def dtype(settings: Any) -> Any:
+    """What --bfloat16 asks to compute in."""
+    import jax.numpy as jnp
+
+    return jnp.bfloat16 if settings.bfloat16 else jnp.float32
+
+
+def make_optimizer(settings: config.Optimization, data: Data) -> Any:
+    """Make the optimizer that the flags name, over the length of the training."""
+    cosine = settings.schedule == "cosine"
+    return training.make_optimizer(
+        settings.optimizer,
+        learning_rate=settings.learning_rate,
+        total_steps=data.total_steps,
+        schedule=settings.schedule,
+        warmup_steps=round(settings.warmup * data.total_steps) if cosine else 0,
+        weight_decay=settings.weight_decay,
+    )
+
+
+def train(
+    run: Run, data: Data, method: training.Method, on_validation: OnValidation | None = None
+) -> Trained:
+    """Train from wherever the run folder stands.
+
+    Args:
+      run: From `open`.
+      data: From `load`.
+      method: What to train.
+      on_validation: Told every validation; may end the run by raising.
+    """
+    import jax
+
+    from jaxssl.training import processes
+
+    settings, placement = run.config, run.placement
+    plan = _plan(settings, data, method)
     stream = functools.partial(
-        train_stream,
+        images_room.train_stream,
         data.train,
-        batch_size=config.batch_size,
-        seed=config.seed,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
-        pixels=not config.resident,
-        **(sampling or {}),
+        pixels=not settings.resident,
+        **method.sampling,
     )
     stream()  # batches that cannot be drawn are refused before anything is written
-    initial = protocol.load_pretrained(config, model.encoder)
-    print(f"encoder: {initial}", flush=True)
+    print(f"encoder: {method.start}", flush=True)
     if processes.count() > 1:
-        _check_together(data, model, on_validation)
+        _check_together(data, method, on_validation)
         placement.meet()
-    encode = judging.compile_encode(model, placement)
-    validate = _validation(model, validate_by or method, encode, data, placement, config, plan)
+    validate = _validation(run, data, method, plan)
 
-    def evaluate(state: TrainState) -> dict[str, float]:
+    def evaluate(state: training.TrainState) -> dict[str, float]:
         row = validate(state)
         if on_validation is not None:
             on_validation(row)
         return row
 
-    with (
-        protocol.open_run(config, name, data, initial) as folder,
-        Checkpoints(
-            folder.path / "checkpoints",
-            keep_every=round(config.keep_every * plan.steps_per_epoch),
-        ) as checkpoints,
-    ):
-        if processes.is_first():
-            _save_what_goes_in(folder, data, view, config.seed)
-        images = None
-        if config.resident:
-            images = placement.reside((len(data.train), *data.train.shape), data.train.images)
-        last, training = fit(
-            placement.replicate(create_state(model, optimizer)),
-            make_train_step(model, optimizer, method, placement, images=images),
-            lambda step: stream(start_step=step),
-            evaluate,
-            key=jax.random.key(config.seed),
-            plan=plan,
-            placement=placement,
-            run=folder,
-            checkpoints=checkpoints,
-        )
-        if on_validation is not None:
-            return
-        judging.judge(
-            config,
-            folder,
-            data,
-            encode,
-            placement,
-            checkpoints,
-            last=last,
-            untrained=placement.replicate(create_state(model, optimizer)),
-            distance=distance,
-            training=training,
-            classify=classify and judging.compile_encode(model, placement, classify),
-        )
+    folder = run.closing.enter_context(_run_folder(run, data, method))
+    every = round(settings.keep_every * plan.steps_per_epoch)
+    checkpoints = run.closing.enter_context(
+        training.Checkpoints(folder.path / "checkpoints", keep_every=every)
+    )
+    if processes.is_first():
+        _save_what_goes_in(folder.path, data, settings.seed)
+    resident = None
+    if settings.resident:
+        shape = (len(data.train), *data.train.shape)
+        resident = placement.reside(shape, data.train.images)
+    step = training.make_train_step(method, placement, images=resident)
+    key = jax.random.key(settings.seed)
+    last, facts = training.fit(
+        placement.replicate(training.create_state(method)),
+        training.Work(step, lambda at: stream(start_step=at), evaluate, key, method.score),
+        plan=plan,
+        placement=placement,
+        run=folder,
+        checkpoints=checkpoints,
+    )
+    last_step = int(last.step)
+    # Process 0 has written the last manifest; the others might look before it did.
+    best_step = processes.from_first(checkpoints.best_step) or last_step
+    best = last if best_step == last_step else checkpoints.restore(last, step=best_step)[0]
+    facts = {**facts, "best": list(method.best), "best_step": best_step, "last_step": last_step}
+    return Trained(method, folder, {"last": last, "best": best}, facts)
 
 
-def augmented(key: jax.Array, images: jax.Array, view: View | None) -> jax.Array:
-    """One view of each image, float32 [b, h, w, c]; as they are where `view` is None."""
-    if view is None:
-        return to_float(images)
-    keys = jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(len(images)))
-    return jax.vmap(view)(keys, to_float(images))
+def embed(run: Run, data: Data, trained: Trained) -> tuple[analysis.Tables, analysis.Facts] | None:
+    """Embed every set by the judged state, the other one, the untrained network and raw pixels.
+
+    Returns:
+      The tables of embeddings, and what training knows beside them; None in other processes than
+      the first.
+    """
+    from jaxssl import embedding
+    from jaxssl.training import processes
+
+    settings, placement, method = run.config, run.placement, trained.method
+    judged = {"test": data.test, **data.unseen}
+    judge, other = settings.judge, "last" if settings.judge == "best" else "best"
+    wanted = {
+        "h": (trained.states[judge], {"train": data.train, "val": data.val, **judged}),
+        "untrained": (placement.replicate(training.create_state(method)), judged),
+    }
+    if trained.states["last"] is not trained.states["best"]:
+        wanted[other] = (trained.states[other], judged)
+    about = {
+        "config_hash": config.hash_of(_recipe(run)),
+        "layer": "h",
+        "distance": method.distance,
+        "checkpoint": trained.facts[f"{judge}_step"],
+    }
+    begin = time.monotonic()
+    print("embedding ...", flush=True)
+    encode = embedding.compile_output(method.model, method.encode, placement)
+    vectors = {
+        name: {part: embedding.embed_set(encode, state, x, placement) for part, x in sets.items()}
+        for name, (state, sets) in wanted.items()
+    }
+    logits = None
+    if method.logits is not None:
+        classify = embedding.compile_output(method.model, method.logits, placement)
+        logits = embedding.embed_set(classify, trained.states[judge], data.test, placement)
+    if not processes.is_first():
+        return None
+    tables = {
+        name: {
+            part: table_of(x, part, vectors[name][part], about, pictures=name == "h")
+            for part, x in sets.items()
+        }
+        for name, (_, sets) in wanted.items()
+    }
+    pixels = about | {"layer": "32 px grey", "distance": "euclidean"}
+    tables["raw_pixels"] = {
+        part: table_of(x, part, images_room.raw_pixels(x), pixels) for part, x in judged.items()
+    }
+    names, labels = data.test.class_names, data.test.labels
+    found = None if logits is None else analysis.classification(logits, labels, names)
+    facts = analysis.Facts(
+        protocol={"seed": settings.seed, "judged": judge, "layer": "h"},
+        training=trained.facts,
+        classification=found,
+        wall_seconds={
+            "training": trained.facts["seconds"],
+            "embedding": time.monotonic() - begin,
+        },
+    )
+    return tables, facts
+
+
+def report(run: Run, embedded: tuple[analysis.Tables, analysis.Facts] | None) -> None:
+    """Write the tables, `results.json` and `report/`; print the headline and where it is."""
+    if embedded is None:
+        return
+    tables, facts = embedded
+    path, settings = run.closing.path, run.config  # type: ignore[attr-defined]
+    write_report(path, tables, facts, draws=settings.draws, labels=settings.labels)
+
+
+def write_report(
+    path: Path,
+    tables: analysis.Tables,
+    facts: analysis.Facts,
+    *,
+    draws: int,
+    labels: tuple[int, ...],
+) -> None:
+    """Analyse tables and write all that comes of them into a run folder."""
+    begin = time.monotonic()
+    print("analysis ...", flush=True)
+    results = analysis.analyse(
+        tables,
+        facts,
+        draws=draws,
+        sizes=labels or None,
+        progress=lambda stage: print(f"  {stage}", flush=True),
+        cache=files.cache_dir() / "probes",
+    )
+    tables = analysis.with_map(tables)
+    analysis.save_tables(path, tables)
+    seconds = {**results.wall_seconds, "analysis": time.monotonic() - begin}
+    results = dataclasses.replace(results, wall_seconds=seconds)
+    results.write(path / "results.json")
+    page = analysis.write_report(path, tables, results)
+    verdict = analysis.health(files.read_lines(path / "metrics.jsonl"), results.spread)
+    print(f"\nhealth: {verdict.state}. {verdict.text}")
+    print(analysis.headline(results))
+    print(f"report: {page}")
+
+
+def table_of(
+    images: ImageSet,
+    split: str,
+    vectors: np.ndarray,
+    about: Mapping[str, Any],
+    *,
+    pictures: bool = False,
+) -> analysis.Embeddings:
+    """A set and its vectors as a table; `about` stands in its metadata."""
+    return analysis.Embeddings(
+        ids=images.ids,
+        paths=images.paths,
+        class_names=tuple(images.class_names[label] for label in images.labels),
+        class_index=images.labels,
+        split=(split,) * len(images),
+        vectors=vectors,
+        thumbnails=images_room.thumbnails(images) if pictures else [],
+        metadata=dict(about),
+    )
+
+
+# The parts of `open` and `train`.
+
+
+def _start_devices(settings: Config) -> None:
+    """Find the other processes and the platform; compiled programs are kept on disk from here."""
+    from jaxssl.training import devices, processes
+
+    chosen = [name for name in ("tpu", "gpu", "cpu") if getattr(settings, name)]
+    if len(chosen) > 1:
+        raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
+    if isinstance(settings, config.Processes):
+        processes.join(settings.coordinator, settings.processes, settings.process)
+        own = {name for name, scope in config.scopes(type(settings)).items() if scope.own}
+        shared = {config.flag(n): v for n, v in vars(settings).items() if n not in own}
+        processes.check_same(shared, "start all processes with the same flags")
+    devices.require(chosen[0] if chosen else None)
+    devices.keep_compiled(files.cache_dir() / "xla")
+
+
+def _plan(settings: Config, data: Data, method: training.Method) -> training.Plan:
+    """When the loop evaluates, saves and ends."""
+    import jax
+
+    # A checkpoint is saved with each validation: as often as one is to be kept.
+    evaluate_epochs = min(settings.evaluate_epochs, settings.keep_every or math.inf)
+    return training.Plan(
+        total_steps=min(data.total_steps, settings.steps or data.total_steps),
+        steps_per_epoch=data.steps_per_epoch,
+        evaluate_every=max(1, round(evaluate_epochs * data.steps_per_epoch)),
+        log_every=settings.log_every,
+        save_seconds=60 * settings.save_minutes,
+        patience=method.patience,
+        # XLA runs a convolution inside a loop on a CPU 3 to 16 times slower than outside of it
+        # (scripts/benchmarks/simclr_step.py), and a CPU is its own host.
+        steps_per_dispatch=1 if jax.default_backend() == "cpu" else settings.steps_per_dispatch,
+    )
+
+
+def _recipe(run: Run) -> dict[str, Any]:
+    """The settings that make the method: the program's, and those of the images."""
+    own = dataclasses.asdict(run.config)
+    return config.recipe(own, type(run.config)) | config.recipe(
+        _image_settings(run), config.Images
+    )
+
+
+def _image_settings(run: Run) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(config.Images)]
+    settings = {name: getattr(run.images, name) for name in names}
+    return settings | {"lookalikes": datasets.harder_unseen(run.images)}
+
+
+def _run_folder(run: Run, data: Data, method: training.Method) -> training.RunFolder:
+    """The run's folder, locked; checks a resumed one against this configuration."""
+    from jaxssl.training import devices, runs
+
+    settings, dataset = run.config, run.images.dataset
+    program = cli.program_of(settings)
+    path = settings.run_dir or runs.default_run_dir(Path(program).stem, dataset)
+    print(f"run folder: {path}", flush=True)
+    return training.RunFolder(
+        path,
+        {**_image_settings(run), **dataclasses.asdict(settings)}
+        | {"lookalikes": datasets.harder_unseen(run.images)},
+        may_differ={n for n, scope in config.scopes(type(settings)).items() if scope.resume},
+        facts={
+            "study": method.name,
+            "program": program,
+            "dataset": dataset,
+            "recipe": _recipe(run),
+            "hash": config.hash_of(_recipe(run)),
+            "data": data.fingerprint,
+            "outline": data.outline(),
+            "devices": devices.summary(),
+            "pretrained": method.start,
+        },
+    )
 
 
 def _validation(
-    model: Embedder,
-    method: Method,
-    encode: judging.Encode,
-    data: Data,
-    placement: Placement,
-    config: Protocol,
-    plan: Plan,
-) -> Callable[[TrainState], dict[str, float]]:
-    """`validate(state) -> {"loss": ..., "knn_accuracy": ..., ...}` on the validation images.
+    run: Run, data: Data, method: training.Method, plan: training.Plan
+) -> Callable[[training.TrainState], dict[str, float]]:
+    """Make `validate(state) -> {"loss": ..., "knn_accuracy": ..., ...}` on the validation images.
 
     Loss and metrics are the method's own in evaluation mode, with the same keys every time, as
     means over batches of equal size, whose chance level is therefore one number. `knn_accuracy`,
     at most once an epoch, is of the representation h on the seen classes, against at most 2,000
     training images.
     """
-    measure = make_eval_step(
-        model, lambda model, batch, key: method(model, batch, key, jnp.zeros((), int)), placement
-    )
+    import jax
+
+    from jaxssl import embedding
+
+    placement, seed = run.placement, run.config.seed
+    measure = training.make_eval_step(method.model, method.validate or method.loss, placement)
+    encode = embedding.compile_output(method.model, method.encode, placement)
     random = np.random.default_rng(0)
     many = placement.device_count
-    size = min(config.batch_size, len(data.val)) // many * many
+    size = min(run.config.batch_size, len(data.val)) // many * many
     if not size:
         raise InputError(
             f"{len(data.val)} validation images cannot be split over {many} devices: use fewer "
@@ -175,53 +466,57 @@ def _validation(
     batches = [data.val.batch(rows[placement.part(size)]) for rows in order.reshape(-1, size)]
     bank = data.train.subset(np.sort(random.permutation(len(data.train))[:KNN_BANK]))
 
-    def validate(state: TrainState) -> dict[str, float]:
+    def validate(state: training.TrainState) -> dict[str, float]:
         rows = []
         for i, batch in enumerate(batches):
-            key = jax.random.fold_in(jax.random.key(config.seed), i)
+            key = jax.random.fold_in(jax.random.key(seed), i)
             loss, metrics = measure(state, placement.put(batch), key)
             rows.append({"loss": loss, **metrics})
         rows = jax.device_get(rows)
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
         if plan.ends_epoch(int(state.step)):
-            h_bank = judging.embed(encode, state, bank, placement)
-            h_val = judging.embed(encode, state, data.val, placement)
-            means["knn_accuracy"] = knn_accuracy(h_bank, bank.labels, h_val, data.val.labels, k=20)
-        verdict = report.health([means], {})
-        if verdict["state"] == "collapsed":
-            print(f"warning: the projections z have collapsed. {verdict['text']}", flush=True)
+            h_bank = embedding.embed_set(encode, state, bank, placement)
+            h_val = embedding.embed_set(encode, state, data.val, placement)
+            means["knn_accuracy"] = analysis.knn_accuracy(
+                h_bank, bank.labels, h_val, data.val.labels, k=20
+            )
+        verdict = analysis.health([means], {})
+        if verdict.state == "collapsed":
+            print(f"warning: the embedding has collapsed. {verdict.text}", flush=True)
         return means
 
     return validate
 
 
-def _check_together(data: Data, model: Embedder, on_validation: OnValidation | None) -> None:
-    """Processes that would each train something else are stopped before the first step."""
+def _check_together(
+    data: Data, method: training.Method, on_validation: OnValidation | None
+) -> None:
+    """Stop processes that would each train something else, before the first step."""
+    from jaxssl.training import processes, state
+
     if on_validation is not None:
         raise InputError("tuning runs as one process: start it without --processes and srun")
-    weights = hashlib.sha256()
-    for leaf in jax.tree.leaves(nnx.as_pure(nnx.state(model))):
-        is_key = jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
-        weights.update(np.asarray(jax.random.key_data(leaf) if is_key else leaf).tobytes())
     processes.check_same(
         {
             "the fingerprint of the images": data.fingerprint[:12],
-            "that of the initial weights": weights.hexdigest()[:12],
+            "that of the initial weights": state.fingerprint(method.model)[:12],
         },
         "all need the same files in --data-dir and --pretrained",
     )
 
 
-def _save_what_goes_in(run: RunFolder, data: Data, view: View | None, seed: int) -> None:
+def _save_what_goes_in(path: Path, data: Data, seed: int) -> None:
     """`report/views.png`, x, t1(x), t2(x) of a few training images; `skipped.json` of bad files."""
+    import jax
+
     if data.skipped:
-        results.write_json(run.path / "skipped.json", data.skipped)
-    if view is None:
+        files.write_json(path / "skipped.json", data.skipped)
+    if data.recipe is None:
         return
     images = data.train
     rows = np.random.default_rng(seed).permutation(len(images))[:8]
     originals = np.stack([images[i]["image"] for i in rows])
-    views = two_views(jax.random.key(seed), jnp.asarray(originals), view)
-    drawn = [np.asarray(np.round(255 * v), np.uint8) for v in jax.device_get(views)]
-    (run.path / "report").mkdir(exist_ok=True)
-    figures.save_png(figures.view_sheet(originals, *drawn), run.path / "report" / "views.png")
+    views = jax.device_get(augment.views(jax.random.key(seed), originals, data.recipe))
+    drawn = [np.asarray(np.round(255 * view), np.uint8) for view in views]
+    (path / "report").mkdir(exist_ok=True)
+    analysis.save_view_sheet(path / "report" / "views.png", originals, drawn)

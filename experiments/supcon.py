@@ -1,92 +1,69 @@
 """Supervised contrastive learning (Khosla et al. 2020): SimCLR in which a class shares its views.
 
-scikit-learn's digits:
+scikit-learn's digits, two minutes on two CPU cores:
   `python -m experiments.supcon`
 
 A folder of plankton images, one folder a class, on two CPU cores (48 px grey):
   `python -m experiments.supcon --preset plankton-cpu --data-dir DIR`
+
+On the wide protocol's ten unseen classes, 8 epochs: 69.4 % with 300 labels (README).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from experiments import cli, presets, protocol, simclr
-from experiments.images import load_data
-
-# The network and the optimizer are SimCLR's: the two differ in the loss alone.
-from experiments.simclr import make_model, make_optimizer
+from experiments import cli, presets, study
+from experiments.simclr import SimCLR, make_model
+from jaxssl import augment, losses, training
 
 if TYPE_CHECKING:
-    import jax
-
-    from experiments.study import OnValidation
-    from jaxssl.models import Embedder
-    from jaxssl.training.step import Batch, Loss
+    from experiments.datasets import Data
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(simclr.Config):
-    """The flags of SimCLR."""
+class SupCon(SimCLR):
+    """SupCon's own flag; the network and the optimizer are SimCLR's."""
 
-    temperature: float = 0.1
-    """Of the loss; lower weighs the nearest images more."""
     balanced: bool = False
     """Draw every class equally often, whatever its size."""
 
 
-PRESETS = {name: Config(**settings) for name, settings in presets.PRESETS.items()}
+PRESETS = presets.of(SupCon)
 
 
-def main(config: Config, on_validation: OnValidation | None = None) -> None:
-    """Data, model, method, loop, evaluation."""
-    protocol.start(config)
-    import jax.numpy as jnp
+def make_method(config: SupCon, data: Data) -> training.Method:
+    """SupCon over two views of each image."""
+    model, start = make_model(config)
 
-    from experiments import study
-    from jaxssl.augment.views import two_views
-    from jaxssl.losses import sup_con
-    from jaxssl.training import devices, health
+    def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
+        z = model.project(augment.views(key, batch["image"], data.recipe))
+        # The positives of a row are the other views of its class, those of its image among them;
+        # all other rows are negatives. An image's views lie side by side: its label stands twice.
+        rows = z.swapaxes(0, 1).reshape(-1, z.shape[-1])
+        loss = losses.sup_con(
+            rows, batch["label"].repeat(len(z)), temperature=config.temperature
+        )
+        return loss, training.pair_health(*z)
 
-    model = make_model(config)
-    if config.describe:
-        return protocol.print_model(config, model)
-
-    # Data.
-    print(protocol.intention("SupCon", config), flush=True)
-    placement = devices.data_placement(config.batch_size)
-    data = load_data(config)
-    plan = protocol.plan(config, data)
-
-    # Method: the positives of a row are the other views of its class, those of its image among
-    # them; all other rows are negatives.
-    view = protocol.view_of(config)
-
-    def supcon(model: Embedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        pairs = jnp.stack(two_views(key, batch["image"], view), axis=1)
-        # Both views in one batch, an image's two side by side, as in SimCLR.
-        _, z = model(pairs.reshape(-1, *pairs.shape[2:]))
-        loss = sup_con(z, jnp.repeat(batch["label"], 2), temperature=config.temperature)
-        z_a, z_b = jnp.moveaxis(z.reshape(-1, 2, config.features), 1, 0)
-        chance = jnp.asarray(health.chance_loss(len(z_a)))
-        return loss, {"chance": chance, **health.view_geometry(z_a, z_b)}
-
-    # Loop and evaluation.
-    study.run(
-        config,
-        data,
+    return training.Method(
+        config.title,
         model,
-        supcon,
-        make_optimizer(config, config.epochs * plan.steps_per_epoch),
-        name="supcon",
+        loss,
+        study.make_optimizer(config, data),
         distance="angular",
-        plan=plan,
-        placement=placement,
-        view=view,
         sampling={"balanced": config.balanced},
-        on_validation=on_validation,
+        start=start,
     )
+
+
+def main(config: SupCon) -> None:
+    """Data, method, training, embedding, report."""
+    with study.open(config) as run:
+        data = study.load(run)
+        trained = study.train(run, data, make_method(config, data))
+        study.report(run, study.embed(run, data, trained))
 
 
 if __name__ == "__main__":

@@ -1,143 +1,91 @@
 """A triplet network with online mining and a curriculum: one class near, the others far.
 
-scikit-learn's digits:
+scikit-learn's digits, two minutes on two CPU cores:
   `python -m experiments.triplet`
 
 A folder of plankton images, one folder a class, on two CPU cores (48 px grey):
   `python -m experiments.triplet --preset plankton-cpu --data-dir DIR`
 
 The study's curriculum: easy positives and semi-hard negatives in epochs 0-9, easy and hard in
-10-24, then hard and hard; validation is always hard and hard.
+10-24, then hard and hard; validation is always hard and hard. On the wide protocol's ten unseen
+classes, 8 epochs: 61.9 % with 300 labels (README).
 """
 
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import cli, presets, protocol
-from experiments.images import load_data
+from experiments import cli, presets, study
+from experiments.config import AtLeast0, AtLeast1, Between, EncoderConfig
+from jaxssl import augment, losses, models, training
 
 if TYPE_CHECKING:
-    import jax
-    import optax
-
-    from experiments.study import OnValidation
-    from jaxssl.models import Embedder
-    from jaxssl.training.step import Batch, Loss
+    from experiments.datasets import Data
 
 
 @dataclasses.dataclass(frozen=True)
-class Config(protocol.Protocol):
-    """The flags of the triplet network beside those of every study."""
+class Triplet(EncoderConfig):
+    """The triplet network's own flags."""
 
-    batch_size: int = 128
-    """Images a step, over all devices."""
-    epochs: int = 35
-    """Passes over the training images."""
-    margin: float = 0.5
+    margin: Annotated[AtLeast0[float], Between(0.1, 1.5)] = 0.5
     """In squared distance of unit vectors, which lies in 0 to 4."""
-    hard_negatives_from: int = 10
+    hard_negatives_from: AtLeast0[int] = 10
     """First epoch with hard negatives; semi-hard ones before."""
-    hard_positives_from: int = 25
+    hard_positives_from: AtLeast0[int] = 25
     """First epoch with the farthest positive; the nearest before."""
-    images_per_class: int = 32
+    images_per_class: AtLeast0[int] = 32
     """K of the P classes x K images in a batch; 0: plain shuffling, as the study did."""
-    views: bool = True
-    """Train on a random view of each image; --no-views: on the images as they are."""
-    learning_rate: float = 0.001
-    """Of Adam."""
-    schedule: Literal["constant", "cosine"] = "cosine"
-    """cosine: down to 0 over the epochs, after a short warm-up."""
+    batch_size: AtLeast1[int] = 128
+    epochs: AtLeast1[int] = 35
 
 
-PRESETS = {
-    name: Config(**settings | {"epochs": Config.epochs})
-    for name, settings in presets.PRESETS.items()
-}
+PRESETS = presets.of(Triplet)
 
 
-def make_model(config: Config) -> Embedder:
-    """The embedding is h itself."""
-    from flax import nnx
+def make_method(config: Triplet, data: Data) -> training.Method:
+    """Triplets mined in the step, of one random view of each image."""
+    encoder, start, _ = study.make_encoder(config)
 
-    from jaxssl.models import Embedder
+    def triplets(model: Any, images: Any, labels: Any, **policy: Any) -> Any:
+        unit = training.unit_rows(model(images)[0])
+        loss, stats = losses.triplet_loss_and_stats(unit, labels, margin=config.margin, **policy)
+        return loss, {"margin": config.margin, **stats._asdict()}
 
-    return Embedder(protocol.make_encoder(config, nnx.Rngs(config.seed)))
-
-
-def make_optimizer(config: Config, total_steps: int) -> optax.GradientTransformation:
-    """Adam; a twentieth of the steps is a warm-up where the rate changes."""
-    from jaxssl.training import optimizers
-
-    return optimizers.make_optimizer(
-        "adam",
-        learning_rate=config.learning_rate,
-        total_steps=total_steps,
-        schedule=config.schedule,
-        warmup_steps=total_steps // 20 if config.schedule == "cosine" else 0,
-    )
-
-
-def main(config: Config, on_validation: OnValidation | None = None) -> None:
-    """Data, model, method, loop, evaluation."""
-    protocol.start(config)
-    import jax
-    import jax.numpy as jnp
-
-    from experiments import study
-    from jaxssl.losses import triplet_loss_and_stats
-    from jaxssl.training import devices
-
-    model = make_model(config)
-    if config.describe:
-        return protocol.print_model(config, model)
-
-    # Data.
-    print(protocol.intention("Triplet", config), flush=True)
-    placement = devices.data_placement(config.batch_size)
-    data = load_data(config)
-    plan = protocol.plan(config, data)
-    view = protocol.view_of(config) if config.views else None
-
-    # Method.
-    def loss(model: Embedder, images: jax.Array, labels: jax.Array, **policy: Any) -> Loss:
-        h, _ = model(images)
-        unit = h * jax.lax.rsqrt(jnp.maximum(jnp.sum(h**2, 1, keepdims=True), 1e-12))
-        loss, stats = triplet_loss_and_stats(unit, labels, margin=config.margin, **policy)
-        return loss, {"margin": jnp.asarray(config.margin), **stats._asdict()}
-
-    def triplet(model: Embedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
+    def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
         # Which triplets are mined is an array, not a string: the switch compiles nothing anew.
-        epoch = step // plan.steps_per_epoch
-        return loss(
+        epoch = step // data.steps_per_epoch
+        return triplets(
             model,
-            study.augmented(key, batch["image"], view),
+            augment.view(key, batch["image"], data.recipe),
             batch["label"],
             positive=epoch >= config.hard_positives_from,
             negative=epoch >= config.hard_negatives_from,
         )
 
-    def hardest(model: Embedder, batch: Batch, key: jax.Array, step: jax.Array) -> Loss:
-        images = study.augmented(key, batch["image"], None)
-        return loss(model, images, batch["label"], positive="hard", negative="hard")
+    def hardest(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
+        images = augment.to_float(batch["image"])
+        return triplets(model, images, batch["label"], positive="hard", negative="hard")
 
-    # Loop and evaluation.
-    study.run(
-        config,
-        data,
-        model,
-        triplet,
-        make_optimizer(config, config.epochs * plan.steps_per_epoch),
-        name="triplet",
-        distance="euclidean",
-        plan=plan,
-        placement=placement,
-        view=view,
-        validate_by=hardest,
+    return training.Method(
+        config.title,
+        models.Embedder(encoder),  # the embedding is h itself
+        loss,
+        study.make_optimizer(config, data),
+        # The hardest triplets' loss is lowest, the margin, where all points are one.
+        best=("knn_accuracy", "max"),
+        validate=hardest,
         sampling={"images_per_class": config.images_per_class or None},
-        on_validation=on_validation,
+        start=start,
     )
+
+
+def main(config: Triplet) -> None:
+    """Data, method, training, embedding, report."""
+    with study.open(config) as run:
+        data = study.load(run)
+        trained = study.train(run, data, make_method(config, data))
+        study.report(run, study.embed(run, data, trained))
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ A step splits a model once, `graphdef, params, rest = nnx.split(model, nnx.Param
 it inside `jax.jit` by `nnx.merge` with `copy=True`. Training or evaluation is in the graphdef.
 """
 
+from flax.nnx import Rngs
+
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
@@ -12,7 +14,9 @@ from jaxssl.models.embedder import Embedder, MarginEmbedder, follow, over_views
 from jaxssl.models.encoders import ENCODERS, make_encoder
 from jaxssl.models.freezing import Frozen, freeze, learning_rate_scales
 from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
+from jaxssl.models.layer_output import layer_output
 from jaxssl.models.pretrained import Pretrained, load_pretrained
+from jaxssl.models.recurrent import MLPClassifier, RowEncoder
 from jaxssl.models.resnet import ResNet, resnet18, resnet50
 
 __all__ = [
@@ -22,14 +26,18 @@ __all__ = [
     "ConvNet",
     "Embedder",
     "Frozen",
+    "MLPClassifier",
     "MarginEmbedder",
     "PlanktonBackbone",
     "Pretrained",
     "ProjectionHead",
     "ResNet",
+    "Rngs",
+    "RowEncoder",
     "describe",
     "follow",
     "freeze",
+    "layer_output",
     "learning_rate_scales",
     "load_pretrained",
     "make_encoder",

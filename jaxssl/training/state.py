@@ -55,13 +55,24 @@ def create_state(method: Method) -> TrainState:
       >>> int(state.step), state.params["kernel"].shape
       (0, (3, 2))
     """
+    return _state(method.model, method.optimizer, method.trainable)
+
+
+def model_state(model: nnx.Module) -> TrainState:
+    """Make the state of a model that is only evaluated."""
+    return _state(model, optax.identity(), nnx.Param)
+
+
+def _state(
+    model: nnx.Module, optimizer: optax.GradientTransformation, trainable: Any
+) -> TrainState:
     # Copied, because a step donates its state: the model must outlive it.
-    params, rest = jax.tree.map(jnp.copy, split(method.model, method.trainable))
+    params, rest = jax.tree.map(jnp.copy, split(model, trainable))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
         rest=rest,
-        opt_state=method.optimizer.init(params),
+        opt_state=optimizer.init(params),
         first_bad_step=jnp.full((), -1, jnp.int32),
     )
 

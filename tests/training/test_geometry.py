@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import pdist
 
-from jaxssl.training.health import chance_loss, view_geometry
+from jaxssl.training.geometry import chance_loss, pair_health
 
 
 def test_against_numpy_and_scipy():
     random = np.random.default_rng(0)
     a, b = random.normal(size=(2, 20, 6))
-    found = jax.jit(view_geometry)(jnp.float32(a), jnp.float32(b))
+    found = jax.jit(pair_health)(jnp.float32(a), jnp.float32(b))
     a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
     z = np.concatenate([a, b])
     singular = np.linalg.svd(z - z.mean(0), compute_uv=False) ** 2
@@ -29,11 +29,11 @@ def test_against_numpy_and_scipy():
 
 def test_a_uniform_sphere_and_one_point():
     sphere = jax.random.normal(jax.random.key(0), (2, 1000, 16))
-    found = view_geometry(*sphere)
+    found = pair_health(*sphere)
     np.testing.assert_allclose(found["z_std"], 1, atol=0.02)
     np.testing.assert_allclose(found["effective_rank"], 16, atol=0.3)
     point = jnp.ones((8, 16))
-    collapsed = view_geometry(point, point)
+    collapsed = pair_health(point, point)
     assert all(bool(jnp.isfinite(value)) for value in collapsed.values())
     assert float(collapsed["uniformity"]) == pytest.approx(0, abs=1e-5)
     assert float(collapsed["z_std"]) == pytest.approx(0, abs=1e-5)
@@ -48,4 +48,4 @@ def test_chance_is_the_loss_of_equal_similarities():
 
 def test_shapes_that_do_not_match():
     with pytest.raises(ValueError, match=r"\(4, 3\).*\(5, 3\)"):
-        view_geometry(jnp.ones((4, 3)), jnp.ones((5, 3)))
+        pair_health(jnp.ones((4, 3)), jnp.ones((5, 3)))

@@ -1,4 +1,4 @@
-"""Whether an embedding is alive: four numbers of its geometry, and the loss at chance."""
+"""How the projections of two views lie: four numbers of their geometry, and the loss at chance."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 
 def chance_loss(rows: int) -> float:
-    """NT-Xent of an embedding that tells nothing apart: ln(2N - 1) for N pairs.
+    """Return NT-Xent of an embedding that tells nothing apart: ln(2N - 1) for N pairs.
 
     Example:
       >>> round(chance_loss(256), 4)
@@ -18,12 +18,13 @@ def chance_loss(rows: int) -> float:
     return math.log(2 * rows - 1) if rows > 1 else 0.0
 
 
-def view_geometry(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
-    """Alignment, uniformity, spread and effective rank of projections of two views.
+def pair_health(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
+    """Measure chance, alignment, uniformity, spread and effective rank of projections of two views.
 
     With rows l2-normalised, z the 2b rows of both views and S the singular values of z minus
     its mean, p = S² / ΣS²:
 
+      chance         = ln(2b − 1)                                NT-Xent where nothing is told apart
       alignment      = mean ‖z_a − z_b‖²                         0 = views agree
       uniformity     = ln mean_{i≠j} exp(−2 ‖z_i − z_j‖²)        0 = one point, about −4 = uniform
       z_std          = mean over dimensions of std(z) · √d       1 = uniform, 0 = one point
@@ -34,7 +35,7 @@ def view_geometry(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
       z_b: projections of the second views, [b, d].
 
     Returns:
-      The four as float32 scalars.
+      The five as float32 scalars.
 
     Reference:
       Wang and Isola 2020, "Understanding Contrastive Representation Learning through Alignment
@@ -43,12 +44,12 @@ def view_geometry(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
     Example:
       >>> import jax.numpy as jnp
       >>> same = jnp.eye(4)
-      >>> {name: round(float(v), 2) for name, v in view_geometry(same, same).items()}
-      {'alignment': 0.0, 'uniformity': -1.84, 'z_std': 0.87, 'effective_rank': 3.0}
+      >>> {name: round(float(v), 2) for name, v in pair_health(same, same).items()}
+      {'chance': 1.95, 'alignment': 0.0, 'uniformity': -1.84, 'z_std': 0.87, 'effective_rank': 3.0}
     """
     if z_a.shape != z_b.shape or z_a.ndim != 2:
         raise ValueError(f"two [b, d] arrays of one shape expected, got {z_a.shape}, {z_b.shape}")
-    z_a, z_b = (_normalise(z.astype(jnp.float32)) for z in (z_a, z_b))
+    z_a, z_b = (unit_rows(z.astype(jnp.float32)) for z in (z_a, z_b))
     z = jnp.concatenate([z_a, z_b])
     n, d = z.shape
     squared = jnp.maximum(2 - 2 * jnp.matmul(z, z.T, precision="highest"), 0)
@@ -59,6 +60,7 @@ def view_geometry(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
     # The floor is above float32's rounding of n equal unit rows: one point has rank 1.
     p = spectrum / jnp.maximum(spectrum.sum(), 1e-8 * n)
     return {
+        "chance": jnp.asarray(chance_loss(len(z_a))),
         "alignment": ((z_a - z_b) ** 2).sum(1).mean(),
         "uniformity": jnp.log(jnp.maximum(off_diagonal / (n * (n - 1)), 1e-30)),
         "z_std": jnp.sqrt((centred**2).mean(0)).mean() * math.sqrt(d),
@@ -66,5 +68,17 @@ def view_geometry(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
     }
 
 
-def _normalise(z: jax.Array) -> jax.Array:
+def unit_rows(z: jax.Array) -> jax.Array:
+    """Divide every row by its length; a row shorter than 1e-6 stays near 0, with a finite gradient.
+
+    Args:
+      z: [b, d].
+
+    Returns:
+      z / max(‖z‖, 1e-6), of z's shape.
+
+    Example:
+      >>> unit_rows(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(2).tolist()
+      [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+    """
     return z / jnp.sqrt(jnp.maximum((z**2).sum(1, keepdims=True), 1e-12))
