@@ -122,6 +122,39 @@ def read_object(path: Path) -> dict[str, Any]:
     return record
 
 
+def read_record(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read `config.json` of a run folder: what was run, with which settings, on which data.
+
+    Args:
+      run_dir: The run folder.
+
+    Returns:
+      `study` (the name to show), `program`, `dataset`, `config` (all settings), `recipe` (the
+      settings that make the method), `hash`, and what the program noted besides (`data`,
+      `devices`, `pretrained`, `command`, `versions`, `commit`, ...).
+
+    Raises:
+      InputError: There is no such file, it cannot be read, an older version of jaxssl wrote it, or
+        a field is missing; the line names folder or field.
+    """
+    folder = Path(run_dir)
+    path = folder / "config.json"
+    record = read_object(path)
+    if not record:
+        raise InputError(f"{folder}: no config.json, so no run; give a folder that training wrote")
+    if record.get("format") != 2:
+        raise InputError(
+            f"{folder} is of an older version of jaxssl: its numbers stay readable in "
+            "results.json, train it again to go on with it"
+        )
+    wanted: dict[str, type] = {"study": str, "dataset": str, "config": dict, "recipe": dict}
+    for name, kind in wanted.items():
+        if not isinstance(record.get(name), kind):
+            what = "an object" if kind is dict else "a text"
+            raise InputError(f"{path}: {name} is {record.get(name)!r:.40}, not {what}; restore it")
+    return record
+
+
 def read_list(path: Path) -> list[dict[str, Any]]:
     """Read a JSON list of objects, such as `skipped.json`; [] where there is no file.
 

@@ -1,13 +1,77 @@
 """Embedding tables to numbers, figures and a report: numpy and scikit-learn, no jax.
 
-- `embeddings`: the table on disk (parquet): `Embeddings`, `load`, `save`
-- `distances`: class-by-class mean Euclidean and angular distances
-- `projection`: UMAP and t-SNE of several sets together
-- `exemplars`: the typical and the odd images of a class; nearest neighbours of a query
-- `probes`: how far n labels go; kNN and linear evaluation
-- `retrieval`: P@1, R-precision, MAP@R; NMI and silhouette
-- `sampling`: rows drawn so that every class keeps its share
-- `run`, `results`: a run folder's tables, and all the numbers of a run
-- `figures`, `report`: what a person looks at
-- `methods`, `compare`: several runs on one page
+The menu below is what a program or a notebook needs; importing it costs nothing, since each name
+is loaded when it is first asked for. More stands in the modules of these names:
+
+- `embeddings`, `tables`: a table, on disk a parquet file; all tables of a run
+- `distances`, `exemplars`, `retrieval`, `probes`, `linear_probe`, `projection`: single measures
+- `measures`, `results`: all of them at once, as one value
+- `health`: whether an embedding has collapsed
+- `run`, `report`, `sections`, `evaluation`, `compare`: run folders, and their pages
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from jaxssl.analysis.classifier import classification
+    from jaxssl.analysis.compare import write_comparison
+    from jaxssl.analysis.embeddings import Embeddings
+    from jaxssl.analysis.headlines import headline
+    from jaxssl.analysis.measures import analyse
+    from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
+    from jaxssl.analysis.projection import tsne_together, umap_together
+    from jaxssl.analysis.report import write_report
+    from jaxssl.analysis.results import Classification, Facts, Results
+    from jaxssl.analysis.run import Run, read_run
+    from jaxssl.analysis.tables import Tables, read_tables, save_tables, with_map
+
+__all__ = [
+    "Classification",
+    "Embeddings",
+    "Facts",
+    "Results",
+    "Run",
+    "Tables",
+    "analyse",
+    "classification",
+    "headline",
+    "knn_accuracy",
+    "knn_votes",
+    "label_efficiency",
+    "read_run",
+    "read_tables",
+    "save_tables",
+    "tsne_together",
+    "umap_together",
+    "with_map",
+    "write_comparison",
+    "write_report",
+]
+
+_MODULES = {
+    "classifier": ("classification",),
+    "compare": ("write_comparison",),
+    "embeddings": ("Embeddings",),
+    "headlines": ("headline",),
+    "measures": ("analyse",),
+    "probes": ("knn_accuracy", "knn_votes", "label_efficiency"),
+    "projection": ("tsne_together", "umap_together"),
+    "report": ("write_report",),
+    "results": ("Classification", "Facts", "Results"),
+    "run": ("Run", "read_run"),
+    "tables": ("Tables", "read_tables", "save_tables", "with_map"),
+}
+_HOMES = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -19,6 +19,8 @@ import numpy as np
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
+from jaxssl.files import atomic
+
 INK = "#1b1f24"  # to_svg turns it into currentColor
 GREY = "#80868f"  # readable on white and on near black
 # Of ten palettes measured, the only one whose colours stay apart under every colour blindness;
@@ -60,7 +62,7 @@ ElementTree.register_namespace("xlink", _XLINK)
 
 
 def literal(text: str) -> str:
-    r"""A name as it is: `$` starts no formula, a control character or line break is a space.
+    r"""Write a name as it is: `$` starts no formula, a control character or line break is a space.
 
     Example:
         >>> literal("a$b\nc")
@@ -72,12 +74,12 @@ def literal(text: str) -> str:
 
 
 def short(name: str, limit: int = 34) -> str:
-    """A name as it is, cut where it is too long for a figure."""
+    """Write a name as it is, cut where it is too long for a figure."""
     return literal(name if len(name) <= limit else name[: limit - 1] + "…")
 
 
 def class_style(index: int) -> tuple[str, str]:
-    """Colour and marker of class `index`: ten colours, then the next of five shapes.
+    """Return colour and marker of class `index`: ten colours, then the next of five shapes.
 
     Example:
         >>> class_style(0)[1], class_style(11)[1], class_style(0)[0] == class_style(50)[0]
@@ -87,7 +89,7 @@ def class_style(index: int) -> tuple[str, str]:
 
 
 def cell_text(value: float) -> str:
-    """A distance as its cell shows it: at most three figures, a dash where there is none.
+    """Write a distance as its cell shows it: at most three figures, a dash where there is none.
 
     Example:
         >>> cell_text(0.5), cell_text(9.996), cell_text(12.345), cell_text(87.6)
@@ -102,10 +104,10 @@ def cell_text(value: float) -> str:
 
 
 def to_svg(figure: Figure, prefix: str) -> str:
-    """The figure as an `<svg>` element to put into a page: transparent, ink = currentColor.
+    """Return the figure as an `<svg>` element to put into a page: transparent, ink = currentColor.
 
     Args:
-        figure: Any figure of this file.
+        figure: Any figure of this room.
         prefix: Unique in the page; ids that are referred to get it, all others go.
 
     Returns:
@@ -138,19 +140,14 @@ def to_svg(figure: Figure, prefix: str) -> str:
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """The figure as a PNG on white, whole or not at all.
+    """Write the figure as a PNG on white, whole or not at all.
 
     Args:
-        figure: Any figure of this file.
+        figure: Any figure of this room.
         path: The file to write or replace.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        _save(figure, temporary, format="png", dpi=160, facecolor="white")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic(Path(path)) as file:
+        _save(figure, file, format="png", dpi=160, facecolor="white")
 
 
 def _save(figure: Figure, target: Any, **options: Any) -> None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from jaxssl.analysis.distances import Metric
 from jaxssl.errors import InputError
 from jaxssl.files import atomic
 
@@ -138,8 +139,20 @@ class Embeddings:
         """int32 `[n]` into `class_list`: class_index without its holes."""
         return np.unique(self.class_index, return_inverse=True)[1].astype(np.int32)
 
+    @property
+    def distance(self) -> Metric:
+        """The distance the vectors were trained for, as `metadata` says; Euclidean by default.
+
+        Raises:
+            InputError: `metadata` names another distance.
+        """
+        metric = self.metadata.get("distance", "euclidean")
+        if metric not in ("euclidean", "angular"):
+            raise InputError(f"the table's distance is {metric!r}; it must be euclidean or angular")
+        return metric
+
     def select(self, rows: np.ndarray) -> Embeddings:
-        """The rows of a boolean mask `[n]`, or of integer indices in their order."""
+        """Return the rows of a boolean mask `[n]`, or of integer indices in their order."""
         rows = np.arange(len(self))[np.asarray(rows)]
 
         def pick(values: Sequence[T]) -> list[T]:
@@ -176,7 +189,7 @@ def _as_indices(class_index: object) -> np.ndarray:
 
 
 def save(path: str | Path, table: Embeddings, metadata: Mapping[str, Any] | None = None) -> None:
-    """Writes the table as one parquet file, whole or not at all.
+    """Write the table as one parquet file, whole or not at all.
 
     The file appears under its name only when every byte is on the disk (temporary file, fsync,
     rename): no reader sees, and no killed writer leaves, half a table.
@@ -229,7 +242,7 @@ def _to_arrow(table: Embeddings) -> pa.Table:
 
 
 def load(path: str | Path) -> Embeddings:
-    """Reads a table that `save`, or another tool with the same columns, has written.
+    """Read a table that `save`, or another tool with the same columns, has written.
 
     Args:
         path: a parquet file; `embedding` may be lists of one length as well as fixed-size lists,
@@ -247,7 +260,7 @@ def load(path: str | Path) -> Embeddings:
 
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"{path}: no such embedding table; experiments.embed writes it")
+        raise InputError(f"{path}: no such embedding table")
     try:
         with pq.ParquetFile(path) as file:
             return _from_arrow(file.read())

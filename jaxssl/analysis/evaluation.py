@@ -8,19 +8,31 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis import figures, sections
-from jaxssl.analysis.classification import classification as classification_section
+from jaxssl.analysis import figures
+from jaxssl.analysis.classifier import classification, top_accuracy
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.linear_probe import linear_probe
+from jaxssl.analysis.names import embedding_title
 from jaxssl.analysis.neighbours import Neighbours
-from jaxssl.analysis.page import FigureFiles, percent, render
+from jaxssl.analysis.page import FigureFiles, percent, plot, render
 from jaxssl.analysis.probes import knn_votes
 from jaxssl.analysis.projection import tsne_together, umap_together
-from jaxssl.analysis.sections import embedding_title
+from jaxssl.analysis.results import Classification
+from jaxssl.analysis.sections import classifier, training
+from jaxssl.analysis.sections.settings import words
 from jaxssl.analysis.umap_figure import umap_panels
 from jaxssl.files import write_json, write_text
 
-GUESSES = (1, 3, 5)
+__all__ = [
+    "classification",
+    "evaluate",
+    "headline",
+    "maps",
+    "top_accuracy",
+    "write",
+    "write_page",
+]
+
 K, TEMPERATURE = 200, 0.1
 MAP_LIMIT = 2500
 # What the terminal says, by the key in a row.
@@ -29,64 +41,10 @@ CLASSIFIERS = {"linear": "linear", "knn": f"kNN (k {K}, T {TEMPERATURE:g})"}
 Maps = Mapping[str, tuple[np.ndarray, np.ndarray]]
 
 
-def top_accuracy(scores: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Share of images whose class is among the t of highest score, for t of 1, 3, 5.
-
-    Args:
-        scores: `[n, k]`, higher for likelier classes; of equal scores the lower class comes first.
-        labels: int `[n]`.
-
-    Returns:
-        `{"1": share, "3": …, "5": …}`; from t = k on every guess is right, which is left out.
-
-    Example:
-        >>> scores = np.array([[0.1, 0.5, 0.3, 0.1], [0.4, 0.3, 0.2, 0.1]])
-        >>> top_accuracy(scores, np.array([2, 0]))
-        {'1': 0.5, '3': 1.0}
-    """
-    ranked = np.argsort(-scores, axis=1, kind="stable")
-    hits = ranked == np.asarray(labels)[:, None]
-    guesses = [t for t in GUESSES if t == 1 or t < scores.shape[1]]
-    return {str(t): float(hits[:, :t].any(axis=1).mean()) for t in guesses}
-
-
-def classification(
-    scores: np.ndarray, labels: np.ndarray, classes: Sequence[str]
-) -> dict[str, Any]:
-    """What a classifier gets right, in total and per class, and takes for what.
-
-    Args:
-        scores: `[n, k]`, logits or probabilities.
-        labels: int `[n]`.
-        classes: k names.
-
-    Returns:
-        `accuracy`, `top` (as `top_accuracy`), `per_class` (None for a class without images),
-        `confusion` (`[i][j]` counts the images of class i that it gives to class j), `classes`.
-
-    Example:
-        >>> found = classification(np.eye(3)[[0, 1, 1]], np.array([0, 1, 0]), ("a", "b", "c"))
-        >>> found["confusion"], found["per_class"]
-        ([[1, 1, 0], [0, 1, 0], [0, 0, 0]], {'a': 0.5, 'b': 1.0, 'c': None})
-    """
-    k = len(classes)
-    confusion = np.zeros((k, k), int)
-    np.add.at(confusion, (labels, scores.argmax(axis=1)), 1)
-    right, images = np.diagonal(confusion).tolist(), confusion.sum(axis=1).tolist()
-    shares = [found / n if n else None for found, n in zip(right, images, strict=True)]
-    return {
-        "accuracy": sum(right) / len(labels),
-        "top": top_accuracy(scores, labels),
-        "per_class": dict(zip(classes, shares, strict=True)),
-        "confusion": confusion.tolist(),
-        "classes": list(classes),
-    }
-
-
 def evaluate(
     features: Mapping[str, np.ndarray], labels: Mapping[str, np.ndarray]
 ) -> tuple[dict[str, Any], np.ndarray]:
-    """Linear evaluation and weighted kNN of one embedding, on its test images.
+    """Judge one embedding by linear evaluation and weighted kNN, on its test images.
 
     Args:
         features: "train", "val", "test" -> `[n, d]`.
@@ -120,7 +78,7 @@ def evaluate(
 
 
 def maps(vectors: np.ndarray, labels: np.ndarray, *, seed: int) -> Maps:
-    """t-SNE and UMAP of the test images, at most 2,500 of them, drawn by class.
+    """Compute t-SNE and UMAP of the test images, at most 2,500 of them, drawn by class.
 
     Args:
         vectors: `[n, d]`.
@@ -146,13 +104,13 @@ def maps(vectors: np.ndarray, labels: np.ndarray, *, seed: int) -> Maps:
 
 
 def headline(rows: Sequence[Mapping[str, Any]]) -> str:
-    """The rows as a table for the terminal."""
+    """Return the rows as a table for the terminal."""
     guesses = list(rows[0]["linear"]["top"])
     lines = []
-    for classifier, title in CLASSIFIERS.items():
+    for way, title in CLASSIFIERS.items():
         lines.append(f"\n{title + ', test images':34}" + "".join(f"   top-{t}" for t in guesses))
         for row in rows:
-            shares = "".join(f"{row[classifier]['top'][t]:8.1%}" for t in guesses)
+            shares = "".join(f"{row[way]['top'][t]:8.1%}" for t in guesses)
             lines.append(f"  {embedding_title(row['embedding']):32}{shares}")
     return "\n".join([*lines, ""])
 
@@ -167,12 +125,12 @@ def write_page(
     neighbours: Neighbours | None = None,
     records: Sequence[Mapping[str, Any]] = (),
 ) -> Path:
-    """`index.html`, which opens from disk, with its figures as PNG and their numbers as JSON.
+    """Write `index.html`, which opens from disk, with its figures as PNG and numbers as JSON.
 
     Args:
         folder: where; made where it is missing.
-        results: `results.json`; `classification`, `rows`, `epochs` are shown where they are there,
-            `protocol` and the provenance as they stand.
+        results: what becomes `results.json`; `classification` is a `Classification`; `rows` and
+            `epochs` are shown where they are there, `protocol` and the provenance as they stand.
         title: of the page.
         points: from `maps`.
         names: the class of each test image, for `points`.
@@ -184,26 +142,28 @@ def write_page(
     """
     folder.mkdir(parents=True, exist_ok=True)
     files = FigureFiles(folder)
+    found: Classification = results["classification"]
+    curves = training.curves(records, files)
     provenance = ("devices", "machine", "commit", "started", "versions")
     page = render(
         "evaluation.html.j2",
         title=title,
-        protocol=_words(results["protocol"]),
-        provenance=_words({name: results[name] for name in provenance if results.get(name)}),
+        protocol=_facts(results["protocol"]),
+        provenance=_facts({name: results[name] for name in provenance if results.get(name)}),
         command=results.get("command"),
         table=_table(results.get("rows", ())),
-        classification=classification_section(results, files),
+        classification=classifier.show(found, files),
         neighbours=neighbours and neighbours.section(files),
-        map=points and _map(points, names, results["classification"]["classes"], files),
+        map=points and _map(points, names, found.classes, files),
         epochs=_epochs(results.get("epochs", ()), files),
-        training=sections.training(records, files),
+        training=curves and plot(curves, training.caption(records)),
     )
     write_text(folder / "index.html", page)
     return folder / "index.html"
 
 
 def write(folder: Path, results: Mapping[str, Any], **shown: Any) -> Path:
-    """`results.json`, and the page that `write_page` makes of it."""
+    """Write `results.json`, and the page that `write_page` makes of it."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "results.json", results)
     return write_page(folder, results, **shown)
@@ -267,10 +227,5 @@ def _epochs(rows: Sequence[Mapping[str, Any]], files: FigureFiles) -> dict[str, 
     )
 
 
-def _words(facts: Mapping[str, Any]) -> dict[str, str]:
-    def words(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return ", ".join(f"{name} {inner}" for name, inner in value.items())
-        return str(value)
-
-    return {name.replace("_", " "): words(value) for name, value in facts.items()}
+def _facts(values: Mapping[str, Any]) -> dict[str, str]:
+    return {name.replace("_", " "): words(value) for name, value in values.items()}

@@ -23,6 +23,7 @@ from jaxssl.analysis.drawing import (
     short,
     to_svg,
 )
+from jaxssl.analysis.results import LabelRow
 
 __all__ = [
     "accuracy_over_epochs",
@@ -72,7 +73,7 @@ def _panels(count: int, columns: int, *, width: float, height: float) -> tuple[F
 
 @matplotlib.rc_context(STYLE)
 def training_curves(records: Sequence[Mapping[str, Any]], *, columns: int = 3) -> Figure:
-    """One panel a metric, or a pair, over the steps; one line a split (`metrics.jsonl`).
+    """Draw a panel a metric, or a pair, over the steps; one line a split (`metrics.jsonl`).
 
     Args:
         records: Rows with `step`, `split` and `name: value`; NaN is a gap.
@@ -113,7 +114,7 @@ def training_curves(records: Sequence[Mapping[str, Any]], *, columns: int = 3) -
 
 
 def metric_names(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the numbers in the records, those of `METRICS` first.
+    """List the names of the numbers in the records, those of `METRICS` first.
 
     Example:
         >>> metric_names([{"step": 1, "split": "train", "speed": 9.0, "loss": 2.0}])
@@ -162,16 +163,15 @@ def _level_lines(
 
 @matplotlib.rc_context(STYLE)
 def label_efficiency(
-    curves: Mapping[str, Sequence[Mapping[str, Any]]],
+    curves: Mapping[str, Sequence[LabelRow]],
     *,
     chance: float,
     columns: int = 3,
 ) -> Figure:
-    """Balanced accuracy over the number of labels: a panel a classifier, a line an embedding.
+    """Draw balanced accuracy over the number of labels: a panel a classifier, a line an embedding.
 
     Args:
-        curves: Name of the embedding (or run) -> rows with `classifier`, `labels`, `mean`, `low`,
-            `high` (accuracies in 0-1). The band is low to high.
+        curves: Name of the embedding (or method) -> its rows. The band is low to high.
         chance: 1 / number of classes, drawn dashed where it is not far below the curves.
         columns: Panels side by side.
 
@@ -182,23 +182,23 @@ def label_efficiency(
         ValueError: If there are no rows.
     """
     every = [row for rows in curves.values() for row in rows]
-    classifiers = list(dict.fromkeys(row["classifier"] for row in every))
+    classifiers = list(dict.fromkeys(row.classifier for row in every))
     if not classifiers:
         raise ValueError(f"no rows in the curves of {list(curves)}")
     figure, axes = _panels(len(classifiers), columns, width=3.95, height=3.4)
-    lowest = max(0.0, min(row["low"] for row in every) - 0.05)
+    lowest = max(0.0, min(row.low for row in every) - 0.05)
     for ax, classifier in zip(axes, classifiers, strict=True):
         for i, (name, rows) in enumerate(curves.items()):
             mine = sorted(
-                (row for row in rows if row["classifier"] == classifier),
-                key=lambda row: row["labels"],
+                (row for row in rows if row.classifier == classifier),
+                key=lambda row: row.labels,
             )
-            x = [row["labels"] for row in mine]
+            x = [row.labels for row in mine]
             color, marker = PALETTE[i % 10], MARKERS[i % 5]
             ax.fill_between(
-                x, [r["low"] for r in mine], [r["high"] for r in mine], color=color, alpha=0.2, lw=0
+                x, [r.low for r in mine], [r.high for r in mine], color=color, alpha=0.2, lw=0
             )
-            ax.plot(x, [r["mean"] for r in mine], marker + "-", color=color, label=literal(name))
+            ax.plot(x, [r.mean for r in mine], marker + "-", color=color, label=literal(name))
         if chance >= lowest:
             ax.axhline(chance, color=GREY, linestyle="--", linewidth=1.2, label="chance")
         ax.set(xscale="log", ylim=(lowest, 1.02), xlabel="labels (log scale)")
@@ -212,14 +212,14 @@ def label_efficiency(
     return figure
 
 
-def _within(tick: int, rows: Sequence[Mapping[str, Any]]) -> bool:
-    labels = [row["labels"] for row in rows]
+def _within(tick: int, rows: Sequence[LabelRow]) -> bool:
+    labels = [row.labels for row in rows]
     return min(labels) * 0.8 <= tick <= max(labels) * 1.25
 
 
 @matplotlib.rc_context(STYLE)
 def accuracy_over_epochs(rows: Sequence[Mapping[str, float]]) -> Figure:
-    """Linear and kNN accuracy of a run's checkpoints.
+    """Draw linear and kNN accuracy of a run's checkpoints.
 
     Args:
         rows: `epoch`, and `linear` and `knn` in 0-1; epoch 0 is the untrained network, whose level
@@ -250,7 +250,7 @@ def accuracy_over_epochs(rows: Sequence[Mapping[str, float]]) -> Figure:
 def image_sheet(
     images: ArrayLike, *, columns: Sequence[str] = (), labels: Sequence[str] = ()
 ) -> Figure:
-    """A sheet of small images, with titles over the columns and names beside the rows.
+    """Draw a sheet of small images, with titles over the columns and names beside the rows.
 
     Args:
         images: uint8 `[rows, columns, h, w, c]`, c = 1 or 3; white is an empty place.
@@ -287,7 +287,7 @@ def image_sheet(
 
 
 def view_sheet(originals: ArrayLike, views_a: ArrayLike, views_b: ArrayLike) -> Figure:
-    """`x, t1(x), t2(x)` for some images, one image a column.
+    """Draw `x, t1(x), t2(x)` for some images, one image a column.
 
     Args:
         originals: uint8 `[n, h, w, c]`.

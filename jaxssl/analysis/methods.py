@@ -5,48 +5,85 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis.report import STUDIES
-from jaxssl.analysis.run import Run, read_run
-from jaxssl.analysis.sections import embedding_title
+from jaxssl.analysis.names import embedding_title
+from jaxssl.analysis.results import LabelRow, Results
+from jaxssl.analysis.run import Run, linear_evaluation, read_run
 from jaxssl.errors import InputError
-from jaxssl.files import read_object
 
 # What must be equal for two numbers to be comparable, beside the images themselves.
 PROTOCOL = ("dataset", "seen", "unseen", "lookalikes", "image_size", "color", "fit")
-# Settings that say where a run is and how it was started, not what it learns.
-_INCIDENTAL = frozenset(
-    {
-        *("seed", "run_dir", "data_dir", "preset", "on_bad_image", "log_every", "save_minutes"),
-        *("tpu", "gpu", "cpu", "describe", "config", "keep_every"),
-    }
-)
 _NEEDED = ("sets", "retrieval", "nmi", "silhouette", "separation")
 
 
-class Method(NamedTuple):
+@dataclass(frozen=True)
+class Judged:
+    """A run with its numbers.
+
+    Args:
+        run: The run, with the tables of h.
+        results: Its numbers.
+        linear: Top-1 accuracy of linear evaluation, by embedding; {} where it was not run.
+    """
+
+    run: Run
+    results: Results
+    linear: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Method:
     """One row of the comparison: a training recipe, or a baseline.
 
     Args:
         name: As shown; no two are alike.
         embedding: Its key in `results.json`: "h" or a baseline's.
-        settings: What its runs have in common.
-        runs: Run folder -> run, one a seed.
+        recipe: What its runs have in common.
+        runs: One a seed.
     """
 
     name: str
     embedding: str
-    settings: dict[str, Any]
-    runs: dict[Path, Run]
+    recipe: Mapping[str, Any]
+    runs: tuple[Judged, ...]
+
+
+@dataclass(frozen=True)
+class Pooled:
+    """A number over seeds.
+
+    Args:
+        mean: Over seeds.
+        low: Of its 95 % interval.
+        high: Of its 95 % interval.
+        seeds: The values themselves.
+    """
+
+    mean: float
+    low: float
+    high: float
+    seeds: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class MethodRow(LabelRow):
+    """A point of a method's label-efficiency curve; `embedding` is the method's name.
+
+    Args:
+        seeds: The mean of each seed.
+    """
+
+    seeds: tuple[float, ...] = ()
 
 
 def read_methods(run_dirs: Sequence[str | os.PathLike[str]]) -> list[Method]:
-    """Reads finished runs of one protocol; those that differ in their seed alone are one method.
+    """Read finished runs of one protocol; those of one study and recipe are one method.
 
     Args:
         run_dirs: Run folders, in the order in which they are shown.
@@ -61,43 +98,36 @@ def read_methods(run_dirs: Sequence[str | os.PathLike[str]]) -> list[Method]:
     """
     if not run_dirs:
         raise InputError("no runs given: name the folders of finished runs")
-    groups: dict[str, dict[Path, Run]] = {}
-    earlier: list[tuple[Path, Run, dict[str, Any]]] = []
+    groups: dict[str, list[Judged]] = {}
+    earlier: list[tuple[Run, dict[str, Any]]] = []
     for folder in map(Path, run_dirs):
-        run = _read(folder)
-        mine = _protocol(run)
-        for other, its_run, theirs in earlier:
-            _check_same((other, its_run), (folder, run), differing([theirs, mine]))
-        earlier.append((folder, run, mine))
-        key = json.dumps([run.provenance.get("study"), recipe(run)], sort_keys=True)
-        group = groups.setdefault(key, {})
-        seed = run.settings.get("seed")
-        for other, twin in group.items():
-            if twin.settings.get("seed") == seed:
-                raise InputError(f"{other} and {folder}: one method, both seed {seed}; leave one")
-        group[folder] = run
+        judged = _read(folder)
+        run, mine = judged.run, _protocol(judged.run)
+        for other, theirs in earlier:
+            _check_same(other, run, differing([theirs, mine]))
+        earlier.append((run, mine))
+        group = groups.setdefault(json.dumps([run.study, run.recipe], sort_keys=True), [])
+        for twin in group:
+            if twin.run.seed == run.seed:
+                raise InputError(
+                    f"{twin.run.folder} and {folder}: one method, both seed {run.seed}; leave one"
+                )
+        group.append(judged)
     trained = _named(list(groups.values()))
     return [*trained, *_baselines(trained)]
 
 
-def recipe(run: Run) -> dict[str, Any]:
-    """The settings that make a method: all but the seed and where things are."""
-    return {name: value for name, value in run.settings.items() if name not in _INCIDENTAL}
-
-
-def _read(folder: Path) -> Run:
-    run = read_run(folder)
+def _read(folder: Path) -> Judged:
+    run = read_run(folder, embeddings=("h",))
     unseen = any(name.startswith("unseen") for name in run.tables["h"])
     needed = ("label_efficiency", *_NEEDED) if unseen else _NEEDED
-    missing = [name for name in needed if not run.results.get(name)]
-    if missing:
+    missing = [name for name in needed if not getattr(run.results, name, None)]
+    if missing or run.results is None:
         raise InputError(
-            f"{folder}: results.json has no {', '.join(missing)}; finish the run, or judge it "
-            f"again with python -m experiments.report {folder}"
+            f"{folder}: results.json has no {', '.join(missing)}; finish the run, or analyse it "
+            "again"
         )
-    rows = read_object(folder / "linear_eval" / "results.json").get("rows", [])
-    run.results["linear_eval"] = {row["embedding"]: row["linear"]["top"]["1"] for row in rows}
-    return run._replace(tables={"h": run.tables["h"]})  # the baselines' vectors are large
+    return Judged(run, run.results, linear_evaluation(folder))
 
 
 def _protocol(run: Run) -> dict[str, Any]:
@@ -105,44 +135,65 @@ def _protocol(run: Run) -> dict[str, Any]:
     for name, table in run.tables["h"].items():
         part = name if name.startswith("unseen") else "seen"  # the seed draws train, val and test
         images.setdefault(part, set()).update(zip(table.ids, table.class_names, strict=True))
-    return {name: run.settings.get(name) for name in PROTOCOL} | {"data": images}
+    return protocol(run) | {"data": images}
 
 
-def _check_same(a: tuple[Path, Run], b: tuple[Path, Run], differ: list[str]) -> None:
-    (folder, run), (other_folder, other) = a, b
-    same_seed = run.settings.get("seed") == other.settings.get("seed")
+def protocol(run: Run) -> dict[str, Any]:
+    """List what must be equal for two numbers to be comparable, beside the images themselves."""
+    return {name: run.settings.get(name) for name in PROTOCOL} | {"dataset": run.dataset}
+
+
+def _check_same(run: Run, other: Run, differ: list[str]) -> None:
     # The fingerprint sees the pixels, but also the split, which only equal seeds share.
-    if not differ and same_seed and run.provenance.get("data") != other.provenance.get("data"):
+    fingerprints = (run.provenance.get("data"), other.provenance.get("data"))
+    if not differ and run.seed == other.seed and fingerprints[0] != fingerprints[1]:
         differ = ["data"]
     if differ:
         raise InputError(
-            f"{folder} and {other_folder} differ in {', '.join(differ)}: their numbers cannot be "
-            "compared; give runs of one protocol"
+            f"{run.folder} and {other.folder} differ in {', '.join(differ)}: their numbers cannot "
+            "be compared; give runs of one protocol"
         )
 
 
-def _named(groups: Sequence[dict[Path, Run]]) -> list[Method]:
+def _named(groups: Sequence[Sequence[Judged]]) -> list[Method]:
     """A method is named by its study, and by whatever else tells it from its namesakes."""
-    firsts = [next(iter(group.values())) for group in groups]
-    studies = [str(run.provenance.get("study") or "embedding") for run in firsts]
-    recipes = [recipe(run) for run in firsts]
-    methods = []
-    for study, mine, group in zip(studies, recipes, groups, strict=True):
-        namesakes = [r for s, r in zip(studies, recipes, strict=True) if s == study]
-        differ = differing(namesakes)
-        if "encoder" in differing(recipes):
+    firsts = [group[0].run for group in groups]
+    with_encoder = "encoder" in differing([run.recipe for run in firsts])
+    names = []
+    for run in firsts:
+        differ = differing([other.recipe for other in firsts if other.study == run.study])
+        if with_encoder:
             differ = ["encoder", *(name for name in differ if name != "encoder")]
-        told = [
-            str(mine.get(n)) if n == "encoder" else f"{n.replace('_', ' ')} {mine.get(n)}"
-            for n in differ
-        ]
-        name = ", ".join([STUDIES.get(study, study), *told])
-        methods.append(Method(name, "h", mine, group))
+        names.append((run.study, [(name, run.recipe.get(name)) for name in differ]))
+    shown = [", ".join([study, *filter(None, (_told(*s) for s in said))]) for study, said in names]
+    methods = []
+    for name, (study, said), group in zip(shown, names, groups, strict=True):
+        if shown.count(name) > 1:  # what is not set must be told too
+            name = ", ".join([study, *(f"{n.replace('_', ' ')} {v!r}" for n, v in said)])
+        methods.append(Method(name, "h", group[0].run.recipe, tuple(group)))
     return methods
 
 
+def _told(name: str, value: Any) -> str:
+    """A setting as part of a method's name; "" for one that is not set.
+
+    Example:
+        >>> [_told("steps", 9), _told("encoder", "convnet"), _told("steps", None)]
+        ['steps 9', 'convnet', '']
+        >>> [_told("label_fraction", 0.1), _told("balanced", True), _told("balanced", False)]
+        ['label fraction 0.1', 'balanced', '']
+    """
+    if value is None or value is False or value in ("", [], {}):
+        return ""
+    words = name.replace("_", " ")
+    if value is True:
+        return words
+    said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return said if name == "encoder" else f"{words} {said}"
+
+
 def differing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the settings that are not equal in all.
+    """List the settings that are not equal in all.
 
     Example:
         >>> differing([{"epochs": 3, "margin": 0.5}, {"epochs": 3}])
@@ -155,32 +206,31 @@ def differing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
 def _baselines(trained: Sequence[Method]) -> list[Method]:
     encoders: dict[Any, Method] = {}
     for method in trained:
-        settings = method.settings
+        settings = method.runs[0].run.settings
         key = tuple(settings.get(name) or None for name in ("encoder", "cell", "pretrained"))
         encoders.setdefault(key, method)
     found = []
     for key, method in encoders.items():
         which = ", ".join(str(part) for part in key if part) if len(encoders) > 1 else ""
         title = embedding_title("untrained") + (f" ({which})" if which else "")
-        found.append(method._replace(name=title, embedding="untrained"))
-    raw = trained[0]._replace(name=embedding_title("raw_pixels"), embedding="raw_pixels")
+        found.append(replace(method, name=title, embedding="untrained"))
+    raw = replace(trained[0], name=embedding_title("raw_pixels"), embedding="raw_pixels")
     few_labels = any(label_rows(method) for method in trained)
     return [m for m in (*found, raw) if (label_rows(m) if few_labels else _is_judged(m))]
 
 
 def _is_judged(method: Method) -> bool:
     """Whether there are numbers of it on the seen classes' test images."""
-    runs = method.runs.values()
-    return all(method.embedding in run.results["retrieval"].get("test", {}) for run in runs)
+    return all(method.embedding in one.results.retrieval.get("test", {}) for one in method.runs)
 
 
 def pooled(
-    means: Sequence[float],
+    means: Collection[float],
     half: float = 0.0,
     *,
     within: tuple[float, float] = (-math.inf, math.inf),
-) -> dict[str, Any]:
-    """Mean over seeds with a 95 % interval: label draws and seeds, added in quadrature.
+) -> Pooled:
+    """Average over seeds with a 95 % interval: label draws and seeds, added in quadrature.
 
     half² = half_draws² + (t · s / √seeds)², t of seeds - 1 degrees of freedom, s the standard
     deviation over seeds. The seeds share their draws of labels, so that more seeds narrow the
@@ -192,11 +242,11 @@ def pooled(
         within: Least and greatest value that there can be; the interval is cut off there.
 
     Returns:
-        `mean`, `low`, `high`, and `seeds`, the values themselves.
+        The mean with its interval.
 
     Example:
         >>> found = pooled([0.8, 0.9], half=0.1)
-        >>> round(found["mean"], 3), round(found["high"] - found["mean"], 3)
+        >>> round(found.mean, 3), round(found.high - found.mean, 3)
         (0.85, 0.643)
     """
     from scipy.special import stdtrit
@@ -206,49 +256,50 @@ def pooled(
     over_seeds = stdtrit(n - 1, 0.975) * values.std(ddof=1) / math.sqrt(n) if n > 1 else 0.0
     mean, half = float(values.mean()), math.hypot(half, over_seeds)
     low, high = max(mean - half, within[0]), min(mean + half, within[1])
-    return {"mean": mean, "low": low, "high": high, "seeds": values.tolist()}
+    return Pooled(mean, low, high, tuple(values.tolist()))
 
 
 def score(
     method: Method,
-    find: Callable[[Mapping[str, Any]], Any],
+    find: Callable[[Judged], float | None],
     *,
     within: tuple[float, float] = (0.0, math.inf),
-) -> dict[str, Any] | None:
-    """A number of `results.json` over the method's seeds; None where a seed does not have it.
+) -> Pooled | None:
+    """Average a number over the method's seeds; None where a seed does not have it.
 
     Args:
         method: The method.
-        find: From `results.json` to the number or None; may raise KeyError.
+        find: From a run to the number or None; may raise KeyError.
         within: As in `pooled`.
     """
     try:
-        values = [find(run.results) for run in method.runs.values()]
+        found = [find(one) for one in method.runs]
     except KeyError:
         return None
-    return None if any(value is None for value in values) else pooled(values, within=within)
+    values = [value for value in found if value is not None]
+    return pooled(values, within=within) if len(values) == len(found) else None
 
 
-def label_rows(method: Method) -> list[dict[str, Any]]:
-    """The method's label-efficiency rows over its seeds, with its name as `embedding`.
+def label_rows(method: Method) -> list[MethodRow]:
+    """Average the method's label-efficiency rows over its seeds.
 
     A number of labels that not every seed was judged at is left out.
     """
     runs = [
         {
-            (row["set"], row["classifier"], row["labels"]): row
-            for row in run.results["label_efficiency"]
-            if row["embedding"] == method.embedding
+            (row.set, row.classifier, row.labels): row
+            for row in one.results.label_efficiency
+            if row.embedding == method.embedding
         }
-        for run in method.runs.values()
+        for one in method.runs
     ]
     rows = []
     for key, first in runs[0].items():
         seeds = [run[key] for run in runs if key in run]
         if len(seeds) == len(runs):
             # Of an interval cut off at 0 or 1, the longer side is the whole half.
-            halves = [max(r["mean"] - r["low"], r["high"] - r["mean"]) for r in seeds]
-            means = [row["mean"] for row in seeds]
+            halves = [max(row.mean - row.low, row.high - row.mean) for row in seeds]
+            means = [row.mean for row in seeds]
             found = pooled(means, float(np.mean(halves)), within=(0.0, 1.0))
-            rows.append({**first, "embedding": method.name, **found})
+            rows.append(MethodRow(**{**asdict(first), **asdict(found), "embedding": method.name}))
     return rows

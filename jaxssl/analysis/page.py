@@ -8,6 +8,7 @@ this folder do not.
 from __future__ import annotations
 
 import base64
+import functools
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from urllib.parse import quote
 import jinja2
 import matplotlib
 import numpy as np
+from markupsafe import Markup
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
@@ -42,7 +44,7 @@ class FigureFiles:
     def add(
         self, name: str, numbers: Any, *, alt: str, wide: Figure, narrow: Figure | None = None
     ) -> dict[str, Any]:
-        """Writes `name.png` and `name.json`, and returns what the macro `plot` shows.
+        """Write `name.png` and `name.json`, and return what the macro `plot` shows.
 
         Args:
             name: File name without ending.
@@ -62,7 +64,7 @@ class FigureFiles:
 
 
 def seriation(matrix: ArrayLike) -> list[int]:
-    """An order of classes that puts look-alikes side by side: the first principal coordinate.
+    """Order classes so that look-alikes stand side by side: by the first principal coordinate.
 
     Classical scaling: the leading eigenvector of -½ J D² J, with D made symmetric and its diagonal
     (a class with itself) zero.
@@ -101,7 +103,7 @@ def matrix_table(
     texts: Sequence[Sequence[str]] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Rows of a matrix for the macro `matrix`: a name, a count, and cells with text and shade.
+    """Make the rows of the macro `matrix`: a name, a count, and cells with text and shade.
 
     Args:
         matrix: `[k, k]` in the order of `classes`.
@@ -137,7 +139,7 @@ def _shade(share: float) -> str:
 
 
 def shades_css() -> str:
-    """The CSS classes s0 to s31: cividis, with black or white text by what reads better."""
+    """Return the CSS classes s0 to s31: cividis, with black or white text by what reads better."""
     colors = matplotlib.colormaps["cividis"]((np.arange(_SHADES) + 0.5) / _SHADES)[:, :3]
     linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
     luminance = linear @ [0.2126, 0.7152, 0.0722]  # WCAG 2; black and white tie at 0.179
@@ -148,7 +150,7 @@ def shades_css() -> str:
 
 
 def render(template: str, **context: Any) -> str:
-    """A template of this folder as a page; undefined names raise, all values are escaped.
+    """Fill a template of this room; undefined names raise, all values are escaped.
 
     Args:
         template: File name, e.g. "report.html.j2".
@@ -157,8 +159,28 @@ def render(template: str, **context: Any) -> str:
     Returns:
         The HTML.
     """
+    return _environment().get_template(template).render(**context)
+
+
+def fragment(template: str, **context: Any) -> Markup:
+    """Fill a template whose HTML goes into another page as it is."""
+    return Markup(render(template, **context))
+
+
+def plot(figure: Mapping[str, Any], caption: str) -> Markup:
+    """Return the HTML of a figure with its caption: all that a section of one figure needs.
+
+    Args:
+        figure: Of `FigureFiles.add`, with a narrow form.
+        caption: A sentence.
+    """
+    return fragment("plot.html.j2", figure=figure, caption=caption)
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_HERE),
+        loader=jinja2.FileSystemLoader([_HERE, _HERE / "sections"]),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -167,17 +189,17 @@ def render(template: str, **context: Any) -> str:
     environment.filters |= {"percent": percent, "cell": cell_text}
     script = (_HERE / "map.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template).render(
-        css=(_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),
-        script=script,
-        script_hash=f"sha256-{digest}",
-        palette=PALETTE,
-        **context,
-    )
+    environment.globals |= {
+        "css": (_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),
+        "script": script,
+        "script_hash": f"sha256-{digest}",
+        "palette": PALETTE,
+    }
+    return environment
 
 
 def percent(value: float | None) -> str:
-    """A share in per cent with one decimal.
+    """Return a share in per cent with one decimal.
 
     Example:
         >>> percent(0.9463), percent(None)

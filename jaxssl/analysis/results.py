@@ -1,246 +1,269 @@
-"""The numbers of a run: embedding tables in, `results.json` out; the report draws them later."""
+"""All the numbers of a run as one value: `Results`, written once as `results.json`.
+
+A number that does not exist (the silhouette of one class) is None, and null in the file.
+"""
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from jaxssl.analysis import probes, sampling
-from jaxssl.analysis.distances import Metric, class_means, distance_sums, separation
-from jaxssl.analysis.embeddings import Embeddings, save
-from jaxssl.analysis.exemplars import exemplars
-from jaxssl.analysis.projection import umap_together
-from jaxssl.analysis.retrieval import clustering_nmi, mean_silhouette, retrieval
-from jaxssl.analysis.run import Tables, read_run
+from jaxssl.analysis.distances import Metric
+from jaxssl.analysis.health import Spread
+from jaxssl.analysis.typed import decode
 from jaxssl.errors import InputError
-from jaxssl.files import plain, read_list, write_json
+from jaxssl.files import read_json, write_json
+
+Matrix = tuple[tuple[float | None, ...], ...]
 
 
-def analyse(
-    run_dir: str | os.PathLike[str],
-    *,
-    draws: int = 5,
-    sizes: Sequence[int] | None = None,
-    limit: int = 2500,
-    seed: int = 0,
-    progress: Callable[[str], None] = lambda stage: None,
-    cache: str | os.PathLike[str] | None = None,
-) -> dict[str, Any]:
-    """Computes everything the report shows and writes it to `results.json`.
-
-    Keys written (all else in the file stays): `embedding`, `sets`, `spread`, `distances`,
-    `separation`, `retrieval`, `nmi`, `silhouette`, `exemplars`, `label_efficiency`, `knn_accuracy`
-    (of the test images among the training images). Distances, exemplars and `knn_accuracy` are of
-    the trained embedding; the others have a value for each embedding. UMAP
-    coordinates go into the tables, as columns `x_umap`, `y_umap`, NaN where a point was not drawn.
+@dataclass(frozen=True)
+class Embedded:
+    """Which embedding was judged.
 
     Args:
-        run_dir: The run folder.
-        draws: Random draws of the labels for each point of a label-efficiency curve.
-        sizes: Numbers of labels on the curves; default: the run's `labels`, or where it has none
-            those of `label_efficiency`.
-        limit: Most points of a set on the map.
-        seed: For draws, UMAP and k-means.
-        progress: Called with the name of each stage as it starts.
-        cache: A folder in which label efficiency is remembered by what it was computed from: the
-            runs of a comparison share their baselines, whose curves are most of an analysis.
-
-    Returns:
-        What `results.json` now holds.
-
-    Raises:
-        InputError: If the folder or one of its files cannot be used.
+        layer: The layer that it is the output of, "h" for the encoder's.
+        distance: The distance that it was trained for.
+        dimensions: d.
     """
-    folder = Path(run_dir)
-    run = read_run(folder)
-    h = run.tables["h"]
-    first = next(iter(h.values()))
-    judged = {name: table for name, table in h.items() if name not in ("train", "val")}
-    results = dict(run.results)
-    results["embedding"] = {
-        "layer": first.metadata.get("layer", "h"),
-        "distance": proper_metric(first),
-        "dimensions": first.vectors.shape[1],
-    }
-    results["sets"] = {name: {"images": len(t), "classes": _counts(t)} for name, t in h.items()}
-    results["spread"] = {name: spread(table.vectors) for name, table in judged.items()}
-    progress("exemplars")
-    results["exemplars"] = {name: _exemplars(table) for name, table in judged.items()}
-    progress("distances, retrieval and clustering")
-    if "train" in h and "test" in h and h["train"].class_list == h["test"].class_list:
-        results["knn_accuracy"] = probes.knn_accuracy(
-            h["train"].vectors, h["train"].labels, h["test"].vectors, h["test"].labels
-        )
-    results.update(_by_set_and_embedding(run.tables, seed))
-    results["label_efficiency"] = _label_efficiency(
-        run.tables,
-        draws,
-        sizes or run.settings.get("labels") or None,
-        seed,
-        progress,
-        Path(cache) if cache else None,
-    )
-    drawn = {name: table for name, table in h.items() if name != "val"}
-    progress(f"UMAP of {sum(min(limit, len(table)) for table in drawn.values()):,} images")
-    _write_umap(folder / "embeddings", drawn, limit, seed)
-    write_json(folder / "results.json", results)
-    return plain(results)
+
+    layer: str
+    distance: Metric
+    dimensions: int
 
 
-def proper_metric(table: Embeddings) -> Metric:
-    """The distance the embedding was trained for, as its table says; Euclidean where it does not.
-
-    Raises:
-        InputError: If the table names another distance.
-    """
-    metric = table.metadata.get("distance", "euclidean")
-    if metric not in ("euclidean", "angular"):
-        raise InputError(f"the table's distance is {metric!r}; it must be euclidean or angular")
-    return metric
-
-
-def spread(vectors: np.ndarray) -> dict[str, float]:
-    """Whether the embedding fills its space, on l2-normalised rows.
-
-    `std` = mean over dimensions of std · sqrt(d): 1 = uniform on the sphere, 0 = one point.
-    `effective_rank` = exp(entropy of the normalised squared singular values), centred: 1 to d.
+@dataclass(frozen=True)
+class ImageCounts:
+    """How many images a set has.
 
     Args:
-        vectors: `[n, d]`.
-
-    Returns:
-        `std` and `effective_rank`.
-
-    Reference:
-        Roy and Vetterli 2007, "The effective rank", on the covariance's spectrum.
-
-    Example:
-        >>> spread(np.ones((4, 3)))
-        {'std': 0.0, 'effective_rank': 1.0}
-        >>> spread(np.concatenate([np.eye(3), -np.eye(3)]))
-        {'std': 1.0, 'effective_rank': 3.0}
+        images: In all.
+        classes: Class -> its images.
     """
-    rows = np.asarray(vectors, np.float64)
-    rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    centred = rows - rows.mean(0, keepdims=True)
-    covariance = centred.T @ centred / len(rows)
-    spectrum = np.maximum(np.linalg.eigvalsh(covariance), 0)
-    p = spectrum / max(spectrum.sum(), 1e-12)
-    entropy = -np.sum(p * np.log(np.maximum(p, 1e-30)))
-    std = np.sqrt(np.diagonal(covariance)).mean() * math.sqrt(rows.shape[1])
-    return {"std": round(float(std), 6), "effective_rank": round(math.exp(entropy), 6)}
+
+    images: int
+    classes: Mapping[str, int]
 
 
-def _counts(table: Embeddings) -> dict[str, int]:
-    counts = np.bincount(table.labels, minlength=len(table.class_list))
-    return dict(zip(table.class_list, counts.tolist(), strict=True))
+@dataclass(frozen=True)
+class Distances:
+    """Mean distances between the images of two classes, on the diagonal over distinct pairs.
+
+    Args:
+        classes: k names, of rows and columns.
+        euclidean: `[k][k]`; None on the diagonal for a class of one image.
+        angular: The same in degrees.
+    """
+
+    classes: tuple[str, ...]
+    euclidean: Matrix
+    angular: Matrix
+
+    def __post_init__(self) -> None:
+        _check_square(self.euclidean, self.classes, "euclidean")
+        _check_square(self.angular, self.classes, "angular")
 
 
-def _exemplars(table: Embeddings) -> dict[str, Any]:
-    def listed(rows: np.ndarray, distances: np.ndarray) -> list[dict[str, Any]]:
-        return [
-            {"id": table.ids[row], "class": table.class_names[row], "distance": distance}
-            for row, distance in zip(rows, distances, strict=True)
-        ]
+@dataclass(frozen=True)
+class Separation:
+    """Mean distance between classes over mean distance within, above 1 where classes stand apart.
 
-    return {
-        name: {
-            "closest": listed(found.closest, found.closest_distances),
-            "farthest": listed(found.farthest, found.farthest_distances),
-            "closest_of_others": listed(found.closest_of_others, found.closest_of_others_distances),
-        }
-        for name, found in exemplars(table, metric=proper_metric(table)).items()
-    }
+    Args:
+        euclidean: Of Euclidean distances.
+        angular: Of angles.
+    """
+
+    euclidean: float | None
+    angular: float | None
 
 
-def _judged(tables: Mapping[str, Tables]) -> Iterator[tuple[str, str, Embeddings]]:
-    """(set, embedding, table) of every judged set, h first."""
-    for embedding, sets in tables.items():
-        for name, table in sets.items():
-            if name in tables["h"] and name not in ("train", "val"):
-                yield name, embedding, table
+@dataclass(frozen=True)
+class RetrievalScores:
+    """What images find that each query all the others of their set (`retrieval.retrieval`).
+
+    Args:
+        precision_at_1: Share whose nearest is of their class.
+        r_precision: Share of their class among the R nearest, R its other images.
+        map_at_r: Mean average precision over the R nearest.
+        queries: How many queried: all that are not alone in their class.
+    """
+
+    precision_at_1: float | None
+    r_precision: float | None
+    map_at_r: float | None
+    queries: int
 
 
-def _by_set_and_embedding(tables: Mapping[str, Tables], seed: int) -> dict[str, Any]:
-    """distances: {set: matrices of h}; of sets with two classes or more separation, retrieval,
-    nmi, silhouette: {set: {embedding: value}}."""
-    names = ("distances", "separation", "retrieval", "nmi", "silhouette")
-    results: dict[str, Any] = {name: {} for name in names}
-    metrics: tuple[Metric, ...] = ("euclidean", "angular")
-    for name, embedding, table in _judged(tables):
-        metric, v, y, classes = proper_metric(table), table.vectors, table.labels, table.class_list
-        # Every pair once: the matrices and the silhouette come from the same sums.
-        sums = {m: distance_sums(v, y, len(classes), metric=m) for m in metrics}
-        distances = {m: class_means(sums[m], y) for m in metrics}
-        if embedding == "h":
-            results["distances"][name] = {"classes": list(classes)} | distances
-        if len(classes) < 2:
-            continue
-        values = {
-            "separation": {m: separation(distances[m]) for m in metrics},
-            "retrieval": retrieval(v, y, metric=metric),
-            "nmi": clustering_nmi(v, y, metric=metric, seed=seed),
-            "silhouette": mean_silhouette(sums[metric], y),
-        }
-        for key, value in values.items():
-            results[key].setdefault(name, {})[embedding] = value
-    return results
+@dataclass(frozen=True)
+class Exemplar:
+    """One image that stands for a class, or does not.
+
+    Args:
+        id: Its name.
+        class_name: Its own class.
+        distance: From the centre of the class that it is shown with; degrees for "angular".
+    """
+
+    id: str
+    class_name: str
+    distance: float
 
 
-def _label_efficiency(
-    tables: Mapping[str, Tables],
-    draws: int,
-    sizes: Sequence[int] | None,
-    seed: int,
-    progress: Callable[[str], None],
-    cache: Path | None,
-) -> list[dict[str, Any]]:
-    rows = []
-    for name, embedding, table in _judged(tables):
-        # A draw needs an image to learn from and one to be tested on.
-        several = len(table.class_list) > 1 and min(_counts(table).values()) > 1
-        if not name.startswith("unseen") or not several:
-            continue
-        progress(f"label efficiency of {embedding} on {name}")
-        curve = _remembered_curve(table, draws, sizes, seed, cache)
-        rows += [{"set": name, "embedding": embedding, **row} for row in curve]
-    return rows
+@dataclass(frozen=True)
+class ClassExemplars:
+    """The typical and the odd images of a class (`exemplars.exemplars`).
+
+    Args:
+        closest: Of the class, the nearest to its centre first.
+        farthest: Of the class, the farthest first.
+        closest_of_others: Of other classes, the nearest to its centre first.
+    """
+
+    closest: tuple[Exemplar, ...]
+    farthest: tuple[Exemplar, ...]
+    closest_of_others: tuple[Exemplar, ...]
 
 
-def _remembered_curve(
-    table: Embeddings, draws: int, sizes: Sequence[int] | None, seed: int, cache: Path | None
-) -> list[dict[str, Any]]:
-    """`label_efficiency` of a table, without the single scores; from the cache where it is."""
-    import sklearn
+@dataclass(frozen=True)
+class LabelRow:
+    """One point of a label-efficiency curve (`probes.label_efficiency`).
 
-    # Anything that can change the numbers changes the key, the code that computes them too.
-    source = [inspect.getsource(module) for module in (probes, sampling)]
-    digest = hashlib.sha256(repr((draws, sizes, seed, sklearn.__version__, *source)).encode())
-    digest.update(np.ascontiguousarray(table.vectors, "<f4").tobytes())
-    digest.update(np.ascontiguousarray(table.labels, "<i8").tobytes())
-    file = cache and cache / f"{digest.hexdigest()}.json"
-    if file and (known := read_list(file)):
-        return known
-    rows = probes.label_efficiency(table.vectors, table.labels, sizes=sizes, draws=draws, seed=seed)
-    rows = [{name: value for name, value in row.items() if name != "scores"} for row in rows]
-    if file:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, rows)
-    return rows
+    Args:
+        set: The unseen set.
+        embedding: "h" or a baseline.
+        classifier: "svc", "linear" or "knn".
+        labels: How many images were labelled.
+        mean: Balanced accuracy, mean over draws.
+        low: Of its 95 % interval.
+        high: Of its 95 % interval.
+        draws: Random draws of the labels.
+        all: Whether these are all the labels there are, the whole pool.
+    """
+
+    set: str
+    embedding: str
+    classifier: str
+    labels: int
+    mean: float
+    low: float
+    high: float
+    draws: int
+    all: bool = False
 
 
-def _write_umap(folder: Path, tables: Tables, limit: int, seed: int) -> None:
-    for name, (rows, xy) in umap_together(tables, limit=limit, seed=seed).items():
-        everywhere = np.full((2, len(tables[name])), np.nan, np.float32)
-        everywhere[:, rows] = xy.T
-        columns = dict(zip(("x_umap", "y_umap"), everywhere, strict=True))
-        table = replace(tables[name], extra={**tables[name].extra, **columns})
-        save(folder / f"{name}.parquet", table)
+@dataclass(frozen=True)
+class Classification:
+    """What a classifier gets right on the test images, and what it takes for what.
+
+    Args:
+        accuracy: Share of all images.
+        top: n -> share of images whose class is among the first n guesses, for n of 1, 3, 5 that
+            are fewer than the classes.
+        per_class: Class -> share of its images, None for a class without.
+        confusion: `[i][j]` counts the images of class i that it gives to class j.
+        classes: k names.
+    """
+
+    accuracy: float
+    top: Mapping[str, float]
+    per_class: Mapping[str, float | None]
+    confusion: tuple[tuple[int, ...], ...]
+    classes: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        _check_square(self.confusion, self.classes, "confusion")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What training knows of a run and its tables do not.
+
+    Args:
+        protocol: How it was judged: `seed`, `layer`, `judged` ("best" or "last"), and whatever else
+            belongs beside the numbers (a fine-tuned run's `start` and `trained`).
+        training: What training took: `seconds`, `images_per_second`, `last_step`, `best_step`.
+        wall_seconds: Stage ("training", "embedding", ...) -> its seconds.
+        classification: Of the run's own classifier, where it has one.
+    """
+
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    wall_seconds: Mapping[str, float | None] = field(default_factory=dict)
+    classification: Classification | None = None
+
+
+@dataclass(frozen=True)
+class Results:
+    """Everything that is known of a run in numbers; `analyse` makes it.
+
+    Args:
+        embedding: What was judged.
+        sets: Set -> its images, of all sets, "train" and "val" too.
+        spread: Judged set -> how much of its space h fills.
+        distances: Judged set -> mean distances of h class by class.
+        separation: Judged set of two classes or more -> embedding -> separation.
+        retrieval: The same of retrieval.
+        nmi: The same of the mutual information of classes and k-means clusters, 0 to 1.
+        silhouette: The same of the mean silhouette, -1 to 1.
+        exemplars: Judged set -> class -> its typical and odd images.
+        label_efficiency: The curves, of unseen sets with two classes of two images or more.
+        label_sizes: The numbers of labels that were asked for; () for those by default.
+        knn_accuracy: Of h: share of test images whose class wins the vote of the 200 nearest
+            training images; None where the test images have other classes.
+        protocol: As `Facts`.
+        training: As `Facts`.
+        wall_seconds: As `Facts`.
+        classification: As `Facts`.
+    """
+
+    embedding: Embedded
+    sets: Mapping[str, ImageCounts]
+    spread: Mapping[str, Spread] = field(default_factory=dict)
+    distances: Mapping[str, Distances] = field(default_factory=dict)
+    separation: Mapping[str, Mapping[str, Separation]] = field(default_factory=dict)
+    retrieval: Mapping[str, Mapping[str, RetrievalScores]] = field(default_factory=dict)
+    nmi: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    silhouette: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
+    exemplars: Mapping[str, Mapping[str, ClassExemplars]] = field(default_factory=dict)
+    label_efficiency: tuple[LabelRow, ...] = ()
+    label_sizes: tuple[int, ...] = ()
+    knn_accuracy: float | None = None
+    protocol: Mapping[str, Any] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    wall_seconds: Mapping[str, float | None] = field(default_factory=dict)
+    classification: Classification | None = None
+
+    def write(self, path: str | os.PathLike[str]) -> None:
+        """Write `results.json`, whole or not at all.
+
+        Args:
+            path: The file; its folder must exist.
+        """
+        write_json(Path(path), self)
+
+    @classmethod
+    def read(cls, path: str | os.PathLike[str]) -> Results:
+        """Read what `write` has written.
+
+        Args:
+            path: The file.
+
+        Returns:
+            A value equal to the one that was written.
+
+        Raises:
+            InputError: It is missing, or a field is missing or of another type; one line names
+                file and field.
+        """
+        file = Path(path)
+        if not file.exists():
+            raise InputError(f"{file}: no such file; finish the run, or analyse it again")
+        return decode(cls, read_json(file), file)
+
+
+def _check_square(matrix: tuple[tuple[Any, ...], ...], classes: tuple[str, ...], name: str) -> None:
+    if [len(row) for row in matrix] != [len(classes)] * len(classes):
+        raise ValueError(f"{name} is not [k, k] for its {len(classes)} classes")

@@ -1,84 +1,113 @@
-"""The files of a run, for the analysis: what training wrote, read and checked; results written."""
+"""A run folder, read and checked: what training wrote, its tables, its numbers."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from jaxssl.analysis.embeddings import Embeddings, load
+from jaxssl.analysis.results import Results
+from jaxssl.analysis.tables import FOLDERS, Tables, read_tables
 from jaxssl.errors import InputError
-from jaxssl.files import read_lines, read_object
-
-Tables = dict[str, Embeddings]
-
-# The folder of each embedding below embeddings/, and its key in results.json: h of the checkpoint
-# that is judged, h of the other one, and the baselines.
-FOLDERS = {
-    "h": ".",
-    "last": "last",
-    "best": "best",
-    "untrained": "untrained",
-    "raw_pixels": "raw_pixels",
-}
-_SETS = ("train", "val", "test", "unseen")
+from jaxssl.files import read_lines, read_object, read_record
 
 
-class Run(NamedTuple):
-    """What a run folder holds, read and checked.
+@dataclass(frozen=True)
+class Run:
+    """What a run folder holds.
 
     Args:
-        settings: Every setting of the program.
-        provenance: What stands beside the settings: command, versions, commit, devices, weights.
+        folder: Where it is.
+        tables: By embedding and set.
+        results: `results.json`; None where it is not written yet.
         metrics: The lines of `metrics.jsonl`, [] where there are none.
-        results: `results.json` as far as it is written.
-        tables: By embedding ("h" and the baselines) and set ("train", ..., "unseen-NAME").
+        record: `config.json` (`jaxssl.files.read_record`), {} where there is none.
     """
 
-    settings: dict[str, Any]
-    provenance: dict[str, Any]
-    metrics: list[dict[str, Any]]
-    results: dict[str, Any]
-    tables: dict[str, Tables]
+    folder: Path
+    tables: Tables
+    results: Results | None = None
+    metrics: Sequence[Mapping[str, Any]] = ()
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def study(self) -> str:
+        """The name to show, "Embedding" where no program says one."""
+        return str(self.record.get("study") or "Embedding")
+
+    @property
+    def dataset(self) -> str:
+        """The data set's name, "" where it is not known."""
+        return str(self.record.get("dataset") or "")
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """Every setting of the program."""
+        return self.record.get("config", {})
+
+    @property
+    def recipe(self) -> Mapping[str, Any]:
+        """The settings that make the method: no seed, nothing of session or process."""
+        return self.record.get("recipe", {})
+
+    @property
+    def seed(self) -> Any:
+        """The seed, None where there is none."""
+        return self.settings.get("seed")
+
+    @property
+    def provenance(self) -> Mapping[str, Any]:
+        """What stands beside the settings: command, versions, commit, devices, weights."""
+        own = ("format", "study", "program", "dataset", "config", "recipe", "hash")
+        return {name: value for name, value in self.record.items() if name not in own}
 
 
-def read_run(run_dir: str | os.PathLike[str]) -> Run:
-    """Reads a run folder; only the trained embedding is demanded, all else may be missing.
+def read_run(
+    run_dir: str | os.PathLike[str], *, embeddings: Collection[str] = tuple(FOLDERS)
+) -> Run:
+    """Read a run folder; only the tables of h are demanded, all else may be missing.
 
     Args:
         run_dir: The folder with `config.json`, `metrics.jsonl`, `embeddings/` and `results.json`.
+        embeddings: Those whose tables are read; vectors of baselines are large.
 
     Returns:
         The run.
 
     Raises:
-        InputError: If it is no folder, holds no embeddings, or a file of it cannot be read.
+        InputError: It is no folder, holds no embeddings, is of an older version, or a file of it
+            cannot be read.
     """
     folder = Path(run_dir)
-    if not folder.is_dir():
-        raise InputError(f"{folder}: no such run folder; give the --run-dir of a finished run")
-    tables = {name: _read_tables(folder / "embeddings" / sub) for name, sub in FOLDERS.items()}
-    if not tables["h"]:
-        raise InputError(f"{folder}: no embeddings/*.parquet; train it, or run experiments.embed")
-    provenance = read_object(folder / "config.json")
-    settings = provenance.pop("config", None)
-    if settings is None:  # a flat file: the settings are what is not provenance
-        known = ("study", "versions", "commit", "devices", "command", "machine", "started", "data")
-        settings = {name: value for name, value in provenance.items() if name not in known}
-        provenance = {name: value for name, value in provenance.items() if name in known}
-    return Run(
-        settings,
-        provenance,
-        _metrics(folder / "metrics.jsonl"),
-        read_object(folder / "results.json"),
-        tables,
-    )
+    tables = read_tables(folder, embeddings=embeddings)
+    about = read_about(folder)
+    numbers = folder / "results.json"
+    results = Results.read(numbers) if numbers.exists() else None
+    return Run(folder, tables, results, about.metrics, about.record)
 
 
-def _read_tables(folder: Path) -> Tables:
-    found = {path.stem: path for path in sorted(folder.glob("*.parquet"))}
-    wanted = [*_SETS, *(name for name in found if name.startswith("unseen-"))]
-    return {name: load(found[name]) for name in wanted if name in found}
+def read_about(folder: Path) -> Run:
+    """Read a run's settings and metrics alone: no tables, no results."""
+    record = read_record(folder) if (folder / "config.json").exists() else {}
+    return Run(folder, {}, None, _metrics(folder / "metrics.jsonl"), record)
+
+
+def linear_evaluation(folder: Path) -> dict[str, float]:
+    """Read the top-1 accuracy of linear evaluation by embedding; {} where it was not run.
+
+    Raises:
+        InputError: The file holds something else; the line names it.
+    """
+    path = folder / "linear_eval" / "results.json"
+    rows = read_object(path).get("rows", [])
+    try:
+        return {row["embedding"]: float(row["linear"]["top"]["1"]) for row in rows}
+    except (KeyError, TypeError, ValueError):
+        raise InputError(
+            f"{path}: rows has one without embedding or linear.top.1; evaluate it again"
+        ) from None
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
+from jaxssl.analysis.names import listed
 from jaxssl.analysis.page import percent
-
-Row = Mapping[str, Any]
+from jaxssl.analysis.results import LabelRow
+from jaxssl.analysis.scores import Table
 
 VERDICT_LABELS = (90, 300)
 
 
 def verdict(
-    where: str, rows: Sequence[Row], trained: Sequence[str], baselines: Sequence[str]
+    where: str, rows: Sequence[LabelRow], trained: Sequence[str], baselines: Sequence[str]
 ) -> str:
-    """Two sentences on a set: which method is best, and which beat the baselines; by the SVC.
+    """Say in two sentences of a set which method is best and which beat the baselines, by the SVC.
 
     "Apart" means that the 95 % intervals do not overlap. Nothing is said of why.
 
@@ -28,30 +28,30 @@ def verdict(
     Returns:
         The sentences.
     """
-    svc = [row for row in rows if row["set"] == where and row["classifier"] == "svc"]
-    sizes = sorted({row["labels"] for row in svc})
+    svc = [row for row in rows if row.set == where and row.classifier == "svc"]
+    sizes = sorted({row.labels for row in svc})
     by_size = {
-        n: sorted((r for r in svc if r["labels"] == n), key=lambda row: -row["mean"])
+        n: sorted((r for r in svc if r.labels == n), key=lambda row: -row.mean)
         for n in [n for n in VERDICT_LABELS if n in sizes] or sizes[-1:]
     }
     bests = [
-        _best(labels, [row for row in ranked if row["embedding"] in trained])
+        _best(labels, [row for row in ranked if row.embedding in trained])
         for labels, ranked in by_size.items()
     ]
     rest = where.partition("-")[2]
     place = f"unseen classes ({rest})" if rest else "unseen classes"
     which = "best trained" if len(trained) > 1 else "one trained"
     labels, ranked = list(by_size.items())[-1]
-    ours = [row for row in ranked if row["embedding"] in trained]
-    others = [row for row in ranked if row["embedding"] in baselines]
+    ours = [row for row in ranked if row.embedding in trained]
+    others = [row for row in ranked if row.embedding in baselines]
     return f"On the {place} the {which} method is {listed(bests)}. {_against(ours, others, labels)}"
 
 
-def seen_verdict(table: Mapping[str, Any]) -> str:
-    """Which method's frozen vectors tell the seen classes apart best, where there are no others.
+def seen_verdict(table: Table) -> str:
+    """Say which method's frozen vectors tell the seen classes apart best, if there are no others.
 
     Args:
-        table: Of the seen classes: `columns` and `rows` of cells, as on the page.
+        table: Of the seen classes, as on the page.
 
     Returns:
         A sentence by linear evaluation, or by the nearest neighbours where not every trained method
@@ -62,8 +62,8 @@ def seen_verdict(table: Mapping[str, Any]) -> str:
         "kNN, %": "the 200 nearest neighbours tell",
     }
     columns = {
-        name: [row["cells"][i] for row in table["rows"]]
-        for i, name in enumerate(table["columns"])
+        name: [row.cells[i] for row in table.rows]
+        for i, name in enumerate(table.columns)
         if name in told
     }
     # Of two, the one that says something of more methods; the first of equals.
@@ -72,8 +72,8 @@ def seen_verdict(table: Mapping[str, Any]) -> str:
         return "No accuracy on the seen classes was found; the tables have what there is."
     ranked = sorted(
         (
-            (cell["mean"], row["name"])
-            for row, cell in zip(table["rows"], columns[name], strict=True)
+            (cell.mean, row.name)
+            for row, cell in zip(table.rows, columns[name], strict=True)
             if cell
         ),
         reverse=True,
@@ -83,44 +83,30 @@ def seen_verdict(table: Mapping[str, Any]) -> str:
     return f"{share}: {listed(scores)}."
 
 
-def _best(labels: int, ranked: Sequence[Row]) -> str:
+def _best(labels: int, ranked: Sequence[LabelRow]) -> str:
     best, *others = ranked
-    near = [row["embedding"] for row in others if row["high"] >= best["low"]]
+    near = [row.embedding for row in others if row.high >= best.low]
     told = f", overlapping {listed(near)}" if near else ", apart from the others" if others else ""
-    low, high = percent(best["low"]), percent(best["high"])
+    low, high = percent(best.low), percent(best.high)
     return (
-        f"{best['embedding']} with {labels:,} labels "
-        f"({percent(best['mean'])} %, interval {low} to {high}{told})"
+        f"{best.embedding} with {labels:,} labels "
+        f"({percent(best.mean)} %, interval {low} to {high}{told})"
     )
 
 
-def _against(ours: Sequence[Row], baselines: Sequence[Row], labels: int) -> str:
+def _against(ours: Sequence[LabelRow], baselines: Sequence[LabelRow], labels: int) -> str:
     if not baselines:
         return "No baseline was judged, so nothing says what training added."
-    mean, high = (max(row[key] for row in baselines) for key in ("mean", "high"))
+    mean, high = (max(getattr(row, key) for row in baselines) for key in ("mean", "high"))
     how = {
-        "by {} with intervals apart": [r for r in ours if r["low"] > high],
-        "by {} with overlapping intervals": [
-            r for r in ours if r["low"] <= high and r["mean"] > mean
-        ],
-        "not by {}": [r for r in ours if r["low"] <= high and r["mean"] <= mean],
+        "by {} with intervals apart": [r for r in ours if r.low > high],
+        "by {} with overlapping intervals": [r for r in ours if r.low <= high and r.mean > mean],
+        "not by {}": [r for r in ours if r.low <= high and r.mean <= mean],
     }
     beaten = [
-        text.format(listed([row["embedding"] for row in rows]))
-        for text, rows in how.items()
-        if rows
+        text.format(listed([row.embedding for row in rows])) for text, rows in how.items() if rows
     ]
-    names = [f"{row['embedding']} {percent(row['mean'])} %" for row in baselines]
+    names = [f"{row.embedding} {percent(row.mean)} %" for row in baselines]
     subject = {1: "the baseline", 2: "both baselines"}.get(len(baselines), "all baselines")
     verb = "is" if len(baselines) == 1 else "are"
     return f"With {labels:,} labels {subject} ({', '.join(names)}) {verb} beaten {listed(beaten)}."
-
-
-def listed(names: Sequence[str]) -> str:
-    """Names as a sentence lists them.
-
-    Example:
-        >>> listed(["a"]), listed(["a", "b", "c"])
-        ('a', 'a, b and c')
-    """
-    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)

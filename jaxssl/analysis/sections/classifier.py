@@ -2,31 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from jaxssl.analysis.matrices import confusion_matrix, row_shares
-from jaxssl.analysis.page import FigureFiles, matrix_table
+from jaxssl.analysis.page import FigureFiles, fragment, matrix_table
+from jaxssl.analysis.results import Classification
+from jaxssl.analysis.sections.base import Context
 
 
-def classification(results: Mapping[str, Any], files: FigureFiles) -> dict[str, Any] | None:
-    """Accuracy in total and per class, and the confusion matrix; None without a classifier.
+def make(context: Context) -> Markup | None:
+    """Show the run's own classifier; None where it has none."""
+    found = context.results.classification
+    return show(found, context.files) if found else None
+
+
+def show(found: Classification, files: FigureFiles) -> Markup:
+    """Return the HTML that says what a classifier gets right, its figure written."""
+    return fragment("classifier.html.j2", found=described(found, files))
+
+
+def described(found: Classification, files: FigureFiles) -> dict[str, Any]:
+    """Describe accuracy in total and per class, and the confusion matrix.
 
     Args:
-        results: `results.json`; its `classification` holds `confusion`, counts with a class a row
-            and what it was taken for a column, `classes`, and perhaps `top`, the share of images
-            whose class is among the first n: `{"3": share, ...}`.
+        found: Counts with a class a row and what it was taken for a column.
         files: The page's.
 
     Returns:
-        `total`, `top`, `rows` (a class each, the worst first) and `matrix`, or None.
+        `total`, `top`, `rows` (a class each, the worst first) and `matrix`.
     """
-    found = results.get("classification")
-    if not found:
-        return None
-    classes, counts = found["classes"], np.array(found["confusion"], int)
+    classes, counts = found.classes, np.array(found.confusion, int)
     images, right = counts.sum(1), np.diagonal(counts)
     total = _share(int(right.sum()), int(images.sum()))
     figure = files.add(
@@ -44,7 +53,7 @@ def classification(results: Mapping[str, Any], files: FigureFiles) -> dict[str, 
     ]
     return {
         "total": total,
-        "top": {n: share for n, share in found.get("top", {}).items() if n != "1"},
+        "top": {n: share for n, share in found.top.items() if n != "1"},
         # A class without test images has no share: it stands last.
         "rows": sorted(by_class, key=lambda row: 2.0 if row["mean"] is None else row["mean"]),
         "matrix": {
@@ -61,7 +70,7 @@ def classification(results: Mapping[str, Any], files: FigureFiles) -> dict[str, 
 
 
 def _share(right: int, images: int) -> dict[str, Any]:
-    """A share with its 95 % interval after Wilson, who stays within 0 and 1 and at 1 is no point.
+    """Return a share with its 95 % interval after Wilson, which stays within 0 and 1.
 
     Example:
         >>> {name: round(value, 3) for name, value in _share(9, 10).items()}
@@ -75,7 +84,7 @@ def _share(right: int, images: int) -> dict[str, Any]:
     return {"right": right, "images": images, "mean": right / images, "low": low, "high": high}
 
 
-def _taken_for(row: int, counts: np.ndarray, classes: list[str]) -> tuple[str, int] | None:
+def _taken_for(row: int, counts: np.ndarray, classes: Sequence[str]) -> tuple[str, int] | None:
     """The class it is most often taken for, and how often; None where it never errs."""
     wrong = counts[row].copy()
     wrong[row] = 0

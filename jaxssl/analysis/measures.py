@@ -1,0 +1,212 @@
+"""The numbers of a run: embedding tables in, `Results` out."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jaxssl.analysis import probes, sampling
+from jaxssl.analysis.distances import Metric, class_means, distance_sums, separation
+from jaxssl.analysis.embeddings import Embeddings
+from jaxssl.analysis.exemplars import exemplars
+from jaxssl.analysis.health import spread
+from jaxssl.analysis.results import (
+    ClassExemplars,
+    Distances,
+    Embedded,
+    Exemplar,
+    Facts,
+    ImageCounts,
+    LabelRow,
+    Matrix,
+    Results,
+    RetrievalScores,
+    Separation,
+)
+from jaxssl.analysis.retrieval import clustering_nmi, mean_silhouette, retrieval
+from jaxssl.analysis.tables import Sets, Tables, judged
+from jaxssl.files import plain, read_list, write_json
+
+METRICS: tuple[Metric, ...] = ("euclidean", "angular")
+
+
+def analyse(
+    tables: Tables,
+    facts: Facts | None = None,
+    *,
+    draws: int = 5,
+    sizes: Sequence[int] | None = None,
+    seed: int = 0,
+    progress: Callable[[str], None] = lambda stage: None,
+    cache: str | os.PathLike[str] | None = None,
+) -> Results:
+    """Compute everything that the report shows.
+
+    Distances, exemplars, spread and `knn_accuracy` are of the trained embedding h; the others have
+    a value for each embedding. "train" and "val" are not judged.
+
+    Args:
+        tables: Embedding -> set -> table; "h" is demanded.
+        facts: What training knows of the run; nothing by default.
+        draws: Random draws of the labels for each point of a label-efficiency curve, 2 or more.
+        sizes: Numbers of labels on the curves; default: those of `probes.default_sizes`.
+        seed: Of draws and k-means.
+        progress: Called with the name of each stage as it starts.
+        cache: A folder in which label-efficiency curves are remembered by what they were computed
+            from: the runs of a comparison share their baselines, whose curves are most of an
+            analysis. Nothing else is read or written.
+
+    Returns:
+        The numbers.
+
+    Raises:
+        InputError: A table's distance is unknown.
+        ValueError: There is no table of h.
+    """
+    h, facts = tables.get("h") or {}, facts or Facts()
+    if not h:
+        raise ValueError(f"tables are of {list(tables)}, without one of h")
+    first = next(iter(h.values()))
+    of_h = {name: table for name, embedding, table in judged(tables) if embedding == "h"}
+    layer = str(first.metadata.get("layer", "h"))
+    embedding = Embedded(layer, first.distance, first.vectors.shape[1])
+    progress("exemplars")
+    odd = {name: _exemplars(table) for name, table in of_h.items()}
+    progress("distances, retrieval and clustering")
+    knn = _knn_accuracy(h)
+    geometry = _geometry(tables, seed)
+    return Results(
+        embedding=embedding,
+        sets={name: ImageCounts(len(t), _counts(t)) for name, t in h.items()},
+        spread={name: spread(table.vectors) for name, table in of_h.items()},
+        exemplars=odd,
+        knn_accuracy=knn,
+        label_efficiency=tuple(
+            LabelRow(set=name, embedding=kind, **point)
+            for name, kind, table in _with_curves(tables, progress)
+            for point in _curve(table, draws, sizes, seed, cache)
+        ),
+        label_sizes=tuple(sorted(set(sizes or ()))),
+        protocol=plain(facts.protocol),
+        training=plain(facts.training),
+        wall_seconds=plain(facts.wall_seconds),
+        classification=facts.classification,
+        **geometry,
+    )
+
+
+def _knn_accuracy(h: Sets) -> float | None:
+    if "train" not in h or "test" not in h or h["train"].class_list != h["test"].class_list:
+        return None
+    return probes.knn_accuracy(
+        h["train"].vectors, h["train"].labels, h["test"].vectors, h["test"].labels
+    )
+
+
+def _counts(table: Embeddings) -> dict[str, int]:
+    counts = np.bincount(table.labels, minlength=len(table.class_list))
+    return dict(zip(table.class_list, counts.tolist(), strict=True))
+
+
+def _exemplars(table: Embeddings) -> dict[str, ClassExemplars]:
+    def listed(rows: np.ndarray, distances: np.ndarray) -> tuple[Exemplar, ...]:
+        return tuple(
+            Exemplar(table.ids[row], table.class_names[row], float(distance))
+            for row, distance in zip(rows, distances, strict=True)
+        )
+
+    return {
+        name: ClassExemplars(
+            closest=listed(found.closest, found.closest_distances),
+            farthest=listed(found.farthest, found.farthest_distances),
+            closest_of_others=listed(found.closest_of_others, found.closest_of_others_distances),
+        )
+        for name, found in exemplars(table, metric=table.distance).items()
+    }
+
+
+def _geometry(tables: Tables, seed: int) -> dict[str, Any]:
+    """`distances` of h, and of sets with two classes or more `separation`, `retrieval`, `nmi` and
+    `silhouette` of every embedding, as `Results` has them."""
+    found: dict[str, dict[str, Any]] = {"distances": {}, "separation": {}, "retrieval": {}}
+    found |= {"nmi": {}, "silhouette": {}}
+    for name, embedding, table in judged(tables):
+        metric, v, y, classes = table.distance, table.vectors, table.labels, table.class_list
+        # Every pair once: the matrices and the silhouette come from the same sums.
+        sums = {m: distance_sums(v, y, len(classes), metric=m) for m in METRICS}
+        means = {m: class_means(sums[m], y) for m in METRICS}
+        if embedding == "h":
+            matrices = {m: _matrix(means[m]) for m in METRICS}
+            found["distances"][name] = Distances(classes, **matrices)
+        if len(classes) < 2:
+            continue
+        scores = retrieval(v, y, metric=metric)
+        values = {
+            "separation": Separation(**{m: _number(separation(means[m])) for m in METRICS}),
+            "retrieval": RetrievalScores(
+                **{name: _number(scores[name]) for name in scores if name != "queries"},
+                queries=int(scores["queries"]),
+            ),
+            "nmi": clustering_nmi(v, y, metric=metric, seed=seed),
+            "silhouette": _number(mean_silhouette(sums[metric], y)),
+        }
+        for key, value in values.items():
+            found[key].setdefault(name, {})[embedding] = value
+    return found
+
+
+def _number(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _matrix(values: np.ndarray) -> Matrix:
+    return tuple(tuple(map(_number, row)) for row in values)
+
+
+def _with_curves(
+    tables: Tables, progress: Callable[[str], None]
+) -> Iterator[tuple[str, str, Embeddings]]:
+    """What has a label-efficiency curve, each told to `progress` as it comes."""
+
+    def several(table: Embeddings) -> bool:
+        # A draw needs an image to learn from and one to be tested on.
+        return len(table.class_list) > 1 and min(_counts(table).values()) > 1
+
+    for name, embedding, table in judged(tables):
+        if name.startswith("unseen") and several(table):
+            progress(f"label efficiency of {embedding} on {name}")
+            yield name, embedding, table
+
+
+def _curve(
+    table: Embeddings,
+    draws: int,
+    sizes: Sequence[int] | None,
+    seed: int,
+    cache: str | os.PathLike[str] | None,
+) -> list[dict[str, Any]]:
+    """`label_efficiency` of a table, without the single scores; from the cache where it is."""
+    import sklearn
+
+    # Anything that can change the numbers changes the key, the code that computes them too.
+    source = [inspect.getsource(module) for module in (probes, sampling)]
+    asked = list(sizes) if sizes else None
+    digest = hashlib.sha256(repr((draws, asked, seed, sklearn.__version__, *source)).encode())
+    digest.update(np.ascontiguousarray(table.vectors, "<f4").tobytes())
+    digest.update(np.ascontiguousarray(table.labels, "<i8").tobytes())
+    file = Path(cache) / f"{digest.hexdigest()}.json" if cache else None
+    if file and (known := read_list(file)):
+        return known
+    rows = probes.label_efficiency(table.vectors, table.labels, sizes=asked, draws=draws, seed=seed)
+    rows = [{name: value for name, value in row.items() if name != "scores"} for row in rows]
+    if file:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_json(file, rows)
+    return rows

@@ -1,0 +1,43 @@
+"""What the page and the terminal call things, and names as a sentence lists them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+EMBEDDINGS = {
+    "h": "this embedding",
+    "last": "its last step",
+    "best": "its best step",
+    "untrained": "untrained network",
+    "raw_pixels": "raw pixels",
+}
+
+
+def embedding_title(name: str) -> str:
+    """Return an embedding's name as a title.
+
+    Example:
+        >>> embedding_title("raw_pixels"), embedding_title("imagenet")
+        ('raw pixels', 'imagenet')
+    """
+    return EMBEDDINGS.get(name, name)
+
+
+def set_title(name: str) -> str:
+    """Return a set's name as a title.
+
+    Example:
+        >>> set_title("unseen-lookalikes"), set_title("test")
+        ('unseen: lookalikes', 'test')
+    """
+    return name.replace("unseen-", "unseen: ", 1)
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a sentence lists them.
+
+    Example:
+        >>> listed(["a"]), listed(["a", "b", "c"])
+        ('a', 'a, b and c')
+    """
+    return " and ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
