@@ -42,9 +42,10 @@ class ArcFace(EncoderConfig):
     epochs: AtLeast1[int] = 35
 
     def __post_init__(self) -> None:
+        # As it is meant, so that the run folder says it too.
         default, high = {"arcface": (0.5, math.pi / 2), "cosface": (0.35, 1.0)}[self.kind]
         if self.margin is None:
-            object.__setattr__(self, "margin", default)  # so that the run folder says it too
+            object.__setattr__(self, "margin", default)
         elif self.margin >= high:
             hint = ", in radians, not degrees" if self.kind == "arcface" else ""
             raise InputError(
@@ -65,11 +66,12 @@ def make_method(config: ArcFace, data: Data) -> training.Method:
     encoder, start, rngs = study.make_encoder(config)
     weights = models.ClassWeights(len(data.classes), encoder.features, rngs=rngs)
     margin_loss = losses.arcface_loss if config.kind == "arcface" else losses.cosface_loss
+    margin = config.margin or 0.0  # never None once it is made
 
     def of_images(model: Any, images: Any, labels: Any) -> Any:
         h, _ = model(images)
         weights = model.class_weights()
-        loss = margin_loss(h, weights, labels, margin=config.margin, scale=config.scale)
+        loss = margin_loss(h, weights, labels, margin=margin, scale=config.scale)
         # Without the margin, with which a right answer would count as wrong.
         right = losses.cosine_logits(h, weights).argmax(1) == labels
         return loss, {"accuracy": right.mean()}
@@ -100,7 +102,8 @@ def main(config: ArcFace) -> None:
     with study.open(config) as run:
         data = study.load(run)
         trained = study.train(run, data, make_method(config, data))
-        study.report(run, study.embed(run, data, trained))
+        embedded = study.embed(run, data, trained)
+        study.report(embedded, draws=config.draws, labels=config.labels)
 
 
 if __name__ == "__main__":

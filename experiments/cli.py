@@ -6,28 +6,78 @@ signal, resumable; 130 interrupted.
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import dataclasses
 import importlib
 import importlib.util
 import inspect
 import os
+import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Union, get_type_hints
 
 from experiments import config
 from jaxssl.errors import InputError, RunEnd
 from jaxssl.files import read_object
-from jaxssl.training import processes
 
 # The programs that train an embedding, each a file of this folder.
 STUDIES = ("simclr", "supcon", "triplet", "arcface", "softmax", "rnn", "finetune")
 # The others.
 TOOLS = ("embed", "linear_eval", "report", "compare", "tune", "describe")
+_FRONT = ["jaxssl"]  # what the front door was called with, "jaxssl simclr"
+
+
+def front_door() -> None:
+    """Run `jaxssl PROGRAM [flags]`: the same as `python -m experiments.PROGRAM [flags]`."""
+    name, *flags = sys.argv[1:] or ["--help"]
+    with ending():
+        if name in ("-h", "--help"):
+            print(_menu())
+        elif name == "--completion":
+            _print_completion(flags[0] if flags else "bash")
+        elif name.replace("-", "_") not in (*STUDIES, *TOOLS):
+            raise InputError(f"{name!r} is no program: choose {', '.join((*STUDIES, *TOOLS))}")
+        else:
+            module = name.replace("-", "_")
+            _FRONT.append(module)
+            sys.argv = [f"jaxssl {module}", *flags]
+            runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
+
+
+def _menu() -> str:
+    """Every program with the first line of its docstring, none of them imported."""
+    lines = ["usage: jaxssl PROGRAM [flags]; jaxssl PROGRAM --help lists them", ""]
+    for name in (*STUDIES, *TOOLS):
+        source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
+        about = ast.get_docstring(ast.parse(source)) or ""
+        lines.append(f"  {name:12} {about.splitlines()[0]}")
+    return "\n".join([*lines, "", "jaxssl --completion bash|zsh|fish prints a completion script"])
+
+
+def _print_completion(shell: str) -> None:
+    """Print the script that completes programs and flags in a shell."""
+    import tyro
+
+    if shell not in ("bash", "zsh", "fish"):
+        raise InputError(f"there is no completion for {shell!r}: choose bash, zsh or fish")
+    kinds = []
+    for name in (*STUDIES, *TOOLS):
+        main = importlib.import_module(f"experiments.{name}").main
+        kind = get_type_hints(main, include_extras=True).get("config")
+        if kind is not None:
+            kinds.append(Annotated[kind, tyro.conf.subcommand(name)])
+    programs: Any = Union[tuple(kinds)]  # noqa: UP007 made at run time
+    tyro.cli(
+        programs,
+        args=["--tyro-print-completion", shell],
+        prog="jaxssl",
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
 
 
 def run(main: Callable[[Any], None], presets: Mapping[str, Any]) -> None:
@@ -48,15 +98,20 @@ def ending() -> Iterator[None]:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
         yield
-        processes.leave()
+        _leave()
     except RunEnd as error:
         _end(error, error.exit_code)
+    except BrokenPipeError:
+        # Who read the output, such as `head`, has enough of it; Python would complain at its exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except KeyboardInterrupt:
         _end(
             "interrupted; the same command goes on, with the same --run-dir where it takes one", 130
         )
     except Exception as error:
-        if processes.count() == 1:
+        processes = _processes()
+        if processes is None or processes.count() == 1:
             raise
         # The others would wait until JAX aborts them, and never hear why.
         traceback.print_exc()
@@ -104,7 +159,7 @@ def parse(arguments: list[str], presets: Mapping[str, Any]) -> Any:
     about = inspect.cleandoc(sys.modules["__main__"].__doc__ or "")
     if len(presets) > 1:
         about += f"\n\nPresets: {', '.join(presets)}"
-    parsed = tyro.cli(
+    parsed: Any = tyro.cli(
         flags,
         args=arguments,
         prog=_program_name(),
@@ -174,10 +229,12 @@ def load_program(name: str) -> ModuleType:
             f"{name!r} is no study: choose {', '.join(STUDIES)}, or name the Python file of one"
         )
     main = sys.modules["__main__"]
-    if getattr(main, "__file__", None) and Path(main.__file__).resolve() == path:
+    started = getattr(main, "__file__", None)
+    if started and Path(started).resolve() == path:
         return main  # the file that was started opens its own runs
     spec = importlib.util.spec_from_file_location(f"jaxssl_study_{path.stem}", path)
-    assert spec is not None and spec.loader is not None
+    assert spec is not None
+    assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # its types are looked up there
     try:
@@ -188,6 +245,11 @@ def load_program(name: str) -> ModuleType:
     if missing:
         raise InputError(f"{path} defines no study: it has no {' and no '.join(missing)}")
     return module
+
+
+def flags_of(program: ModuleType) -> type:
+    """The configuration class of a study's program."""
+    return type(next(iter(program.PRESETS.values())))
 
 
 def program_of(config: Any) -> str:
@@ -228,15 +290,28 @@ def _value_of(flag: str, arguments: list[str]) -> str | None:
 
 
 def _program_name() -> str:
+    if len(_FRONT) > 1:
+        return " ".join(_FRONT)
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec else os.path.basename(sys.argv[0])
 
 
 def _end(message: object, code: int) -> None:
     print(
-        f"{_program_name().removesuffix('.py').split('.')[-1]}: {message}",
+        f"{_program_name().removesuffix('.py').replace(' ', '.').split('.')[-1]}: {message}",
         file=sys.stderr,
         flush=True,
     )
-    processes.leave(message, code)
+    _leave(message, code)
     sys.exit(code)
+
+
+def _processes() -> Any:
+    """The module that knows of other processes; None where nothing loaded it, nor JAX."""
+    return sys.modules.get("jaxssl.training.processes")
+
+
+def _leave(*end: Any) -> None:
+    processes = _processes()
+    if processes is not None:
+        processes.leave(*end)

@@ -18,7 +18,7 @@ from experiments import cli
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Compare:
     """The flags of the comparison."""
 
     runs: tyro.conf.Positional[tuple[str, ...]] = ()
@@ -27,7 +27,7 @@ class Config:
     """Folder of the page. Default: runs/compare-<time>."""
 
 
-def main(config: Config) -> None:
+def main(config: Compare) -> None:
     """Runs, methods, page."""
     from jaxssl.analysis.compare import write_comparison
 
@@ -38,4 +38,4 @@ def main(config: Config) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, {"compare": Config()})
+    cli.run(main, {"compare": Compare()})

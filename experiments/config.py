@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import functools
 import hashlib
 import inspect
+import itertools
 import json
 import math
 import textwrap
@@ -269,27 +269,25 @@ class EncoderConfig(Config, Optimization, Network):
 
     def for_structure(self) -> EncoderConfig:
         """The same network, its trunk frozen or not as it was, without reading --pretrained."""
-        frozen = "trunk" if self.frozen_trunk else "none"
+        frozen: Literal["trunk", "none"] = "trunk" if self.frozen_trunk else "none"
         return dataclasses.replace(self, pretrained="", freeze=frozen)
 
 
 # Of the fields: what they belong to, their ranges, what is searched.
 
 
-@functools.cache
-def scopes(kind: type) -> dict[str, Scope]:
+def scopes(kind: Any) -> dict[str, Scope]:
     """The scope of every field of a configuration."""
     return {name: _of(marks, Scope) or RECIPE for name, marks in _marks(kind).items()}
 
 
-@functools.cache
-def searches(kind: type) -> dict[str, Between | OneOf]:
+def searches(kind: Any) -> dict[str, Between | OneOf]:
     """The fields that `tune` searches, and where."""
     found = {name: _of(marks, Between | OneOf) for name, marks in _marks(kind).items()}
     return {name: where for name, where in found.items() if where is not None}
 
 
-def recipe(settings: dict[str, Any], kind: type) -> dict[str, Any]:
+def recipe(settings: dict[str, Any], kind: Any) -> dict[str, Any]:
     """The settings that make a method: no seed, nothing of a session, a process or a place."""
     belongs = scopes(kind)
     return {name: value for name, value in settings.items() if belongs.get(name, RECIPE).method}
@@ -319,28 +317,26 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
-@functools.cache
-def help_of(kind: type) -> dict[str, str]:
+def help_of(kind: Any) -> dict[str, str]:
     """The string under each field of a configuration, its own and inherited ones."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
-        if not dataclasses.is_dataclass(base) or base.__module__ == "types":
-            continue
         try:
             (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        except (OSError, TypeError):  # made at run time
+        except (OSError, TypeError):  # of Python itself, or made at run time
             continue
         body = tree.body if isinstance(tree, ast.ClassDef) else []
-        for field, text in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                is_text = isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant)
-                if is_text and isinstance(text.value.value, str):
-                    texts[field.target.id] = " ".join(text.value.value.split())
+        for field, text in itertools.pairwise(body):
+            match field, text:
+                case (
+                    ast.AnnAssign(target=ast.Name(id=name)),
+                    ast.Expr(value=ast.Constant(value=str(words))),
+                ):
+                    texts[name] = " ".join(words.split())
     return texts
 
 
-@functools.cache
-def _marks(kind: type) -> dict[str, tuple[Any, ...]]:
+def _marks(kind: Any) -> dict[str, tuple[Any, ...]]:
     hints = get_type_hints(kind, include_extras=True)
     return {
         field.name: getattr(hints[field.name], "__metadata__", ())

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 
 from experiments import presets
 from jaxssl import data as images_room
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from jaxssl.data import ImageSet
 
 Sets = Mapping[str, "ImageSet"]
-NO_ROWS = np.zeros(0, np.int32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,8 +75,13 @@ class Data:
 
 def of_outline(outline: Mapping[str, Any], settings: Images) -> Data:
     """The data of a run's config.json, without an image."""
-    classes, shape = tuple(outline["classes"]), tuple(outline["shape"])
-    none = images_room.ImageSet((), (), NO_ROWS, classes, lambda i: NO_ROWS, NO_ROWS, shape)
+    classes, shape = tuple(outline["classes"]), (*outline["shape"],)
+    none = images_room.ImageSet(
+        *((), (), np.zeros(0, np.int32), classes),
+        load=lambda position: np.zeros(shape, np.uint8),
+        groups=np.zeros(0, np.int64),
+        shape=shape,
+    )
     steps = outline["steps_per_epoch"], outline["total_steps"]
     return Data(none, none, none, {}, recipe_of(settings, 0), *steps)
 
@@ -108,12 +113,13 @@ def recipe_of(settings: Images, background: int) -> Recipe | None:
     from jaxssl import augment
 
     fill = background / 255
-    return {
+    recipes: dict[str, Recipe | None] = {
         "plankton": functools.partial(augment.plankton, fill=fill),
         "digits": functools.partial(augment.digits, fill=fill),
         "cifar": augment.cifar,
         "none": None,
-    }[settings.views]
+    }
+    return recipes[settings.views]
 
 
 def _digits(settings: Images, seed: int) -> Data:

@@ -1,9 +1,8 @@
 """Other images through the encoder of a finished run: a table of embeddings, one row an image.
 
-`python -m experiments.embed runs/simclr-plankton-... --data-dir DIR`
+`python -m experiments.embed runs/simclr-... --data-dir DIR`
 
-DIR has one folder a class; for images without classes, one folder with all of them. The table opens
-in pandas, DuckDB and embedding-atlas.
+The table opens in pandas, DuckDB and embedding-atlas.
 """
 
 from __future__ import annotations
@@ -14,12 +13,15 @@ from typing import Literal
 
 import tyro
 
-from experiments import cli, trained
+from experiments import cli, finished, study
+from experiments.config import Devices
+from jaxssl import training
+from jaxssl.analysis.embeddings import save
 from jaxssl.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Embed(Devices):
     """The flags of embedding."""
 
     run_dir: tyro.conf.Positional[str] = ""
@@ -32,37 +34,33 @@ class Config:
     """Which of the run's checkpoints: best, last or a step."""
     on_bad_image: Literal["fail", "skip"] = "fail"
     """As in training."""
+    method: str | None = None
+    """The Python file of a run whose method is not of this package; it is run."""
 
 
-def main(config: Config) -> None:
+def main(config: Embed) -> None:
     """Run, images, model, embedding."""
-    run = trained.open_run(config.run_dir)
+    run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder of class folders to embed")
-
+    study.start_devices(config)
     import jax
 
-    from experiments import judging
-    from jaxssl.data.packed import open_images
-    from jaxssl.training import devices
+    from jaxssl import embedding
 
-    images, report = open_images(
-        config.data_dir,
-        size=run.config.image_size,
-        channels=run.config.channels,
-        fit=run.config.fit,
-        on_bad_image=config.on_bad_image,
-    )
+    images, report = run.read_other(config.data_dir, config.on_bad_image)
     print(report)
-    placement = devices.data_placement(jax.device_count())
+    placement = training.data_placement(jax.device_count())
     step = run.step(config.checkpoint)
-    encode = judging.compile_encode(run.model(), placement)
-    vectors = judging.embed(encode, run.restore(step, placement), images, placement)
+    encode = embedding.compile_output(run.method.model, run.method.encode, placement)
+    vectors = embedding.embed_set(encode, run.restore(step, placement), images, placement)
     name = Path(config.data_dir).resolve().name
     out = Path(config.out or run.folder / "embeddings" / "other" / f"{name}.parquet")
-    judging.save_table(out, images, "other", vectors, {"layer": "h", "checkpoint": step})
+    about = {"layer": "h", "checkpoint": step, "distance": run.method.distance}
+    table = study.table_of(images, "other", vectors, about, pictures=True)
+    save(out, table)
     print(f"{len(images)} embeddings of {vectors.shape[1]} values: {out}")
 
 
 if __name__ == "__main__":
-    cli.run(main, {"embed": Config()})
+    cli.run(main, {"embed": Embed()})

@@ -15,16 +15,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import tyro
 
-from experiments import cli, trained
-from experiments.images import with_label_fraction
+from experiments import cli, datasets, finished, study
+from experiments.config import AtLeast0, Devices, Share
+from jaxssl import data as images_room
+from jaxssl import models, training
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from jaxssl.data.images import ImageSet
-    from jaxssl.training.state import TrainState
+    from experiments.finished import Finished
+    from jaxssl.data import ImageSet
+    from jaxssl.training import TrainState
+    from jaxssl.training.method import Output
 
     Sets = dict[str, ImageSet]
     Features = dict[str, np.ndarray]
@@ -34,7 +37,7 @@ FEW = {"train": 5000, "val": 1000, "test": 2000}
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class LinearEval(Devices):
     """The flags of linear evaluation."""
 
     run_dir: tyro.conf.Positional[str] = ""
@@ -42,32 +45,36 @@ class Config:
     data_dir: str = ""
     """Where its images are; default: where they were."""
     layer: str = "h"
-    """h, the encoder's output; z, the head's; or a layer by the path that --describe prints, whose
+    """h, the encoder's output; z, the head's; or a layer by the path that describe prints, whose
     maps give their mean."""
     checkpoint: str = "best"
     """best (on validation), last, a step, or all: the best, and the accuracy over epochs."""
-    label_fraction: float = 1.0
+    label_fraction: Share[float] = 1.0
     """Of the training labels, by class."""
-    seed: int = 0
+    seed: AtLeast0[int] = 0
     """Of the labels drawn, the maps and the images shown."""
     out: str = ""
     """Folder of numbers and page. Default: RUN/linear_eval."""
-    tpu: bool = False
-    """Demand a TPU."""
-    gpu: bool = False
-    """Demand a GPU."""
-    cpu: bool = False
-    """Stay on the CPU."""
+    method: str | None = None
+    """The Python file of a run whose method is not of this package; it is run."""
 
 
-def main(config: Config) -> None:
+def output_of(run: Finished, layer: str) -> Output:
+    """`(model, images) -> features [b, d]` of a layer by its name."""
+    if layer == "h":
+        return run.method.encode
+    if layer == "z":
+        return lambda model, images: model(images)[1]
+    return models.layer_output(run.method.model, layer)
+
+
+def main(config: LinearEval) -> None:
     """Run, images, features, numbers, page."""
-    run = trained.open_run(
-        config.run_dir, data_dir=config.data_dir, tpu=config.tpu, gpu=config.gpu, cpu=config.cpu
-    )
+    study.start_devices(config)
+    run = finished.open(config.run_dir, data_dir=config.data_dir, method=config.method)
     import jax
 
-    from experiments import judging
+    from jaxssl import embedding
     from jaxssl.analysis import evaluation, neighbours
     from jaxssl.training import devices, runs
 
@@ -75,22 +82,21 @@ def main(config: Config) -> None:
     begin = time.monotonic()
     every = run.steps() if config.checkpoint == "all" else []
     step = run.step("best" if every else config.checkpoint)
-    placement = devices.data_placement(jax.device_count())
-    model = run.model()
-    encode = judging.compile_encode(model, placement, trained.layer_output(model, config.layer))
+    placement = training.data_placement(jax.device_count())
+    encode = embedding.compile_output(run.method.model, output_of(run, config.layer), placement)
     state, untrained = run.restore(step, placement), run.untrained(placement)
     data = run.load_data()
     fraction = config.label_fraction
-    labelled = with_label_fraction(data, fraction, seed=config.seed).train
+    labelled = datasets.with_label_fraction(data, fraction, seed=config.seed).train
     sets = {"train": labelled, "val": data.val, "test": data.test}
 
     # Features and numbers, of the network and of what knows nothing.
     def features(state: TrainState, sets: Sets) -> Features:
-        return {name: judging.embed(encode, state, x, placement) for name, x in sets.items()}
+        return {n: embedding.embed_set(encode, state, x, placement) for n, x in sets.items()}
 
     vectors = features(state, sets)
     row, scores = evaluation.evaluate(vectors, _labels(sets))
-    pixels = {name: judging.raw_pixels(images) for name, images in sets.items()}
+    pixels = {name: images_room.raw_pixels(images) for name, images in sets.items()}
     rows = [
         {"embedding": config.layer, **row},
         {"embedding": "untrained", **_row(features(untrained, sets), sets)},
@@ -104,16 +110,16 @@ def main(config: Config) -> None:
     for at in [0, *every] if every else []:
         row = _row(features(run.restore(at, placement) if at else untrained, few), few)
         top = {name: row[name]["top"]["1"] for name in ("linear", "knn")}
-        epochs.append({"step": at, "epoch": run.epoch(at, data), **top})
+        epochs.append({"step": at, "epoch": run.epoch(at), **top})
         print(f"  step {at}: linear {top['linear']:.1%}, kNN {top['knn']:.1%}", flush=True)
 
     # Results and page.
     chosen = "best" if every else config.checkpoint
     about = {
-        **{name: getattr(run.config, name) for name in ("dataset", "encoder")},
+        **{name: run.record["config"].get(name) for name in ("dataset", "encoder")},
         **{name: getattr(config, name) for name in ("layer", "label_fraction", "seed")},
         "run": run.folder.resolve().name,
-        "checkpoint": f"{chosen}: step {step}, epoch {run.epoch(step, data):.4g}",
+        "checkpoint": f"{chosen}: step {step}, epoch {run.epoch(step):.4g}",
         "images": {name: len(images) for name, images in sets.items()},
     }
     page = evaluation.write(
@@ -152,8 +158,6 @@ def _labels(sets: Sets) -> dict[str, np.ndarray]:
 
 def _few(sets: Sets, seed: int) -> Sets:
     """A part of the images, the same for every checkpoint."""
-    import numpy as np
-
     from jaxssl.analysis.sampling import stratified_sample
 
     def part(images: ImageSet, limit: int) -> ImageSet:
@@ -165,4 +169,4 @@ def _few(sets: Sets, seed: int) -> Sets:
 
 
 if __name__ == "__main__":
-    cli.run(main, {"linear_eval": Config()})
+    cli.run(main, {"linear_eval": LinearEval()})

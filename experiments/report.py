@@ -6,39 +6,45 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import tyro
 
-from experiments import cli
+from experiments import cli, study
+from experiments.config import AtLeast2
+from jaxssl import analysis
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Report:
     """The flags of the report."""
 
     run_dir: tyro.conf.Positional[str] = ""
     """The folder of a run."""
-    draws: int = 5
+    draws: AtLeast2[int] = 5
     """Random draws of labels behind each point of the label-efficiency curves."""
+    labels: tuple[int, ...] = ()
+    """Numbers of labels on the label-efficiency curves. Default: the run's."""
     redraw: bool = False
     """Only draw the page again from the numbers there are."""
 
 
-def main(config: Config) -> None:
-    """Numbers, then page."""
-    from jaxssl.analysis import report, results
-    from jaxssl.files import cache_dir as default_cache_dir
-
-    if not config.redraw:
-        print(f"analysing {config.run_dir}", flush=True)
-        results.analyse(
-            config.run_dir,
-            draws=config.draws,
-            progress=lambda s: print(f"  {s}", flush=True),
-            cache=default_cache_dir() / "probes",
-        )
-    print(f"report: {report.write_report(config.run_dir)}")
+def main(config: Report) -> None:
+    """Tables, then numbers, then page."""
+    run = analysis.read_run(config.run_dir)
+    folder = Path(config.run_dir)
+    if config.redraw and run.results is not None:
+        print(f"report: {analysis.write_report(folder, run.tables, run.results)}")
+        return
+    facts = analysis.Facts()
+    if run.results:
+        # What training knew and the tables do not.
+        names = [field.name for field in dataclasses.fields(analysis.Facts)]
+        facts = analysis.Facts(**{name: getattr(run.results, name) for name in names})
+    labels = config.labels or tuple(run.settings.get("labels", ()))
+    embedded = study.Embedded(folder, run.tables, facts)
+    study.report(embedded, draws=config.draws, labels=labels)
 
 
 if __name__ == "__main__":
-    cli.run(main, {"report": Config()})
+    cli.run(main, {"report": Report()})

@@ -85,7 +85,8 @@ def main(config: SimCLR) -> None:
     with study.open(config) as run:
         data = study.load(run)
         trained = study.train(run, data, make_method(config, data))
-        study.report(run, study.embed(run, data, trained))
+        embedded = study.embed(run, data, trained)
+        study.report(embedded, draws=config.draws, labels=config.labels)
 
 
 if __name__ == "__main__":

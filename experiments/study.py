@@ -9,10 +9,9 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import hashlib
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,11 @@ import numpy as np
 from experiments import cli, config, datasets
 from jaxssl import analysis, augment, files, models, training
 from jaxssl import data as images_room
+from jaxssl.analysis.health import health
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
-    from experiments.config import Config, EncoderConfig
+    from experiments.config import EncoderConfig
     from experiments.datasets import Data
     from experiments.finished import Finished
     from jaxssl.data import ImageSet
@@ -45,7 +45,7 @@ class Run:
       closing: Closes the run folder and the checkpoints.
     """
 
-    config: Config
+    config: Any
     placement: training.Placement
     start: Finished | None
     closing: contextlib.ExitStack
@@ -53,7 +53,7 @@ class Run:
     @property
     def images(self) -> config.Images:
         """The flags that say which images."""
-        return self.start.config if self.start else self.config
+        return self.start.images if self.start else self.config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +74,7 @@ class Trained:
 
 
 @contextlib.contextmanager
-def open(settings: Config, start: Finished | None = None) -> Iterator[Run]:
+def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
     """Check the flags, find the processes and the devices, and say what will happen.
 
     The run folder, locked in `train`, is let go at the end.
@@ -83,16 +83,15 @@ def open(settings: Config, start: Finished | None = None) -> Iterator[Run]:
       settings: The program's flags.
       start: The finished run that this one starts from.
     """
-    config.check_ranges(settings)
-    _start_devices(settings)
+    start_devices(settings)
     from jaxssl.training import devices
 
-    source = start.config if start else settings
+    source = start.images if start else settings
     length = f"{settings.epochs} epochs" if settings.steps is None else f"{settings.steps} steps"
     color = f"{source.image_size} px {source.color}"
-    network = getattr(source, "encoder", "rows of pixels")
+    network = f"{settings.encoder}, " if hasattr(settings, "encoder") else ""
     print(
-        f"{settings.title} on {source.dataset}: {network}, {length} in batches of "
+        f"{settings.title} on {source.dataset}: {network}{length} in batches of "
         f"{settings.batch_size} at {color}, on {devices.summary()}",
         flush=True,
     )
@@ -234,11 +233,26 @@ def train(
     return Trained(method, folder, {"last": last, "best": best}, facts)
 
 
-def embed(run: Run, data: Data, trained: Trained) -> tuple[analysis.Tables, analysis.Facts] | None:
+@dataclasses.dataclass(frozen=True)
+class Embedded:
+    """What is reported.
+
+    Attributes:
+      folder: Of the run.
+      tables: Embedding -> set -> table.
+      facts: What training knows beside them.
+    """
+
+    folder: Path
+    tables: analysis.Tables
+    facts: analysis.Facts
+
+
+def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     """Embed every set by the judged state, the other one, the untrained network and raw pixels.
 
     Returns:
-      The tables of embeddings, and what training knows beside them; None in other processes than
+      The tables of embeddings, with what training knows beside them; None in other processes than
       the first.
     """
     from jaxssl import embedding
@@ -286,7 +300,12 @@ def embed(run: Run, data: Data, trained: Trained) -> tuple[analysis.Tables, anal
     names, labels = data.test.class_names, data.test.labels
     found = None if logits is None else analysis.classification(logits, labels, names)
     facts = analysis.Facts(
-        protocol={"seed": settings.seed, "judged": judge, "layer": "h"},
+        protocol={
+            "seed": settings.seed,
+            "judged": judge,
+            "layer": "h",
+            "training_images": len(data.train),
+        },
         training=trained.facts,
         classification=found,
         wall_seconds={
@@ -294,45 +313,38 @@ def embed(run: Run, data: Data, trained: Trained) -> tuple[analysis.Tables, anal
             "embedding": time.monotonic() - begin,
         },
     )
-    return tables, facts
+    return Embedded(trained.folder.path, tables, facts)
 
 
-def report(run: Run, embedded: tuple[analysis.Tables, analysis.Facts] | None) -> None:
-    """Write the tables, `results.json` and `report/`; print the headline and where it is."""
+def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ()) -> None:
+    """Write the tables, `results.json` and `report/`; print the headline and where it is.
+
+    Args:
+      embedded: From `embed`; None does nothing.
+      draws: Random draws of labels behind each point of the label-efficiency curves.
+      labels: Numbers of labels on them; none: those of `analysis.label_efficiency`.
+    """
     if embedded is None:
         return
-    tables, facts = embedded
-    path, settings = run.closing.path, run.config  # type: ignore[attr-defined]
-    write_report(path, tables, facts, draws=settings.draws, labels=settings.labels)
-
-
-def write_report(
-    path: Path,
-    tables: analysis.Tables,
-    facts: analysis.Facts,
-    *,
-    draws: int,
-    labels: tuple[int, ...],
-) -> None:
-    """Analyse tables and write all that comes of them into a run folder."""
-    begin = time.monotonic()
+    begin, folder = time.monotonic(), embedded.folder
     print("analysis ...", flush=True)
     results = analysis.analyse(
-        tables,
-        facts,
+        embedded.tables,
+        embedded.facts,
         draws=draws,
         sizes=labels or None,
         progress=lambda stage: print(f"  {stage}", flush=True),
         cache=files.cache_dir() / "probes",
     )
-    tables = analysis.with_map(tables)
-    analysis.save_tables(path, tables)
+    print("  UMAP", flush=True)
+    tables = analysis.with_map(embedded.tables)
+    analysis.save_tables(folder, tables)
     seconds = {**results.wall_seconds, "analysis": time.monotonic() - begin}
     results = dataclasses.replace(results, wall_seconds=seconds)
-    results.write(path / "results.json")
-    page = analysis.write_report(path, tables, results)
-    verdict = analysis.health(files.read_lines(path / "metrics.jsonl"), results.spread)
-    print(f"\nhealth: {verdict.state}. {verdict.text}")
+    results.write(folder / "results.json")
+    page = analysis.write_report(folder, tables, results)
+    verdict = health(files.read_lines(folder / "metrics.jsonl"), results.spread)
+    print(f"\nembedding: {verdict.state}. {verdict.text}")
     print(analysis.headline(results))
     print(f"report: {page}")
 
@@ -361,10 +373,14 @@ def table_of(
 # The parts of `open` and `train`.
 
 
-def _start_devices(settings: Config) -> None:
-    """Find the other processes and the platform; compiled programs are kept on disk from here."""
+def start_devices(settings: config.Devices) -> None:
+    """Check the flags' ranges; find the other processes and the platform.
+
+    Compiled programs are kept on disk from here on.
+    """
     from jaxssl.training import devices, processes
 
+    config.check_ranges(settings)
     chosen = [name for name in ("tpu", "gpu", "cpu") if getattr(settings, name)]
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
@@ -377,7 +393,7 @@ def _start_devices(settings: Config) -> None:
     devices.keep_compiled(files.cache_dir() / "xla")
 
 
-def _plan(settings: Config, data: Data, method: training.Method) -> training.Plan:
+def _plan(settings: config.Training, data: Data, method: training.Method) -> training.Plan:
     """When the loop evaluates, saves and ends."""
     import jax
 
@@ -399,9 +415,7 @@ def _plan(settings: Config, data: Data, method: training.Method) -> training.Pla
 def _recipe(run: Run) -> dict[str, Any]:
     """The settings that make the method: the program's, and those of the images."""
     own = dataclasses.asdict(run.config)
-    return config.recipe(own, type(run.config)) | config.recipe(
-        _image_settings(run), config.Images
-    )
+    return config.recipe(own, type(run.config)) | config.recipe(_image_settings(run), config.Images)
 
 
 def _image_settings(run: Run) -> dict[str, Any]:
@@ -480,7 +494,7 @@ def _validation(
             means["knn_accuracy"] = analysis.knn_accuracy(
                 h_bank, bank.labels, h_val, data.val.labels, k=20
             )
-        verdict = analysis.health([means], {})
+        verdict = health([means], {})
         if verdict.state == "collapsed":
             print(f"warning: the embedding has collapsed. {verdict.text}", flush=True)
         return means
@@ -509,6 +523,8 @@ def _save_what_goes_in(path: Path, data: Data, seed: int) -> None:
     """`report/views.png`, x, t1(x), t2(x) of a few training images; `skipped.json` of bad files."""
     import jax
 
+    from jaxssl.analysis import figures
+
     if data.skipped:
         files.write_json(path / "skipped.json", data.skipped)
     if data.recipe is None:
@@ -519,4 +535,4 @@ def _save_what_goes_in(path: Path, data: Data, seed: int) -> None:
     views = jax.device_get(augment.views(jax.random.key(seed), originals, data.recipe))
     drawn = [np.asarray(np.round(255 * view), np.uint8) for view in views]
     (path / "report").mkdir(exist_ok=True)
-    analysis.save_view_sheet(path / "report" / "views.png", originals, drawn)
+    figures.save_png(figures.view_sheet(originals, *drawn), path / "report" / "views.png")

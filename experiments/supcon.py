@@ -42,9 +42,7 @@ def make_method(config: SupCon, data: Data) -> training.Method:
         # The positives of a row are the other views of its class, those of its image among them;
         # all other rows are negatives. An image's views lie side by side: its label stands twice.
         rows = z.swapaxes(0, 1).reshape(-1, z.shape[-1])
-        loss = losses.sup_con(
-            rows, batch["label"].repeat(len(z)), temperature=config.temperature
-        )
+        loss = losses.sup_con(rows, batch["label"].repeat(len(z)), temperature=config.temperature)
         return loss, training.pair_health(*z)
 
     return training.Method(
@@ -63,7 +61,8 @@ def main(config: SupCon) -> None:
     with study.open(config) as run:
         data = study.load(run)
         trained = study.train(run, data, make_method(config, data))
-        study.report(run, study.embed(run, data, trained))
+        embedded = study.embed(run, data, trained)
+        study.report(embedded, draws=config.draws, labels=config.labels)
 
 
 if __name__ == "__main__":

@@ -21,51 +21,21 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib
-import json
 import shutil
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from experiments import cli, protocol, tuning
-from experiments.tuning import Between, Space, log
+from experiments import cli, config, study, tuning
+from experiments.tuning import Space
+from jaxssl import files
 from jaxssl.errors import InputError, NonFiniteLoss, Stopped
 
 if TYPE_CHECKING:
     import optuna
-
-CONTRASTIVE: Space = {"temperature": log(0.05, 1.0), "learning_rate": log(1e-4, 1e-2)}
-# program -> the validation metric that a trial is valued by, and what is searched.
-SEARCHES: dict[str, tuple[str, Space]] = {
-    "rnn": (
-        "accuracy",
-        {
-            "hidden": (128, 256, 512),
-            "layers": (1, 3, 5),
-            "l2": (16, 32, 64),
-            "l3": (16, 32, 64),
-            "learning_rate": log(1e-4, 1e-1),
-            "weight_decay": log(5e-4, 1e-1),
-            "batch_size": range(32, 257, 32),
-        },
-    ),
-    "softmax": ("accuracy", {"learning_rate": log(1e-4, 1e-2)}),
-    "simclr": ("knn_accuracy", CONTRASTIVE),
-    "supcon": ("knn_accuracy", CONTRASTIVE),
-    "triplet": ("knn_accuracy", {"margin": Between(0.1, 1.5), "learning_rate": log(1e-4, 1e-2)}),
-    "arcface": (
-        "knn_accuracy",
-        {"margin": Between(0.1, 0.8), "scale": log(4, 64), "learning_rate": log(1e-4, 1e-2)},
-    ),
-}
-# Flags of one session, which are no settings of what is trained.
-SESSION = (
-    *("run_dir", "config", "preset", "describe", "tpu", "gpu", "cpu", "trials", "storage"),
-    *("coordinator", "processes", "process"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,59 +49,69 @@ class Tuning:
     Default: runs/tune-PROGRAM-DATASET/study.sqlite."""
 
 
-def parse(arguments: list[str]) -> tuple[str, Any, Space]:
+def parse(arguments: list[str]) -> tuple[ModuleType, Any, Space]:
     """The program, its flags with those of tuning, and what is searched."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{__doc__}\n`python -m experiments.tune PROGRAM --help` shows the flags.")
         sys.exit(0)
-    program, *flags = arguments
-    if program not in SEARCHES:
-        raise InputError(f"{program!r} is no program to tune: choose {', '.join(SEARCHES)}")
-    module = importlib.import_module(f"experiments.{program}")
-    both = dataclasses.make_dataclass("Config", [], bases=(Tuning, module.Config), frozen=True)
-    presets = {name: both(**vars(preset)) for name, preset in module.PRESETS.items()}
+    program, flags = cli.load_program(arguments[0]), arguments[1:]
+    kind = cli.flags_of(program)
+    space = config.searches(kind)
+    if not space or not issubclass(kind, config.Images):
+        raise InputError(f"{arguments[0]} has no setting to search: none of its flags has a space")
+    both = dataclasses.make_dataclass("Flags", [], bases=(Tuning, kind), frozen=True)
+    presets = {name: both(**vars(preset)) for name, preset in program.PRESETS.items()}
     given = {flag.partition("=")[0].lstrip("-").replace("-", "_") for flag in flags}
-    space = {name: where for name, where in SEARCHES[program][1].items() if name not in given}
-    return program, cli.parse(flags, presets), space
+    found = cli.parse(flags, presets)
+    return program, found, {name: where for name, where in space.items() if name not in given}
 
 
-def main(program: str, config: Any, space: Space) -> None:
+def main(program: ModuleType, flags: Any, space: Space) -> None:
     """Study, trials, the best of them."""
-    if config.trials < 1 or not space:
-        raise InputError(f"--trials {config.trials} of {len(space)} settings: nothing to search")
-    default = f"runs/tune-{program}-{config.dataset}/study.sqlite"
-    storage = Path(config.storage or default).expanduser().resolve()
-    free = {*protocol.MAY_DIFFER, *SESSION, *space} - {"steps"}
-    settings = {name: value for name, value in vars(config).items() if name not in free}
-    settings |= {f"search of {name}": repr(where) for name, where in space.items()}
+    if flags.trials < 1 or not space:
+        raise InputError(f"--trials {flags.trials} of {len(space)} settings: nothing to search")
+    kind = cli.flags_of(program)
+    name = Path(cli.program_of(next(iter(program.PRESETS.values())))).stem
+    default = f"runs/tune-{name}-{flags.dataset}/study.sqlite"
+    storage = Path(flags.storage or default).expanduser().resolve()
+    # All that trials must share for their values to be comparable.
+    scopes = config.scopes(kind)
+    settings = {
+        setting: getattr(flags, setting)
+        for setting, scope in scopes.items()
+        if setting not in space and (not scope.resume or setting == "steps")
+    }
+    settings |= {f"search of {setting}": repr(where) for setting, where in space.items()}
     with tuning.open_study(
         storage,
-        settings | {"program": program},
-        seed=config.seed,
-        warm_up=round(config.epochs / config.evaluate_epochs) // 4,
-    ) as study:
-        print(f"tuning {', '.join(space)} of {program}, {config.trials} trials: {storage}")
-        while len(tuning.trials(study, "complete", "pruned")) < config.trials:
-            _run_trial(study, program, config, space, storage.parent)
-        _write_best(study, program, config, storage.parent)
+        settings | {"program": name},
+        seed=flags.seed,
+        warm_up=round(flags.epochs / flags.evaluate_epochs) // 4,
+    ) as search:
+        print(f"tuning {', '.join(space)} of {name}, {flags.trials} trials: {storage}")
+        while len(tuning.trials(search, "complete", "pruned")) < flags.trials:
+            _run_trial(search, program, flags, space, storage.parent)
+        _write_best(search, program, flags, storage.parent)
 
 
-def _run_trial(study: optuna.Study, program: str, config: Any, space: Space, folder: Path) -> None:
+def _run_trial(
+    search: optuna.Study, program: ModuleType, flags: Any, space: Space, folder: Path
+) -> None:
     """One run of the program; its value, or why it has none, into the study."""
     import optuna
 
-    trial = study.ask(tuning.distributions(space))
+    trial = search.ask(tuning.distributions(space))
     run_dir = folder / "trials" / tuning.folder_name(trial)
     begin = time.monotonic()
     try:
-        value = _train(trial, program, config, run_dir)
-        study.tell(trial, value)
-        outcome = f"{SEARCHES[program][0]} {value:.3f}, the best {study.best_value:.3f}"
+        metric, value = _train(trial, program, flags, run_dir)
+        search.tell(trial, value)
+        outcome = f"{metric} {value:.3f}, the best {search.best_value:.3f}"
     except (optuna.TrialPruned, NonFiniteLoss) as end:
-        study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        search.tell(trial, state=optuna.trial.TrialState.PRUNED)
         outcome = "pruned" if isinstance(end, optuna.TrialPruned) else "its loss was not finite"
     except InputError:
-        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        search.tell(trial, state=optuna.trial.TrialState.FAIL)
         raise
     except Stopped:
         raise Stopped(f"stopped in trial {trial.number}; the same command goes on") from None
@@ -142,53 +122,64 @@ def _run_trial(study: optuna.Study, program: str, config: Any, space: Space, fol
     )
 
 
-def _train(trial: optuna.Trial, program: str, config: Any, run_dir: Path) -> float:
-    """The program with the trial's settings; the validation metric of the judged checkpoint."""
+def _train(
+    trial: optuna.Trial, program: ModuleType, flags: Any, run_dir: Path
+) -> tuple[str, float]:
+    """Open, load, make_method, train; the validation number of the state that would be judged."""
     import optuna
 
-    from jaxssl.files import read_lines as read_metrics
-
-    module = importlib.import_module(f"experiments.{program}")
-    metric = SEARCHES[program][0]
-    names = [field.name for field in dataclasses.fields(module.Config)]
-    settings = {name: getattr(config, name) for name in names} | trial.params
-
-    def validations() -> list[dict[str, Any]]:
-        rows = read_metrics(run_dir / "metrics.jsonl")
-        return [row for row in rows if row["split"] == "val" and metric in row]
-
-    def on_validation(row: Mapping[str, float]) -> None:
-        # Counted, because steps of different batch sizes cannot be compared.
-        if metric in row:
-            trial.report(row[metric], len(validations()) + 1)
-            if trial.should_prune():
-                raise optuna.TrialPruned
-
+    kind = cli.flags_of(program)
+    names = [field.name for field in dataclasses.fields(kind)]
+    settings = {name: getattr(flags, name) for name in names} | trial.params
+    settings = kind(**settings | {"run_dir": str(run_dir)})
     run_dir.mkdir(parents=True, exist_ok=True)
-    with open(run_dir / "log.txt", "a") as out, contextlib.redirect_stdout(out):
-        module.main(module.Config(**settings | {"run_dir": str(run_dir)}), on_validation)
-    rows = validations()
-    judged = min(rows, key=lambda row: row["loss"]) if config.judge == "best" else rows[-1]
-    return judged[metric]
+    with (
+        (run_dir / "log.txt").open("a") as out,
+        contextlib.redirect_stdout(out),
+        study.open(settings) as run,
+    ):
+        data = study.load(run)
+        method = program.make_method(settings, data)
+        metric = "accuracy" if method.logits is not None else "knn_accuracy"
+
+        def validations() -> list[dict[str, Any]]:
+            rows = files.read_lines(run_dir / "metrics.jsonl")
+            return [row for row in rows if row["split"] == "val" and metric in row]
+
+        def on_validation(row: Mapping[str, float]) -> None:
+            # Counted, because steps of different batch sizes cannot be compared.
+            if metric in row:
+                trial.report(row[metric], len(validations()) + 1)
+                if trial.should_prune():
+                    raise optuna.TrialPruned
+
+        study.train(run, data, method, on_validation)
+        rows = validations()
+        if not rows:
+            raise InputError(f"no validation has a {metric}: let the run last an epoch")
+        judged = min(rows, key=lambda row: method.score(row) or [float("inf")])
+        return metric, (judged if flags.judge == "best" else rows[-1])[metric]
 
 
-def _write_best(study: optuna.Study, program: str, config: Any, folder: Path) -> None:
+def _write_best(search: optuna.Study, program: ModuleType, flags: Any, folder: Path) -> None:
     """`best.json` and the plots."""
-    from jaxssl.files import write_text as write_atomically
-
-    if not tuning.trials(study, "complete"):
+    if not tuning.trials(search, "complete"):
         raise InputError(
-            f"none of {len(study.trials)} trials came to its end, so none is the best: raise "
+            f"none of {len(search.trials)} trials came to its end, so none is the best: raise "
             f"--trials, and see the reasons in {folder / 'trials'}"
         )
-    settings = {name: value for name, value in vars(config).items() if name not in SESSION}
+    kind = cli.flags_of(program)
+    kept = [name for name, scope in config.scopes(kind).items() if scope.kept]
+    settings = {name: getattr(flags, name) for name in kept} | search.best_params
+    settings = {name: value for name, value in settings.items() if value is not None}
     best = folder / "best.json"
-    write_atomically(best, json.dumps(settings | study.best_params, indent=2) + "\n")
-    tuning.draw(study, folder / "plots")
+    files.write_json(best, settings)
+    tuning.draw(search, folder / "plots")
+    name = cli.program_of(next(iter(program.PRESETS.values())))
+    command = f"python -m experiments.{name}" if name in cli.STUDIES else f"python {name}"
     print(
-        f"best: trial {study.best_trial.number}, {SEARCHES[program][0]} {study.best_value:.3f} on "
-        f"the validation images\nplots: {folder / 'plots'}\n"
-        f"run it: python -m experiments.{program} --config {best}"
+        f"best: trial {search.best_trial.number}, {search.best_value:.3f} on the validation "
+        f"images\nplots: {folder / 'plots'}\nrun it: {command} --config {best}"
     )
 
 

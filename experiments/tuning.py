@@ -6,43 +6,27 @@ import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from experiments.config import Between, OneOf
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
     import optuna
 
 
-class Between(NamedTuple):
-    """A number from `low` to `high`, evenly or on a log scale."""
-
-    low: float
-    high: float
-    log: bool = False
-
-
-def log(low: float, high: float) -> Between:
-    """Every order of magnitude alike."""
-    return Between(low, high, log=True)
-
-
-# name -> one of a tuple, a whole number of a range, or a number between two.
-Space = Mapping[str, tuple[int, ...] | range | Between]
+# name -> what is searched.
+Space = Mapping[str, Between | OneOf]
 
 
 def distributions(space: Space) -> dict[str, Any]:
     """The space as Optuna wants it."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
 
-    def distribution(where: tuple[int, ...] | range | Between) -> Any:
-        match where:
-            case Between():
-                return FloatDistribution(where.low, where.high, log=where.log)
-            case range():
-                return IntDistribution(where[0], where[-1], step=where.step)
-            case _:
-                return CategoricalDistribution(where)
+    def distribution(where: Between | OneOf) -> Any:
+        if isinstance(where, Between):
+            return FloatDistribution(where.low, where.high, log=where.log)
+        return CategoricalDistribution(where.values)
 
     return {name: distribution(where) for name, where in space.items()}
 

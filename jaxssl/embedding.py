@@ -13,7 +13,7 @@ from flax import nnx
 from jaxssl.augment import to_float
 from jaxssl.data import ImageSet, eval_batches
 from jaxssl.training import Placement, TrainState, data_placement, make_eval_step
-from jaxssl.training.method import Output, encoder_output
+from jaxssl.training.method import Output
 from jaxssl.training.state import model_state
 
 # The same for every study: equal weights then give equal embeddings to the last bit.
@@ -61,7 +61,7 @@ def embed(
     if isinstance(source, nnx.Module):
         if isinstance(images, str | Path):
             raise ValueError("a model does not say how a folder is to be read: give its images")
-        chosen = output or (encoder_output if hasattr(source, "encoder") else _call)
+        chosen = output or (_by_encoder if hasattr(source, "encoder") else _call)
         state = placement.replicate(model_state(source))
         return embed_set(compile_output(source, chosen, placement), state, images, placement)
     # A run folder is what a program wrote; only its program can make the model of it again.
@@ -111,6 +111,10 @@ def _as_set(pixels: np.ndarray) -> ImageSet:
         groups=np.arange(len(pixels)),
         shape=pixels.shape[1:],
     )
+
+
+def _by_encoder(model: Any, images: jax.Array) -> jax.Array:
+    return model.encoder(images)
 
 
 def _call(model: Any, images: jax.Array) -> jax.Array:

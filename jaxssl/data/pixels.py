@@ -33,7 +33,7 @@ def raw_pixels(images: ImageSet) -> NDArray[np.float32]:
         grey = Image.fromarray(image.squeeze()).convert("L")
         side = min(RAW_PIXELS_SIDE, *grey.size)
         resized = grey.resize((side, side), Image.Resampling.BILINEAR)
-        return np.asarray(resized, np.float32).ravel() / 255
+        return np.asarray(resized, np.float32).ravel() / np.float32(255)
 
     return np.stack([flat(images[i]["image"]) for i in range(len(images))])
 

@@ -73,8 +73,8 @@ class Checkpoints:
         Args:
           step: the number of finished steps; saving a step again is a no-op.
           state: may be donated to the next step right away.
-          facts: JSON-able, kept in the manifest; `score`, where it is not None, is lower-is-better: a
-            number, or a list compared number by number.
+          facts: JSON-able, kept in the manifest; `score`, where it is not None, is
+            lower-is-better: a number, or a list compared number by number.
 
         Raises:
           CheckpointError: the save before this one failed; names the folder and the free space.

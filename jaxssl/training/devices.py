@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -130,6 +131,11 @@ _ADVICE = {
     "tpu": 'In Colab choose Runtime > Change runtime type > TPU, then pip install "jaxssl[tpu]"',
     "gpu": 'Check `nvidia-smi`, then pip install "jaxssl[cuda]"',
 }
+
+
+def keep_compiled(folder: Path) -> None:
+    """Keep compiled programs on disk: the same run again, or a resumed one, starts in seconds."""
+    jax.config.update("jax_compilation_cache_dir", str(folder))
 
 
 def data_placement(batch_size: int) -> Placement:

@@ -18,9 +18,9 @@ Loss = Callable[[Any, Batch, jax.Array, jax.Array], tuple[jax.Array, Metrics]]
 Output = Callable[[Any, jax.Array], jax.Array]
 
 
-def encoder_output(model: Any, images: jax.Array) -> jax.Array:
-    """Return `model.encoder(images)`, the representation h [b, d]."""
-    return model.encoder(images)
+def encoder_of(model: Any) -> Any:
+    """Return `model.encoder`, where most methods have it."""
+    return model.encoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Method:
         equals, the lower validation loss is better, then the earlier. "knn_accuracy", of h on the
         seen classes' validation images, is there at the end of every epoch.
       validate: As `loss`, on validation images in evaluation mode; None: `loss` itself.
-      encode: `(model, images) -> h [b, d]` in evaluation mode.
+      encoder: Which module of the model encodes: images float32 [b, h, w, c] -> h [b, d].
       logits: `(model, images) -> [b, k]`, where the model is a classifier to be judged as one.
       sampling: How batches are drawn: options of `data.train_stream`.
       patience: Stop after so many validations without a better `best`; None: never.
@@ -70,7 +70,7 @@ class Method:
     distance: Literal["euclidean", "angular"] = "euclidean"
     best: tuple[str, Literal["min", "max"]] = ("loss", "min")
     validate: Loss | None = None
-    encode: Output = encoder_output
+    encoder: Callable[[Any], Any] = encoder_of
     logits: Output | None = None
     sampling: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     patience: int | None = None
@@ -80,6 +80,10 @@ class Method:
     def __post_init__(self) -> None:
         if self.best[1] not in ("min", "max"):
             raise ValueError(f"best is (name of a validation number, 'min' or 'max'): {self.best}")
+
+    def encode(self, model: Any, images: jax.Array) -> jax.Array:
+        """Return the representation h [b, d] of float32 images [b, h, w, c]."""
+        return self.encoder(model)(images)
 
     def score(self, row: Mapping[str, float]) -> list[float] | None:
         """Rate a validation: the lower the better, compared number by number.

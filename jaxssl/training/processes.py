@@ -77,8 +77,8 @@ def join(
         return
     if found < 2 and not (coordinator and processes is not None and process is not None):
         raise InputError(
-            "several processes need all three: the coordinator HOST:PORT, processes N and process I "
-            "(0 to N-1): no TPU pod and no Slurm step was found to take them from"
+            "several processes need all three: the coordinator HOST:PORT, processes N and process "
+            "I (0 to N-1): no TPU pod and no Slurm step was found to take them from"
         )
     if processes is not None and not 0 <= (process or 0) < processes:
         raise InputError(

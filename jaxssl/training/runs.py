@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import importlib.metadata
 import json
 import os
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.errors import InputError
-from jaxssl.files import read_json, read_lines, write_text
+from jaxssl.files import read_lines, read_record, write_text
 from jaxssl.training import processes
 
 _PACKAGES = ("jaxssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -79,7 +78,9 @@ class RunFolder:
             self._lock = open(self.path / ".lock", "a+")  # noqa: SIM115 closed in __exit__
             _lock_or_fail(self._lock, self.path)
         except OSError as error:
-            raise InputError(f"the run folder {self.path} cannot be written: {error.strerror}") from None
+            raise InputError(
+                f"the run folder {self.path} cannot be written: {error.strerror}"
+            ) from None
         try:
             self.resumed = self._compare_or_write_config()
         except BaseException:
@@ -125,10 +126,10 @@ class RunFolder:
         if not path.exists():
             if (self.path / "checkpoints").exists():
                 raise InputError(f"{self.path} has checkpoints but no config.json: use another")
-            record = {"config": self._config, **self._facts, **provenance()}
+            record = {"format": 2, **self._facts, "config": self._config, **provenance()}
             write_text(path, json.dumps(record, indent=2) + "\n")
             return False
-        record = read_json(path)
+        record = read_record(self.path)
         old, new = record["config"], self._config
         differing = [
             f"{name} was {old.get(name)!r}, is {new.get(name)!r}"

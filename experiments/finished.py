@@ -1,0 +1,187 @@
+"""A finished run, opened: its settings, its network at a checkpoint, its images.
+
+The one place that reads a run folder back into a model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from experiments import cli, config, datasets
+from jaxssl import data as images_room
+from jaxssl import files, training
+from jaxssl.errors import InputError
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from experiments.datasets import Data
+    from jaxssl.data import ImageSet
+    from jaxssl.training import Checkpoints, Method, Placement, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """A run folder and what its settings make.
+
+    Attributes:
+      folder: The run's.
+      record: Its config.json: settings, versions, commit, data fingerprint.
+      program: The module that trained it.
+      config: The program's settings.
+      images: The settings of its images.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    program: ModuleType
+    config: Any
+    images: config.Images
+
+    @property
+    def title(self) -> str:
+        """Method and data set, for a page."""
+        return f"{self.record['study']} on {self.record['dataset']}"
+
+    @functools.cached_property
+    def method(self) -> Method:
+        """The method as its program makes it, with random weights."""
+        outline = datasets.of_outline(self.record["outline"], self.images)
+        return self.program.make_method(self.config.for_structure(), outline)
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        """Its checkpoints, only to be read."""
+        folder = (self.folder / "checkpoints").resolve()
+        if not folder.is_dir():
+            raise InputError(f"{self.folder} has no checkpoint: train it first")
+        return training.Checkpoints(folder)
+
+    def untrained(self, placement: Placement) -> TrainState:
+        """The state of a network with random weights."""
+        return placement.replicate(training.create_state(self.method))
+
+    def steps(self) -> list[int]:
+        """The checkpoints there are, oldest first."""
+        steps = self.checkpoints.steps()
+        if not steps:
+            raise InputError(f"{self.folder} has no checkpoint: train it first")
+        return steps
+
+    def step(self, checkpoint: str) -> int:
+        """The step that "best", "last" or a number names."""
+        steps = self.steps()
+        if checkpoint == "last":
+            return steps[-1]
+        if checkpoint == "best":
+            best = self.checkpoints.best_step()
+            return steps[-1] if best is None else best
+        if not checkpoint.isdigit() or int(checkpoint) not in steps:
+            raise InputError(
+                f"--checkpoint {checkpoint} is not in {self.folder}: choose best, last or one of "
+                f"{', '.join(map(str, steps))}"
+            )
+        return int(checkpoint)
+
+    def restore(self, step: int, placement: Placement) -> TrainState:
+        """The state at a checkpoint, on the devices of `placement`."""
+        return self.checkpoints.restore(self.untrained(placement), step=step)[0]
+
+    def encoder(self, checkpoint: str | None, *, seed: int) -> tuple[Any, str]:
+        """The encoder as a module whose every parameter learns, and in words what it starts as.
+
+        Args:
+          checkpoint: Whose weights it has; None: random ones.
+          seed: Of the random ones.
+        """
+        settings = dataclasses.replace(self.config.for_structure(), seed=seed)
+        if hasattr(settings, "freeze"):
+            # A trunk that the run froze learns here too.
+            free: Any = False if isinstance(settings.freeze, bool) else "none"
+            settings = dataclasses.replace(settings, freeze=free)
+        outline = datasets.of_outline(self.record["outline"], self.images)
+        method = self.program.make_method(settings, outline)
+        if checkpoint is None:
+            return method.encoder(method.model), "random weights"
+        import jax
+        from flax import nnx
+
+        step = self.step(checkpoint)
+        state = self.restore(step, training.data_placement(jax.device_count()))
+        nnx.update(method.model, state.params, state.rest)
+        start = f"{self.title}, step {step} of {self.folder.resolve().name}"
+        return method.encoder(method.model), start
+
+    def epoch(self, step: int) -> float:
+        """The epoch in which a step ends."""
+        return step / self.record["outline"]["steps_per_epoch"]
+
+    def load_data(self) -> Data:
+        """The images of the run, split as in training; refuses others."""
+        seed = self.config.seed
+        data = datasets.read(self.images, seed)
+        fraction = getattr(self.config, "label_fraction", 1.0)
+        data = datasets.with_label_fraction(data, fraction, seed=seed)
+        if data.fingerprint != self.record.get("data"):
+            raise InputError(
+                f"these are not the images that {self.folder} was trained on, or not all of them: "
+                "its test images could have been trained on. Give its own --data-dir"
+            )
+        return data
+
+    def read_other(self, data_dir: str, on_bad_image: Any = "fail") -> tuple[ImageSet, Any]:
+        """Other images, read as the run read its own, and the report of what was found."""
+        return images_room.open_images(
+            data_dir,
+            size=self.images.image_size,
+            channels=self.images.channels,
+            fit=self.images.fit,
+            on_bad_image=on_bad_image,
+        )
+
+
+def open(run_dir: str, *, data_dir: str = "", method: str | None = None) -> Finished:
+    """Read a run folder's settings.
+
+    Args:
+      run_dir: A run folder.
+      data_dir: Where the images are now; "": where they were.
+      method: The Python file of a run whose method is not of this package. A run folder never
+        makes a program import a file by itself.
+
+    Raises:
+      InputError: No run folder, or the run of a program that was not named.
+    """
+    folder = Path(run_dir).expanduser()
+    if not run_dir or not (folder / "config.json").is_file():
+        raise InputError(f"{run_dir!r} is no run folder: it has no config.json")
+    record = files.read_record(folder)
+    trained_by = str(record.get("program"))
+    if trained_by not in cli.STUDIES and method is None:
+        raise InputError(
+            f"{run_dir} was trained by {trained_by}, which is not part of jaxssl: to run that "
+            f"file's code, name it with --method {trained_by}"
+        )
+    program = cli.load_program(method or trained_by)
+    kind = cli.flags_of(program)
+    stored = record["config"]
+    try:
+        settings = _settings_of(stored, kind)
+        images = _settings_of(stored, config.Images)
+        if data_dir:
+            images["data_dir"] = data_dir
+        if issubclass(kind, config.Images):
+            settings |= images
+        return Finished(folder, record, program, kind(**settings), config.Images(**images))
+    except (KeyError, TypeError) as error:
+        raise InputError(f"{folder / 'config.json'} is no run of {trained_by}: {error}") from None
+
+
+def _settings_of(stored: dict[str, Any], kind: type) -> dict[str, Any]:
+    """What an evaluation takes over; JSON has lists where flags have tuples."""
+    scopes = config.scopes(kind)
+    kept = {name: stored[name] for name, scope in scopes.items() if scope.kept}
+    return {n: tuple(value) if isinstance(value, list) else value for n, value in kept.items()}
