@@ -15,7 +15,7 @@ images stand in results.json under "classification"; CIFAR-10 with 10 % of the l
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import tyro
 
@@ -51,8 +51,8 @@ class FineTune(Devices, Judging, Training):
     """Train the classifier alone; the encoder stays as it is, with its BatchNorm."""
     label_fraction: Share[float] = 0.1
     """Of the training labels, by class."""
-    views: Literal["run", "none"] = "run"
-    """Train on a random view of each image by the run's recipe; none: on the images as they are."""
+    augment: bool = True
+    """Train on a random view of each image, by the run's recipe; --no-augment: on the images."""
     learning_rate: Positive[float] = 0.001
     """Of Adam."""
     data_dir: Source[str] = ""
@@ -88,7 +88,7 @@ def make_method(config: FineTune, data: Data) -> training.Method:
         models.freeze(encoder)
     rngs = models.Rngs(config.seed)
     head = models.Classifier(encoder.features, len(data.classes), rngs=rngs)
-    recipe = None if config.views == "none" else data.recipe
+    recipe = data.recipe if config.augment else None
 
     def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
         _, logits = model(augment.view(key, batch["image"], recipe))

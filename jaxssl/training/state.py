@@ -90,9 +90,18 @@ def fingerprint(model: nnx.Module) -> str:
 
 @jax.jit
 def all_finite(state: TrainState) -> jax.Array:
-    """Return whether every floating number of a state is finite, a bool scalar on the devices."""
-    floating = [x for x in jax.tree.leaves(state) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.all(jnp.stack([jnp.isfinite(x).all() for x in floating]))
+    """Return whether a state is sound, a bool scalar on the devices.
+
+    Weights and statistics must be finite. An optimizer may hold an infinity, such as the best loss
+    before the first one, but no NaN.
+    """
+
+    def floating(tree: Any) -> list[jax.Array]:
+        return [x for x in jax.tree.leaves(tree) if jnp.issubdtype(x.dtype, jnp.floating)]
+
+    sound = [jnp.isfinite(x).all() for x in floating((state.params, state.rest))]
+    sound += [~jnp.isnan(x).any() for x in floating(state.opt_state)]
+    return jnp.all(jnp.stack(sound))
 
 
 def split(model: nnx.Module, trainable: Any = nnx.Param) -> tuple[nnx.State, nnx.State]:
