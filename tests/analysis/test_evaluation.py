@@ -10,6 +10,7 @@ from sklearn.neighbors import NearestNeighbors
 
 from jaxssl.analysis import evaluation, neighbours
 from jaxssl.analysis.evaluation import classification, evaluate, top_accuracy, write
+from jaxssl.analysis.linear_probe import linear_probe
 from jaxssl.data.images import ImageSet
 
 CLASSES = ("<script>alert(1)</script>", "$b$", "c", "none")
@@ -62,11 +63,11 @@ def test_a_classifier_by_class():
     scores, labels = rng.normal(size=(50, 4)), rng.integers(3, size=50)
     found = classification(scores, labels, CLASSES)
     matrix = confusion_matrix(labels, scores.argmax(1), labels=range(4))
-    assert found["confusion"] == matrix.tolist()
-    assert found["accuracy"] == pytest.approx(np.trace(matrix) / 50)
-    assert found["accuracy"] == found["top"]["1"]
+    assert [list(row) for row in found.confusion] == matrix.tolist()
+    assert found.accuracy == pytest.approx(np.trace(matrix) / 50)
+    assert found.accuracy == found.top["1"]
     shares = np.diagonal(matrix)[:3] / matrix.sum(1)[:3]
-    assert list(found["per_class"].values()) == [*map(pytest.approx, shares), None]
+    assert list(found.per_class.values()) == [*map(pytest.approx, shares), None]
 
 
 def test_the_nearest_are_scikit_learns_by_cosine(sets, features):
@@ -147,6 +148,23 @@ def test_what_was_not_measured_is_not_on_the_page(tmp_path):
     for name in ("accuracy", "epochs", "training", "neighbours", "map"):
         assert f'id="{name}"' not in text
     assert 'id="classification"' in text
+
+
+def test_the_penalty_is_chosen_on_validation_never_on_the_test_images():
+    """One feature tells the class, sixty are noise; a label in four is wrong, in test all."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=300)
+    x = np.concatenate([3 * y[:, None] + rng.normal(size=(300, 1)), rng.normal(size=(300, 60))], 1)
+    said = np.where(rng.random(300) < 0.25, 1 - y, y)
+    parts = {"train": slice(0, 100), "val": slice(100, 200), "test": slice(200, 300)}
+    features = {name: x[rows] for name, rows in parts.items()}
+    labels = {"train": said[:100], "val": y[100:200], "test": 1 - y[200:]}
+    on_test = linear_probe(features["train"], labels["train"], features["test"], labels["test"])
+    row, _ = evaluate(features, labels)
+    expected = linear_probe(features["train"], labels["train"], features["val"], labels["val"])
+    assert on_test.c != expected.c, "else this shows nothing"
+    assert row["linear"]["c"] == expected.c
+    assert row["linear"]["val_accuracy"] == expected.val_accuracy
 
 
 def test_the_headline_has_a_line_an_embedding(page):
