@@ -151,7 +151,7 @@ def _check_same(run: Run, other: Run, differ: list[str]) -> None:
 
 
 def _named(groups: Sequence[Sequence[Judged]]) -> list[Method]:
-    """A method is named by its study, and by whatever else tells it from its namesakes."""
+    """Name each method by its study, and by whatever else tells it from its namesakes."""
     firsts = [group[0].run for group in groups]
     with_encoder = "encoder" in differing([run.recipe for run in firsts])
     names = []
@@ -170,7 +170,7 @@ def _named(groups: Sequence[Sequence[Judged]]) -> list[Method]:
 
 
 def _told(name: str, value: Any) -> str:
-    """A setting as part of a method's name; "" for one that is not set.
+    """Write a setting as part of a method's name; "" for one that is not set.
 
     Example:
         >>> [_told("steps", 9), _told("encoder", "convnet"), _told("steps", None)]
@@ -220,7 +220,7 @@ def _baselines(trained: Sequence[Method]) -> list[Method]:
 
 
 def _is_judged(method: Method) -> bool:
-    """Whether there are numbers of it on the seen classes' test images."""
+    """Tell whether there are numbers of it on the seen classes' test images."""
     return all(method.embedding in one.results.retrieval.get("test", {}) for one in method.runs)
 
 

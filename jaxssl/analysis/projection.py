@@ -28,7 +28,7 @@ def standardise(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         One float64 `[n_i, d]` an array, in their order.
 
     Raises:
-        ValueError: no array, or arrays of different d.
+        ValueError: No array, or arrays of different d.
 
     Example:
         >>> standardise(np.array([[1.0], [3.0]]), np.array([[5.0]]))[1].round(3)
@@ -53,16 +53,16 @@ def umap_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: 
     neighbours, or all the others where there are fewer; minimum distance .1; Euclidean).
 
     Args:
-        tables: name of a set to its table; one d for all.
-        limit: at most this many images a set, drawn by class in proportion.
-        seed: of the draw and of UMAP; the same seed gives the same map on the same machine.
+        tables: Name of a set to its table; one d for all.
+        limit: At most this many images a set, drawn by class in proportion.
+        seed: Of the draw and of UMAP; the same seed gives the same map on the same machine.
 
     Returns:
         For each set the row numbers drawn, int64 `[m]`, ascending, and their places, float32
         `[m, 2]`.
 
     Raises:
-        InputError: fewer than 5 images in all.
+        InputError: Fewer than 5 images in all.
 
     Reference:
         McInnes, Healy, Melville: UMAP (arXiv:1802.03426).
@@ -91,15 +91,15 @@ def tsne_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: 
     scikit-learn's defaults (perplexity 30, or a third of the others where there are fewer).
 
     Args:
-        tables: name of a set to its table; one d for all.
-        limit: at most this many images a set, drawn by class in proportion.
-        seed: of the draw and of t-SNE.
+        tables: Name of a set to its table; one d for all.
+        limit: At most this many images a set, drawn by class in proportion.
+        seed: Of the draw and of t-SNE.
 
     Returns:
         As `umap_together`.
 
     Raises:
-        InputError: fewer than 5 images in all.
+        InputError: Fewer than 5 images in all.
 
     Reference:
         van der Maaten, Hinton: Visualizing Data using t-SNE (JMLR 9, 2008).

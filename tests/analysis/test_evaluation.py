@@ -1,7 +1,7 @@
 """The numbers of an evaluation against scikit-learn, and its page against attacks."""
 
 import json
-from html.parser import HTMLParser
+import re
 
 import numpy as np
 import pytest
@@ -12,6 +12,8 @@ from jaxssl.analysis import evaluation, neighbours
 from jaxssl.analysis.evaluation import classification, evaluate, top_accuracy, write
 from jaxssl.analysis.linear_probe import linear_probe
 from jaxssl.data.images import ImageSet
+
+from .test_report import Page
 
 CLASSES = ("<script>alert(1)</script>", "$b$", "c", "none")
 
@@ -89,17 +91,6 @@ def test_the_nearest_are_scikit_learns_by_cosine(sets, features):
         assert found.names[row] == CLASSES[sets["test"].labels[asked]]
 
 
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.links = set(), []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.links += [value for name, value in attrs if name in ("href", "src")]
-
-
 @pytest.fixture(scope="module")
 def page(sets, features, tmp_path_factory):
     folder = tmp_path_factory.mktemp("page") / "linear_eval"
@@ -131,10 +122,18 @@ def page(sets, features, tmp_path_factory):
 
 def test_the_page_stands_alone_and_escapes(page):
     found = Page((page / "index.html").read_text(encoding="utf-8"))
-    assert not found.tags & {"script", "i", "iframe", "link"}
-    for link in found.links:
+    assert not {tag for tag, _ in found.tags} & {"script", "i", "iframe", "link"}
+    assert [attributes for tag, attributes in found.tags if tag == "b" and attributes] == []
+    assert "<b>run</b>" in found.text
+    assert "python -m x '<script>'" in found.text
+    for link in found.values("href") + found.values("src"):
         local = not link.startswith(("#", "data:"))
         assert not local or (page / link).is_file(), link
+    alts = found.values("alt")
+    assert len(alts) == 10 * 6
+    assert all(re.fullmatch(r"\d/<i>\d+, of .+", alt) for alt in alts)
+    assert any(CLASSES[0] in alt for alt in alts)
+    assert any("<i>" in title for title in found.values("title"))
     names = {"confusion", "neighbours", "map", "epochs", "training"}
     assert {path.stem for path in page.glob("*.png")} == names
     assert {path.stem for path in page.glob("*.json")} == names | {"results"}
