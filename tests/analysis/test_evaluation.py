@@ -22,7 +22,7 @@ def images(n, seed):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (n, 6, 6, 1), dtype=np.uint8)
     return ImageSet(
-        ids=tuple(f"{seed}/<i>{i}" for i in range(n)),
+        ids=tuple(f'{seed}/"<i>{i}' for i in range(n)),
         paths=("",) * n,
         labels=(np.arange(n) % 3).astype(np.int32),
         class_names=CLASSES,
@@ -131,9 +131,11 @@ def test_the_page_stands_alone_and_escapes(page):
         assert not local or (page / link).is_file(), link
     alts = found.values("alt")
     assert len(alts) == 10 * 6
-    assert all(re.fullmatch(r"\d/<i>\d+, of .+", alt) for alt in alts)
+    assert all(re.fullmatch(r'\d/"<i>\d+, of .+', alt) for alt in alts)
     assert any(CLASSES[0] in alt for alt in alts)
-    assert any("<i>" in title for title in found.values("title"))
+    titles = found.values("title")
+    assert len(titles) == 10 * 5
+    assert all(re.fullmatch(r'\d/"<i>\d+', title) for title in titles)
     names = {"confusion", "neighbours", "map", "epochs", "training"}
     assert {path.stem for path in page.glob("*.png")} == names
     assert {path.stem for path in page.glob("*.json")} == names | {"results"}
