@@ -13,6 +13,7 @@ from scipy import stats
 from jaxssl.analysis.compare import write_comparison
 from jaxssl.analysis.methods import MethodRow, label_rows, pooled, read_methods, score
 from jaxssl.analysis.results import Results
+from jaxssl.analysis.scores import judged_table
 from jaxssl.analysis.verdict import verdict
 from jaxssl.errors import InputError
 
@@ -154,6 +155,19 @@ def test_an_interval_cut_at_one_keeps_its_longer_side(run, tmp_path):
     dataclasses.replace(results, label_efficiency=(cut, *others)).write(path)
     row = label_rows(read_methods([path.parent])[0])[0]
     assert (row.low, row.high) == (pytest.approx(0.96), 1.0)
+
+
+def test_numbers_of_labels_that_were_asked_for_have_a_column(run, tmp_path):
+    path = variant(run, tmp_path / "r") / "results.json"
+    results = Results.read(path)
+    every = results.label_efficiency
+    few = [dataclasses.replace(row, labels=n, all=False) for row in every for n in (7, 8)]
+    more = dataclasses.replace(results, label_efficiency=(*every, *few), label_sizes=(7,))
+    more.write(path)
+    methods = read_methods([path.parent])
+    rows = [row for method in methods for row in label_rows(method)]
+    columns = judged_table("unseen", rows, methods).columns
+    assert columns[:3] == ("7 labels", "all 25 labels", "separation")
 
 
 @pytest.mark.parametrize(

@@ -108,6 +108,7 @@ def test_what_is_written_is_read_back_equal(tmp_path):
     )
     found = analyse(tables, facts, draws=2, sizes=[10, 5])
     assert found.label_sizes == (5, 10)
+    assert found.facts == facts
     found.write(tmp_path / "results.json")
     assert Results.read(tmp_path / "results.json") == found
     written = json.loads((tmp_path / "results.json").read_text(), parse_constant=pytest.fail)
