@@ -64,12 +64,13 @@ def in_two_passes(image: Array, matrix: Array, fill: Array, size: tuple[int, int
     """
     h, w, _ = image.shape
     # With the fill at 0 what lies outside needs no term of its own, and white stays white exactly.
+    fill = fill.reshape(1, 1, -1)
     planes = jnp.moveaxis(image - fill, -1, 0)
     side = max(h, w)
     if h != w:
         planes = jnp.pad(planes, ((0, 0), (0, side - h), (0, side - w)))
-    down = matrix[0].at[2].add((h - 1) / 2)
-    across = matrix[1].at[2].add((w - 1) / 2)
+    down = matrix[0] + jnp.array([0, 0, (h - 1) / 2], jnp.float32)
+    across = matrix[1] + jnp.array([0, 0, (w - 1) / 2], jnp.float32)
     transposed = jnp.abs(across[0]) > jnp.abs(down[0])
     planes = jnp.where(transposed, planes.swapaxes(1, 2), planes)
     down, across = (
@@ -82,10 +83,10 @@ def in_two_passes(image: Array, matrix: Array, fill: Array, size: tuple[int, int
     slope = across[0] / jnp.where(down[0] == 0, 1.0, down[0])
     x = (
         slope * (jnp.arange(side, dtype=jnp.float32) - down[2])[:, None]
-        + (across[1] - slope * down[1]) * columns
+        + (across[1] - slope * down[1]) * columns[None, :]
         + across[2]
     )
-    y = down[0] * rows + down[1] * columns[:, None] + down[2]
+    y = down[0] * rows[None, :] + down[1] * columns[:, None] + down[2]
     # In bfloat16 as it comes a TPU would be off by 1 of 255; three products leave 1e-5.
     precision = lax.Precision.HIGH
     # These orders of axes, batch first and the weights' long axis last, are those for which XLA
@@ -98,7 +99,7 @@ def in_two_passes(image: Array, matrix: Array, fill: Array, size: tuple[int, int
 def _triangles(positions: Array, side: int) -> Array:
     """The weights [p, side, q] of pixels 0 to side - 1 at positions [p, q], linear between them."""
     pixels = jnp.arange(side, dtype=jnp.float32)[:, None]
-    return jnp.maximum(0.0, 1 - jnp.abs(positions[:, None, :] - pixels))
+    return jnp.maximum(0.0, 1 - jnp.abs(positions[:, None, :] - pixels[None]))
 
 
 def _centred(side: int) -> Array:
