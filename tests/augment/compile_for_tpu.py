@@ -23,14 +23,15 @@ COLLECTIVE = re.compile(r" (?:all-|collective-|reduce-scatter)[\w\-]*\(")
 def of_pixels(text: str, views: int) -> tuple[list[str], list[str]]:
     """The gathers of more than 16 numbers a view, and the arrays of as many whose lane axis is < 5.
 
-    A TPU pads the axis that is fastest in memory to 128.
+    A TPU pads the axis that is fastest in memory to 128. A gather that it has no instruction for
+    becomes a loop over what is gathered, in which only the name is left of it.
     """
     gathers, narrow = [], []
     for line in text.splitlines():
         if found := RESULT.search(line):
             dims, order = ([int(n) for n in part.split(",")] for part in found.groups()[:2])
             if math.prod(dims) > 16 * views:
-                if found[3] == "gather":
+                if found[3] == "gather" or '/gather"' in line:
                     gathers.append(line.strip()[:120])
                 if dims[order[0]] <= 4:
                     narrow.append(line.strip()[:120])
