@@ -67,10 +67,7 @@ def convolve(
                 "lax.conv_general_dilated takes it"
             )
     plain = lax.conv_dimension_numbers(x.shape, kernel.shape, _LAYOUT)
-    if (
-        dimension_numbers is None  # lax's default is NCHW
-        or lax.conv_dimension_numbers(x.shape, kernel.shape, dimension_numbers) != plain
-    ):
+    if lax.conv_dimension_numbers(x.shape, kernel.shape, dimension_numbers) != plain:
         raise ValueError(
             f"convolve takes images NHWC and kernels HWIO, got dimension_numbers="
             f"{dimension_numbers}: lax.conv_general_dilated takes others"
