@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from jaxssl.data.images import ImageSet
 from jaxssl.errors import InputError
 
-
 _NO_LABEL = "(no label)"
 
 
