@@ -91,35 +91,66 @@ Process = Annotated[T, Scope(method=False, resume=True, own=True, kept=False)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """Which images, which classes, which views."""
+class Reading:
+    """How images and labels are read, where they are yours."""
 
-    dataset: Literal["digits", "folder", "cifar10"] = "digits"
-    """digits: scikit-learn's, nothing to download; folder: one folder a class, in --data-dir;
-    cifar10: through TFDS, downloaded where it is not there. Also names the preset."""
-    data_dir: Source[str] = ""
-    """The folder of class folders, or the file that scripts/pack_images.py made of it (folder);
-    the folder of TFDS's data sets (cifar10; default TFDS's)."""
-    seen: tuple[str, ...] = ()
-    """Classes to learn from. Default: of a folder all that are not --unseen."""
-    unseen: tuple[str, ...] = ()
-    """Classes kept for the test of how few labels the embedding needs."""
-    lookalikes: tuple[str, ...] | None = None
-    """A second, harder set of unseen classes, judged apart. Default: the preset's, where its own
-    seen and unseen classes are used, else none."""
-    image_size: AtLeast1[int] = 48
-    """Side in pixels to which images are resized."""
-    color: Literal["rgb", "grey"] = "grey"
-    """Channels the network sees."""
+    labels_from: Source[str] = "auto"
+    """auto: the folders' names, or a table that lies with the images; folders; none; or a table
+    (CSV, TSV, Parquet; EcoTaxa's exports and import files as they are)."""
+    image_column: str = ""
+    """The table's column of image paths or ids. Default: by its usual names."""
+    label_column: str = ""
+    """The table's column of labels. Default: by its usual names."""
+    validated_only: bool = True
+    """Of EcoTaxa's annotations only validated ones are labels; --no-validated-only: predicted ones
+    too."""
+    group_by: str = ""
+    """A column of the table, or a regular expression on the path: images of a group (a cast, a day)
+    stay on one side of the split. Default: EcoTaxa's objects."""
+    image_root: Source[str] = ""
+    """The folder that a table's paths start from. Default: where the table lies."""
+    follow_links: bool = False
+    """Follow links to folders, which may lead outside."""
+    pages: Literal["all", "first"] = "all"
+    """Pages of a TIFF: each an image, or the first alone."""
+    crop_bottom: str = "0"
+    """Pixels to cut off below (a scale bar, a caption); auto finds it."""
     fit: Literal["squash", "pad"] = "squash"
     """squash: to a square whatever the shape, as the study did; pad: keep the shape, fill up."""
-    views: Literal["plankton", "digits", "cifar", "none"] = "plankton"
-    """The recipe of random views: plankton turns, crops, flips and blurs; cifar is SimCLR's; none:
-    the images as they are."""
     background: str = "auto"
     """Colour that fills corners and padding, 0 (black) to 255; auto: as the images' borders."""
     on_bad_image: Evaluation[Literal["fail", "skip"]] = "fail"
     """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(Reading):
+    """Which images, which classes, which views."""
+
+    dataset: Literal["digits", "folder", "cifar10", "cifar100"] = "digits"
+    """digits: scikit-learn's, nothing to download; folder: what --data-dir names; cifar10 and
+    cifar100: through TFDS, downloaded where they are not there. Also names the preset."""
+    data_dir: Source[str] = ""
+    """A folder of images (class folders, flat, or both), a zip of one, a table, or the file that
+    scripts/pack_images.py made (folder); the folder of TFDS's data sets (cifar; default TFDS's)."""
+    seen: tuple[str, ...] = ()
+    """Classes to learn from. Default, and "all": every class with enough images that is not
+    --unseen."""
+    unseen: tuple[str, ...] = ()
+    """Classes kept for the test of how few labels the embedding needs, or how many, drawn by seed.
+    Default: none, and label efficiency is measured on the test images."""
+    lookalikes: tuple[str, ...] | None = None
+    """A second, harder set of unseen classes, judged apart. Default: the preset's, where its own
+    seen and unseen classes are used, else none."""
+    min_images: AtLeast1[int] = 3
+    """Classes with fewer images are left out, unless they are named."""
+    image_size: AtLeast1[int] = 48
+    """Side in pixels to which images are resized."""
+    color: Literal["rgb", "grey"] = "grey"
+    """Channels the network sees."""
+    views: Literal["plankton", "digits", "cifar", "none"] = "plankton"
+    """The recipe of random views: plankton turns, crops, flips and blurs; cifar is SimCLR's; none:
+    the images as they are."""
 
     @property
     def channels(self) -> int:

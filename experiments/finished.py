@@ -134,13 +134,8 @@ class Finished:
 
     def read_other(self, data_dir: str, on_bad_image: Any = "fail") -> tuple[ImageSet, Any]:
         """Other images, read as the run read its own, and the report of what was found."""
-        return images_room.open_images(
-            data_dir,
-            size=self.images.image_size,
-            channels=self.images.channels,
-            fit=self.images.fit,
-            on_bad_image=on_bad_image,
-        )
+        reading = datasets.reading_of(self.images, on_bad_image=on_bad_image, classes=None)
+        return images_room.open_images(data_dir, reading)
 
 
 def open(run_dir: str, *, data_dir: str = "", method: str | None = None) -> Finished:

@@ -57,7 +57,8 @@ class RNN(Config):
         return self.cell.upper()
 
 
-OWN = {"cifar10": {"epochs": 100, "resident": True, "steps_per_dispatch": 10}}
+LONG = {"epochs": 100, "resident": True, "steps_per_dispatch": 10}
+OWN = {"cifar10": LONG, "cifar100": LONG}
 PRESETS = presets.of(RNN, OWN, views="none")
 
 

@@ -54,6 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
     "cifar10": PAPER | {"resident": True, "steps_per_dispatch": 10},
     "cifar10-cpu": {"temperature": 0.5, "head": "mlp2", "learning_rate": 0.001},
 }
+OWN |= {"cifar100": OWN["cifar10"], "cifar100-cpu": OWN["cifar10-cpu"]}
 PRESETS = presets.of(SimCLR, OWN)
 
 

@@ -1,17 +1,19 @@
-"""Images on disk to batches: folders, digits, splits, streams.
+"""Images on disk to batches: any place that holds images, splits, streams.
 
-`open_images` (a folder, or the file it was packed into) and `load_digits` give an `ImageSet`;
-`split_classes`, `train_val_test` and `label_fraction` cut it; `train_stream` and `eval_batches`
-read it, as pure functions of seed and step.
+`open_images` (a folder, zip, table or packed file), `load_digits` and `load_cifar` give an
+`ImageSet`; `split_protocol`, or `split_classes`, `train_val_test` and `label_fraction`, cut it;
+`train_stream` and `eval_batches` read it, as pure functions of seed and step.
 """
 
 from jaxssl.data.cifar import load_cifar10
 from jaxssl.data.decode import UnreadableImage, decode
 from jaxssl.data.digits import load_digits
-from jaxssl.data.folder import FolderReport, open_folder
 from jaxssl.data.images import ImageSet
-from jaxssl.data.packed import open_images
+from jaxssl.data.opening import open_images
 from jaxssl.data.pixels import raw_pixels, thumbnails
+from jaxssl.data.protocol import Parts, split_protocol
+from jaxssl.data.reading import Reading
+from jaxssl.data.report import Report
 from jaxssl.data.splits import (
     Splits,
     describe,
@@ -23,8 +25,10 @@ from jaxssl.data.splits import (
 from jaxssl.data.streams import eval_batches, steps_per_epoch, train_stream
 
 __all__ = [
-    "FolderReport",
     "ImageSet",
+    "Parts",
+    "Reading",
+    "Report",
     "Splits",
     "UnreadableImage",
     "decode",
@@ -33,10 +37,10 @@ __all__ = [
     "label_fraction",
     "load_cifar10",
     "load_digits",
-    "open_folder",
     "open_images",
     "raw_pixels",
     "split_classes",
+    "split_protocol",
     "steps_per_epoch",
     "thumbnails",
     "train_stream",

@@ -1,0 +1,69 @@
+"""A scale bar or caption that instruments' programs draw under every picture."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from jaxssl.data.decode import FORMATS, MAX_PIXELS, Source, open_file
+
+_SAMPLE = 48
+_ROWS, _COLUMNS = 128, 512
+_LEVELS = 12  # what JPEG does to a caption
+_SHARE = 0.9
+
+
+def find(sources: Sequence[Source]) -> int:
+    """Return the height in pixels of what all pictures have in common at their bottom.
+
+    The lowest rows of up to 48 pictures, evenly taken, are laid over each other at the left and at
+    the right edge. From the bottom up, rows belong to the caption while at least nine in ten
+    pictures show the same there; there must be ink in them, for empty background is no caption.
+
+    Args:
+      sources: the images.
+
+    Returns:
+      Rows from the bottom, 0 where there is no caption, or too few pictures (3) to tell.
+    """
+    step = max(1, len(sources) // _SAMPLE)
+    strips = [strip for source in sources[::step][:_SAMPLE] if (strip := _bottom(source))]
+    if len(strips) < 3:
+        return 0
+    return max(_common([strip[side] for strip in strips]) for side in (0, 1))
+
+
+def _common(strips: Sequence[NDArray[np.uint8]]) -> int:
+    """Rows from the bottom up in which strips of one width agree, if there is ink in them."""
+    height = min(len(strip) for strip in strips)
+    width = min(strip.shape[1] for strip in strips)
+    stack = np.stack([strip[len(strip) - height :, :width] for strip in strips]).astype(np.int16)
+    usual = np.median(stack, axis=0)
+    same = (np.abs(stack - usual) <= _LEVELS).all(axis=2).mean(axis=0) >= _SHARE
+    rows = height if same.all() else int(np.argmin(same[::-1]))
+    ink = np.ptp(usual[height - rows :]) > 64 if 0 < rows < height else False
+    return rows if ink else 0
+
+
+def _bottom(source: Source) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
+    """The lowest rows in grey: (from the left edge, from the right edge mirrored)."""
+    if source.box or source.raw:
+        return None
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with (
+                open_file(source.path, source.member) as file,
+                Image.open(file, formats=FORMATS) as image,
+            ):
+                if image.width * image.height > MAX_PIXELS:
+                    return None
+                grey = np.asarray(image.convert("L"))
+    except Exception:  # the scan says why a file cannot be read
+        return None
+    strip = grey[-_ROWS:]
+    return strip[:, :_COLUMNS], strip[:, ::-1][:, :_COLUMNS]
