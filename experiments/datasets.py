@@ -101,6 +101,19 @@ def read(settings: Images, seed: int) -> Data:
     return data
 
 
+def only_labelled(data: Data, method: str) -> Data:
+    """The same without the training images that have no label; refuses data that has none."""
+    train = data.train.labelled()
+    if not len(train):
+        raise InputError(
+            f"{method} learns from labels, and no image has one: sort the images into a folder a "
+            "class, name a table with --labels-from, or take a method without labels (simclr)"
+        )
+    if len(train) < len(data.train):
+        print(f"learning from the {len(train):,} of {len(data.train):,} images that have a label")
+    return dataclasses.replace(data, train=train)
+
+
 def with_label_fraction(data: Data, fraction: float, *, seed: int) -> Data:
     """The same with only a fraction of the training images of each class."""
     if fraction == 1:
@@ -187,8 +200,7 @@ def _cifar(settings: Images, seed: int) -> Data:
     """Its own test images, and a tenth of its training images to validate on."""
     official = {}
     for part in ("train", "test"):
-        images = images_room.load_cifar(
-            settings.dataset,
+        images = images_room.load_cifar10(
             part,
             size=settings.image_size,
             channels=settings.channels,

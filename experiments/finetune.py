@@ -114,7 +114,7 @@ def main(config: FineTune) -> None:
     """Run, data, method, training, embedding, report."""
     start = finished.open(config.start, data_dir=config.data_dir, method=config.method)
     with study.open(config, start) as run:
-        data = study.load(run)
+        data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))
         embedded = study.embed(run, data, trained)
         study.report(embedded, draws=config.draws, labels=config.labels)

@@ -146,8 +146,4 @@ LOOKALIKES: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {
     ),
 }
 # The classes that a preset chooses: nobody typed them.
-CLASSES = {
-    (p["seen"], p["unseen"])
-    for p in PRESETS.values()
-    if p.get("dataset") == "folder" and "seen" in p
-}
+CLASSES = {(p["seen"], p["unseen"]) for p in (PLANKTON, PLANKTON_WIDE)}

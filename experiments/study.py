@@ -100,10 +100,17 @@ def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
         yield Run(settings, placement, start, closing)
 
 
-def load(run: Run) -> Data:
-    """Read the images and split them; refuses a batch that they cannot fill."""
+def load(run: Run, *, labels: bool = False) -> Data:
+    """Read the images and split them; refuses a batch that they cannot fill.
+
+    Args:
+      run: From `open`.
+      labels: Whether the method learns from labels: images without one are then left out.
+    """
     settings = run.config
     data = run.start.load_data() if run.start else datasets.read(run.images, settings.seed)
+    if labels:
+        data = datasets.only_labelled(data, settings.title)
     fraction = getattr(settings, "label_fraction", 1.0)
     data = datasets.with_label_fraction(data, fraction, seed=settings.seed)
     per_epoch = len(data.train) // settings.batch_size
@@ -259,7 +266,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     from jaxssl.training import processes
 
     settings, placement, method = run.config, run.placement, trained.method
-    judged = {"test": data.test, **data.unseen}
+    judged = {name: x for name, x in {"test": data.test, **data.unseen}.items() if len(x)}
     judge, other = settings.judge, "last" if settings.judge == "best" else "best"
     wanted = {
         "h": (trained.states[judge], {"train": data.train, "val": data.val, **judged}),
@@ -361,7 +368,7 @@ def table_of(
     return analysis.Embeddings(
         ids=images.ids,
         paths=images.paths,
-        class_names=tuple(images.class_names[label] for label in images.labels),
+        class_names=tuple(images.class_names[i] if i >= 0 else "" for i in images.labels),
         class_index=images.labels,
         split=(split,) * len(images),
         vectors=vectors,
@@ -478,7 +485,8 @@ def _validation(
         )
     order = random.permutation(len(data.val))[: len(data.val) // size * size]
     batches = [data.val.batch(rows[placement.part(size)]) for rows in order.reshape(-1, size)]
-    bank = data.train.subset(np.sort(random.permutation(len(data.train))[:KNN_BANK]))
+    labelled = data.train.labelled()
+    bank = labelled.subset(np.sort(random.permutation(len(labelled))[:KNN_BANK]))
 
     def validate(state: training.TrainState) -> dict[str, float]:
         rows = []
@@ -488,7 +496,7 @@ def _validation(
             rows.append({"loss": loss, **metrics})
         rows = jax.device_get(rows)
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        if plan.ends_epoch(int(state.step)):
+        if plan.ends_epoch(int(state.step)) and len(bank):
             h_bank = embedding.embed_set(encode, state, bank, placement)
             h_val = embedding.embed_set(encode, state, data.val, placement)
             means["knn_accuracy"] = analysis.knn_accuracy(

@@ -83,7 +83,7 @@ def make_method(config: Triplet, data: Data) -> training.Method:
 def main(config: Triplet) -> None:
     """Data, method, training, embedding, report."""
     with study.open(config) as run:
-        data = study.load(run)
+        data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))
         embedded = study.embed(run, data, trained)
         study.report(embedded, draws=config.draws, labels=config.labels)
