@@ -9,6 +9,7 @@ from jaxssl.data.decode import UnreadableImage, decode
 from jaxssl.data.digits import load_digits
 from jaxssl.data.images import ImageSet
 from jaxssl.data.opening import open_images
+from jaxssl.data.predictions import Prediction, write_predictions
 from jaxssl.data.protocol import Parts, split_protocol
 from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report
@@ -25,6 +26,7 @@ from jaxssl.data.streams import eval_batches, steps_per_epoch, train_stream
 __all__ = [
     "ImageSet",
     "Parts",
+    "Prediction",
     "Reading",
     "Report",
     "Splits",
@@ -41,4 +43,5 @@ __all__ = [
     "train_stream",
     "train_val",
     "train_val_test",
+    "write_predictions",
 ]
