@@ -200,7 +200,8 @@ def _cifar(settings: Images, seed: int) -> Data:
     """Its own test images, and a tenth of its training images to validate on."""
     official = {}
     for part in ("train", "test"):
-        images = images_room.load_cifar10(
+        images = images_room.load_cifar(
+            settings.dataset,
             part,
             size=settings.image_size,
             channels=settings.channels,

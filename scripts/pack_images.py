@@ -129,7 +129,7 @@ def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str
     with tqdm(total=len(files), unit="image", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(files), PART):
             part = files[start : start + PART]
-            name = f"{hash_of([DECODER, settings, [[f.id, *key_of(f)] for f in part]])[:32]}.npz"
+            name = f"{hash_of([DECODER, settings, [[f.id, key_of(f)] for f in part]])[:32]}.npz"
             if not (parts / name).exists():
                 verdicts: list[list[Any]] = []
                 pixels, lasting = [], True

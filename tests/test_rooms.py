@@ -47,6 +47,24 @@ def test_a_room_imports_only_what_it_may(room):
                 assert package in ROOMS[room], f"{file} imports {name}"
 
 
+def test_no_two_modules_of_the_data_room_import_each_other():
+    """Not in a circle of any length, imports inside functions included."""
+    files = {f"jaxssl.data.{file.stem}": file for file in (ROOT / "jaxssl/data").glob("[!_]*.py")}
+    needs = {
+        name: {
+            other
+            for found in imports(file)
+            for other in files
+            if f"{found}.".startswith(f"{other}.")
+        }
+        for name, file in files.items()
+    }
+    while free := [name for name in needs if not needs[name] & needs.keys()]:
+        for name in free:
+            del needs[name]
+    assert not needs
+
+
 def test_nothing_in_the_library_imports_a_program():
     for file in (ROOT / "jaxssl").rglob("*.py"):
         assert not {name for name in imports(file) if name.startswith("experiments")}, file
@@ -94,6 +112,11 @@ def test_help_does_not_pay_for_jax():
 def test_a_loss_needs_jax_alone():
     heavy = {"flax", "optax", "orbax", "grain", "sklearn", "matplotlib", "PIL"}
     assert not loaded_by("from jaxssl.losses import nt_xent") & heavy
+
+
+def test_the_data_room_opens_quickly():
+    heavy = {"jax", "grain", "tensorflow_datasets", "sklearn", "pyarrow", "tensorflow"}
+    assert not loaded_by("import jaxssl.data") & heavy
 
 
 def test_the_analysis_needs_no_jax():

@@ -5,12 +5,13 @@
 `train_stream` and `eval_batches` read it, as pure functions of seed and step.
 """
 
-from jaxssl.data.cifar import load_cifar10
+from jaxssl.data.cifar import load_cifar
 from jaxssl.data.decode import UnreadableImage, decode
 from jaxssl.data.digits import load_digits
 from jaxssl.data.images import ImageSet
 from jaxssl.data.opening import open_images
 from jaxssl.data.pixels import raw_pixels, thumbnails
+from jaxssl.data.predictions import Prediction, write_predictions
 from jaxssl.data.protocol import Parts, split_protocol
 from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report
@@ -27,6 +28,7 @@ from jaxssl.data.streams import eval_batches, steps_per_epoch, train_stream
 __all__ = [
     "ImageSet",
     "Parts",
+    "Prediction",
     "Reading",
     "Report",
     "Splits",
@@ -35,7 +37,7 @@ __all__ = [
     "describe",
     "eval_batches",
     "label_fraction",
-    "load_cifar10",
+    "load_cifar",
     "load_digits",
     "open_images",
     "raw_pixels",
@@ -46,4 +48,5 @@ __all__ = [
     "train_stream",
     "train_val",
     "train_val_test",
+    "write_predictions",
 ]

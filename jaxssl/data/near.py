@@ -10,9 +10,10 @@ from PIL import Image
 
 from jaxssl.data.images import ImageSet
 
-_SIDE = 32  # of the thumbnails
-_CHUNK = 4096
-_CANDIDATES = 64  # of one band and image: a set of blank images costs no more than others
+_SIDE = 16  # of the thumbnails
+_CHUNK = 2048
+_CANDIDATES = 16  # of one band and image: a set of blank images costs no more than others
+_BITS = 8
 _LEVELS = 4.0
 _CORRELATION = 0.99
 
@@ -21,10 +22,10 @@ def near_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
     """Find the images of one set that are nearly one of another's: saved again, scaled, lit.
 
     Candidates have equal bits in one of the four quarters of a 64-bit hash (signs of the lowest
-    8 x 8 cosine frequencies of a thumbnail of 32 x 32, against their median): any two hashes that
-    differ in at most 3 bits do. A candidate counts where thumbnails correlate at .99 and differ by
-    4 of 255 levels at most on average. The cost is that of reading all images once, and of at most
-    4 x 64 comparisons an image of `a`.
+    8 x 8 cosine frequencies of a grey thumbnail of 16 x 16, against their median) and differ in 8
+    bits at most. One counts where thumbnails correlate at .99 and differ by 4 of 255 levels at most
+    on average. The cost is that of reading all images once, and of at most 4 x 16 comparisons an
+    image of `a`.
 
     Args:
       a, b: the sets, of one shape.
@@ -45,22 +46,30 @@ def near_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
         return []
     small_a, hash_a = _thumbnails(a)
     small_b, hash_b = _thumbnails(b)
-    best: dict[int, tuple[float, int]] = {}
-    for i, j in _candidates(hash_a, hash_b):
-        x, y = small_a[i].astype(np.float32), small_b[j].astype(np.float32)
-        difference = np.abs(x - y).mean(axis=1)
-        x -= x.mean(axis=1, keepdims=True)
-        y -= y.mean(axis=1, keepdims=True)
-        norms = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
-        alike = (x * y).sum(axis=1) >= _CORRELATION * np.maximum(norms, 1e-3)
-        for k in np.flatnonzero(alike & (difference <= _LEVELS)):
-            found = (float(difference[k]), int(j[k]))
-            best[int(i[k])] = min(found, best.get(int(i[k]), found))
-    return [(i, best[i][1]) for i in sorted(best)]
+    partner = np.full(len(a), -1)
+    for band in range(4):
+        for i, j in _candidates(hash_a, hash_b, np.flatnonzero(partner < 0), band):
+            bits = np.unpackbits((hash_a[i] ^ hash_b[j])[:, None].view(np.uint8), axis=1)
+            near = bits.sum(axis=1) <= _BITS
+            i, j = i[near], j[near]
+            alike = _alike(small_a[i], small_b[j])
+            partner[i[alike]] = j[alike]
+    return [(i, int(partner[i])) for i in np.flatnonzero(partner >= 0).tolist()]
+
+
+def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which rows are nearly equal in shape and in level."""
+    x, y = a.astype(np.float32), b.astype(np.float32)
+    difference = np.abs(x - y).mean(axis=1)
+    x -= x.mean(axis=1, keepdims=True)
+    y -= y.mean(axis=1, keepdims=True)
+    norms = np.sqrt((x * x).sum(axis=1) * (y * y).sum(axis=1))
+    alike = (x * y).sum(axis=1) >= _CORRELATION * np.maximum(norms, 1e-3)
+    return alike & (difference <= _LEVELS)
 
 
 def _thumbnails(images: ImageSet) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """Grey thumbnails [n, 1024] and their hashes [n]."""
+    """Grey thumbnails [n, 256] and their hashes [n]."""
     small = np.empty((len(images), _SIDE * _SIDE), np.uint8)
     for i in range(len(images)):
         pixels = images.load(i)
@@ -79,19 +88,17 @@ def _thumbnails(images: ImageSet) -> tuple[NDArray[np.uint8], NDArray[np.uint64]
 
 
 def _candidates(
-    a: NDArray[np.uint64], b: NDArray[np.uint64]
+    a: NDArray[np.uint64], b: NDArray[np.uint64], todo: NDArray[np.intp], band: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Pairs of positions whose hashes agree in one of four bands of 16 bits, in pieces."""
-    for band in range(4):
-        shift = np.uint64(16 * band)
-        of_a, of_b = ((hashes >> shift) & np.uint64(0xFFFF) for hashes in (a, b))
-        order = np.argsort(of_b, kind="stable")
-        first = np.searchsorted(of_b[order], of_a, side="left")
-        last = np.searchsorted(of_b[order], of_a, side="right")
-        counts = np.minimum(last - first, _CANDIDATES)
-        for start in range(0, len(a), _CHUNK):
-            n = counts[start : start + _CHUNK]
-            i = np.repeat(np.arange(start, start + len(n)), n)
-            offset = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
-            if len(i):
-                yield i, order[first[i] + offset]
+    """Pairs of positions, those of `a` among `todo`, whose hashes agree in a band, in pieces."""
+    shift = np.uint64(16 * band)
+    of_a, of_b = ((hashes >> shift) & np.uint64(0xFFFF) for hashes in (a[todo], b))
+    order = np.argsort(of_b, kind="stable")
+    first = np.searchsorted(of_b[order], of_a, side="left")
+    last = np.searchsorted(of_b[order], of_a, side="right")
+    counts = np.minimum(last - first, _CANDIDATES)
+    for start in range(0, len(todo), _CHUNK):
+        n = counts[start : start + _CHUNK]
+        place = np.repeat(np.arange(start, start + len(n)), n)
+        offset = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n)
+        yield todo[place], order[first[place] + offset]

@@ -88,7 +88,7 @@ def split_protocol(
       >>> from jaxssl.data import load_digits
       >>> parts = split_protocol(load_digits(size=8), unseen=2, seed=0)
       >>> [len(part) for part in (parts.train, parts.val, parts.test, parts.unseen)]
-      [1078, 72, 288, 359]
+      [1076, 72, 287, 362]
       >>> print(parts.note[0])
       8 classes are seen, 2 are unseen (3, 9)
     """

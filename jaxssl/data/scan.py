@@ -152,7 +152,7 @@ def scan(
     folder = cache_folder(root, cache_dir)
     asked = {**settings, "background": background, "crop_bottom": crop_bottom}
     settings_key = hash_of([DECODER, asked, sorted({f.id.split("/")[0] for f in files})])[:16]
-    files_key = hash_of([[f.id, *key_of(f)] for f in files])[:16]
+    files_key = hash_of([[f.id, key_of(f)] for f in files])[:16]
     packed = folder / f"{settings_key}-{files_key}.npy"
     shape = (len(files), settings["size"], settings["size"], settings["channels"])
     cacheable = int(np.prod(shape)) <= MAX_CACHED_BYTES
@@ -255,19 +255,16 @@ def digest_of(source: Source, pixels: NDArray[np.uint8]) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
 
 
-def key_of(file: ImageFile) -> list[Any]:
+def key_of(file: ImageFile) -> str:
     """What changes when the file does, or the part of it that is meant."""
     frame, box, raw = file.source[2:]
-    return [*file.stamp, *([[frame, box, raw]] if frame or box or raw else [])]
+    part = f" {frame} {box} {raw}" if frame or box or raw else ""
+    return f"{file.stamp[0]} {file.stamp[1]}{part}"
 
 
 def hash_of(value: Any) -> str:
     """sha256 of what JSON can hold."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _short(key: list[Any]) -> str:
-    return json.dumps(key, separators=(",", ":"))
 
 
 def _read_pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
@@ -292,7 +289,7 @@ def _read_verdicts(path: Path, files: Sequence[ImageFile]) -> dict[int, Verdict]
     known = {}
     for i, file in enumerate(files):
         key, *verdict = stored.get(file.id, ("",))
-        if key == _short(key_of(file)):
+        if key == key_of(file):
             known[i] = Verdict(*verdict)
     return known
 
@@ -302,7 +299,7 @@ def _write_verdicts(path: Path, files: Sequence[ImageFile], known: dict[int, Ver
     for i, verdict in known.items():
         stored.pop(files[i].id, None)
         if verdict.lasting:
-            stored[files[i].id] = [_short(key_of(files[i])), *astuple(verdict)[:-1]]
+            stored[files[i].id] = [key_of(files[i]), *astuple(verdict)[:-1]]
     with atomic(path) as out:
         out.write(json.dumps({"version": DECODER, "files": stored}).encode())
 

@@ -88,7 +88,7 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
       >>> import tempfile
       >>> from jaxssl.data.decode import Source
       >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as out:
-      ...     _ = out.write("path;label\\na.png;cat\\n") or out.flush()
+      ...     _ = out.write("path;label\\na.png;cat\\n"), out.flush()
       ...     table = read_table(ImageFile("labels.csv", Source(out.name), (0, 0)))
       >>> table.columns, table.column("Label")
       (('path', 'label'), ['cat'])
