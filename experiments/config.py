@@ -74,6 +74,7 @@ AtLeast1 = Annotated[T, Limit("1 or more", least=1)]
 AtLeast2 = Annotated[T, Limit("2 or more", least=2)]
 Positive = Annotated[T, Limit("above 0", above=0)]
 Share = Annotated[T, Limit("above 0 and at most 1", above=0, most=1)]
+Share0 = Annotated[T, Limit("0 to 1", least=0, most=1)]
 Below1 = Annotated[T, Limit("0 or more and below 1", least=0, most=math.nextafter(1, 0))]
 
 # A run keeps to it to the last bit, but with another value it is the same method.

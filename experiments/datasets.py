@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -64,8 +65,6 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """Changes when an image, its label or the order does."""
-        import hashlib
-
         parts = [self.train, self.val, self.test, *self.unseen.values()]
         return hashlib.sha256("".join(p.fingerprint() for p in parts).encode()).hexdigest()
 
@@ -135,6 +134,12 @@ def recipe_of(settings: Images, background: int) -> Recipe | None:
         "none": None,
     }
     return recipes[settings.views]
+
+
+def name_of(place: str) -> str:
+    """A folder's name with a mark of its path, since many are called "images"."""
+    path = Path(place).expanduser().resolve()
+    return f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
 
 def _digits(settings: Images, seed: int) -> Data:

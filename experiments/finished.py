@@ -132,10 +132,17 @@ class Finished:
             )
         return data
 
-    def read_other(self, data_dir: str, on_bad_image: Any = "fail") -> tuple[ImageSet, Any]:
+    def reading(self, flags: config.Reading) -> images_room.Reading:
+        """Say how other images are read: in the run's size, colour and fit, else as told."""
+        names = [field.name for field in dataclasses.fields(config.Reading)]
+        told = {name: getattr(flags, name) for name in names}
+        told |= {name: getattr(self.images, name) for name in ("fit", "background")}
+        settings = dataclasses.replace(self.images, **told, seen=(), unseen=(), lookalikes=())
+        return datasets.reading_of(settings)
+
+    def read_other(self, data_dir: str) -> tuple[ImageSet, Any]:
         """Other images, read as the run read its own, and the report of what was found."""
-        reading = datasets.reading_of(self.images, on_bad_image=on_bad_image, classes=None)
-        return images_room.open_images(data_dir, reading)
+        return images_room.open_images(data_dir, self.reading(self.images))
 
 
 def open(run_dir: str, *, data_dir: str = "", method: str | None = None) -> Finished:
