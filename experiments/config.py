@@ -65,7 +65,7 @@ class Limit(NamedTuple):
     most: float = math.inf
 
     def allows(self, value: float) -> bool:
-        """Whether a number is in the range; one that is not finite never is."""
+        """Tell whether a number is in the range; one that is not finite never is."""
         return self.least <= value <= self.most and self.above < value < math.inf
 
 
@@ -155,7 +155,7 @@ class Images(Reading):
 
     @property
     def channels(self) -> int:
-        """Of the images: 1 or 3."""
+        """Return the images' channels, 1 or 3."""
         return 1 if self.color == "grey" else 3
 
 
@@ -182,7 +182,7 @@ class Network:
 
     @property
     def frozen_trunk(self) -> bool:
-        """Whether --freeze leaves the trunk as it is."""
+        """Tell whether --freeze leaves the trunk as it is."""
         auto = "plankton_v2_s" in self.encoder and bool(self.pretrained)
         return self.freeze == "trunk" or (self.freeze == "auto" and auto)
 
@@ -287,11 +287,11 @@ class Config(Defaults, Processes, Devices, Judging, Training, Images):
 
     @property
     def title(self) -> str:
-        """The method's name as reports show it."""
+        """Return the method's name as reports show it."""
         return type(self).__name__
 
     def for_structure(self) -> Config:
-        """The same with nothing to read for the initial weights, which a checkpoint replaces."""
+        """Return the same with no file to read for weights that a checkpoint replaces."""
         return self
 
 
@@ -300,7 +300,7 @@ class EncoderConfig(Config, Optimization, Network):
     """The flags of a study that chooses its encoder and its optimizer."""
 
     def for_structure(self) -> EncoderConfig:
-        """The same network, its trunk frozen or not as it was, without reading --pretrained."""
+        """Return the same network, its trunk frozen as it was, without reading --pretrained."""
         frozen: Literal["trunk", "none"] = "trunk" if self.frozen_trunk else "none"
         return dataclasses.replace(self, pretrained="", freeze=frozen)
 
@@ -309,24 +309,24 @@ class EncoderConfig(Config, Optimization, Network):
 
 
 def scopes(kind: Any) -> dict[str, Scope]:
-    """The scope of every field of a configuration."""
+    """Return the scope of every field of a configuration."""
     return {name: _of(marks, Scope) or RECIPE for name, marks in _marks(kind).items()}
 
 
 def searches(kind: Any) -> dict[str, Between | OneOf]:
-    """The fields that `tune` searches, and where."""
+    """Return the fields that `tune` searches, and where."""
     found = {name: _of(marks, Between | OneOf) for name, marks in _marks(kind).items()}
     return {name: where for name, where in found.items() if where is not None}
 
 
 def recipe(settings: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """The settings that make a method: no seed, nothing of a session, a process or a place."""
+    """Pick the settings that make a method: no seed, nothing of a session, a process or a place."""
     belongs = scopes(kind)
     return {name: value for name, value in settings.items() if belongs.get(name, RECIPE).method}
 
 
 def hash_of(settings: dict[str, Any]) -> str:
-    """Twelve hex digits that name a recipe.
+    """Name a recipe by twelve hex digits.
 
     Example:
       >>> hash_of({"b": 1, "a": 2}) == hash_of({"a": 2, "b": 1})
@@ -345,12 +345,12 @@ def check_ranges(config: Any) -> None:
 
 
 def flag(name: str) -> str:
-    """A field's name as the command line spells it."""
+    """Spell a field's name as the command line spells it."""
     return f"--{name.replace('_', '-')}"
 
 
 def help_of(kind: Any) -> dict[str, str]:
-    """The string under each field of a configuration, its own and inherited ones."""
+    """Read the string under each field of a configuration, its own and inherited ones."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         try:

@@ -69,13 +69,13 @@ class Data:
         return hashlib.sha256("".join(p.fingerprint() for p in parts).encode()).hexdigest()
 
     def outline(self) -> dict[str, Any]:
-        """What a method knows of it, for config.json: a run is opened again without its images."""
+        """Tell what a method knows of it, for config.json: a run is opened without its images."""
         names = ("classes", "shape", "steps_per_epoch", "total_steps")
         return {name: getattr(self, name) for name in names}
 
 
 def of_outline(outline: Mapping[str, Any], settings: Images) -> Data:
-    """The data of a run's config.json, without an image."""
+    """Make the data of a run's config.json, without an image."""
     classes, shape = tuple(outline["classes"]), (*outline["shape"],)
     none = images_room.ImageSet(
         *((), (), np.zeros(0, np.int32), classes),
@@ -101,7 +101,7 @@ def read(settings: Images, seed: int) -> Data:
 
 
 def only_labelled(data: Data, method: str) -> Data:
-    """The same without the training images that have no label; refuses data that has none."""
+    """Leave out the training images without a label; refuse data that has none."""
     train = data.train.labelled()
     if not len(train):
         raise InputError(
@@ -114,7 +114,7 @@ def only_labelled(data: Data, method: str) -> Data:
 
 
 def with_label_fraction(data: Data, fraction: float, *, seed: int) -> Data:
-    """The same with only a fraction of the training images of each class."""
+    """Keep only a fraction of the training images of each class."""
     if fraction == 1:
         return data
     train = images_room.label_fraction(data.train, fraction, seed=seed)
@@ -123,7 +123,7 @@ def with_label_fraction(data: Data, fraction: float, *, seed: int) -> Data:
 
 
 def recipe_of(settings: Images, background: int) -> Recipe | None:
-    """The recipe of random views that the flags name, on a background of 0 to 255."""
+    """Make the recipe of random views that the flags name, on a background of 0 to 255."""
     from jaxssl import augment
 
     fill = background / 255
@@ -137,7 +137,7 @@ def recipe_of(settings: Images, background: int) -> Recipe | None:
 
 
 def name_of(place: str) -> str:
-    """A folder's name with a mark of its path, since many are called "images"."""
+    """Return a folder's name with a mark of its path, since many are called "images"."""
     path = Path(place).expanduser().resolve()
     return f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
 
@@ -161,7 +161,7 @@ def _folder(settings: Images, seed: int) -> Data:
 
 
 def reading_of(settings: Images, **changes: Any) -> images_room.Reading:
-    """How the flags say that images are read."""
+    """Collect how the flags say that images are read."""
     named = [*settings.seen, *settings.unseen, *harder_unseen(settings)]
     background: Any = "auto"
     if settings.background != "auto":
@@ -183,13 +183,13 @@ def reading_of(settings: Images, **changes: Any) -> images_room.Reading:
 
 
 def _names_all(settings: Images) -> bool:
-    """Whether the flags name every class that is wanted, so that no other need be read."""
+    """Tell whether the flags name every class that is wanted, so that no other need be read."""
     by_number = len(settings.unseen) == 1 and settings.unseen[0].isdecimal()
     return bool(settings.seen) and settings.seen != ("all",) and not by_number
 
 
 def _without_foreign_classes(settings: Images) -> Images:
-    """A preset's classes are never demanded of a folder that has others."""
+    """Drop a preset's classes, which are never demanded of a folder that has others."""
     chosen = (settings.seen, settings.unseen)
     if not settings.seen or chosen not in presets.CLASSES:
         return settings
@@ -202,7 +202,7 @@ def _without_foreign_classes(settings: Images) -> Images:
 
 
 def _cifar(settings: Images, seed: int) -> Data:
-    """Its own test images, and a tenth of its training images to validate on."""
+    """Take its own test images, and a tenth of its training images to validate on."""
     official = {}
     for part in ("train", "test"):
         images = images_room.load_cifar(
@@ -232,14 +232,14 @@ READERS: dict[str, Callable[[Images, int], Data]] = {
 
 
 def harder_unseen(settings: Images) -> tuple[str, ...]:
-    """The look-alikes: as given, or the preset's own."""
+    """Return the look-alikes: as given, or the preset's own."""
     if settings.lookalikes is not None:
         return settings.lookalikes
     return presets.LOOKALIKES.get((settings.seen, settings.unseen), ())
 
 
 def _split(images: ImageSet, settings: Images, seed: int, background: int) -> Data:
-    """By class and by part, as the protocol has it: 75 % train, 5 % validate, 20 % test."""
+    """Split by class and by part, as the protocol has it: 75 % train, 5 % validate, 20 % test."""
     harder = harder_unseen(settings)
     names, unseen = settings.seen, settings.unseen
     wanted: Any = unseen or None
@@ -270,7 +270,7 @@ def _split(images: ImageSet, settings: Images, seed: int, background: int) -> Da
 
 
 def _number(text: str, name: str, *, auto: int = 0, most: int = 255) -> int:
-    """A whole number that a flag gives as text."""
+    """Read a whole number that a flag gives as text."""
     if text == "auto":
         return auto
     if not text.isdecimal() or int(text) > most:
@@ -279,7 +279,7 @@ def _number(text: str, name: str, *, auto: int = 0, most: int = 255) -> int:
 
 
 def _reading() -> Callable[[int, int], None]:
-    """A bar while the images are checked; the second time they come from the cache."""
+    """Show a bar while images are checked; the second time they come from the cache."""
     from tqdm import tqdm
 
     from jaxssl.training import processes

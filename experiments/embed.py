@@ -36,7 +36,7 @@ class Embed(Reading, Devices):
 
 
 def main(config: Embed) -> None:
-    """Run, images, model, embedding."""
+    """Embed: run, images, model, table."""
     run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder, zip or table of images to embed")

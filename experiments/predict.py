@@ -53,7 +53,7 @@ class Predict(Reading, Devices):
 
 
 def main(config: Predict) -> None:
-    """Run, images, classifier, predictions."""
+    """Predict: run, images, classifier, tables."""
     study.start_devices(config)
     run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
@@ -110,7 +110,7 @@ def main(config: Predict) -> None:
 
 
 def _labels(run: Finished, vectors: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The labelled vectors: of the new images, or where none has a label the run's own."""
+    """Return the labelled vectors: of the new images, or where none has a label the run's own."""
     if len(names):
         return vectors, names
     tables = analysis.read_tables(run.folder, embeddings=["h"])["h"].values()
@@ -123,7 +123,7 @@ def _labels(run: Finished, vectors: np.ndarray, names: np.ndarray) -> tuple[np.n
 
 
 def _told_by(run: Finished) -> str:
-    """What to expect of the run's classifier, from its test images."""
+    """Say what to expect of the run's classifier, from its test images."""
     path = run.folder / "results.json"
     results = analysis.Results.read(path) if path.exists() else None
     if results is None or results.classification is None:

@@ -59,7 +59,7 @@ PRESETS = presets.of(SimCLR, OWN)
 
 
 def make_model(config: SimCLR) -> tuple[models.Embedder, str]:
-    """h = f(x) is what we want, z = g(h) is what the loss sees; and what f starts as, in words."""
+    """Make f and g, and say what f starts as: h = f(x) is what we want, z = g(h) feeds the loss."""
     encoder, start, rngs = study.make_encoder(config)
     head = models.ProjectionHead(
         encoder.features, kind=config.head, out_features=config.features, rngs=rngs
@@ -68,7 +68,7 @@ def make_model(config: SimCLR) -> tuple[models.Embedder, str]:
 
 
 def make_method(config: SimCLR, data: Data) -> training.Method:
-    """NT-Xent over two views of each image."""
+    """Make the method: NT-Xent over two views of each image."""
     model, start = make_model(config)
 
     def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
@@ -82,7 +82,7 @@ def make_method(config: SimCLR, data: Data) -> training.Method:
 
 
 def main(config: SimCLR) -> None:
-    """Data, method, training, embedding, report."""
+    """Run it: data, method, training, embedding, report."""
     with study.open(config) as run:
         data = study.load(run)
         trained = study.train(run, data, make_method(config, data))

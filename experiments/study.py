@@ -52,7 +52,7 @@ class Run:
 
     @property
     def images(self) -> config.Images:
-        """The flags that say which images."""
+        """Return the flags that say which images."""
         return self.start.images if self.start else self.config
 
 
@@ -101,7 +101,7 @@ def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
 
 
 def load(run: Run, *, labels: bool = False) -> Data:
-    """Read the images and split them; refuses a batch that they cannot fill.
+    """Read the images and split them; refuse a batch that they cannot fill.
 
     Args:
       run: From `open`.
@@ -152,7 +152,7 @@ def make_encoder(settings: EncoderConfig) -> tuple[Any, str, models.Rngs]:
 
 
 def dtype(settings: Any) -> Any:
-    """What --bfloat16 asks to compute in."""
+    """Return what --bfloat16 asks to compute in."""
     import jax.numpy as jnp
 
     return jnp.bfloat16 if settings.bfloat16 else jnp.float32
@@ -364,7 +364,7 @@ def table_of(
     *,
     pictures: bool = False,
 ) -> analysis.Embeddings:
-    """A set and its vectors as a table; `about` stands in its metadata."""
+    """Make a table of a set and its vectors; `about` stands in its metadata."""
     return analysis.Embeddings(
         ids=images.ids,
         paths=images.paths,
@@ -401,7 +401,7 @@ def start_devices(settings: config.Devices) -> None:
 
 
 def _plan(settings: config.Training, data: Data, method: training.Method) -> training.Plan:
-    """When the loop evaluates, saves and ends."""
+    """Plan when the loop evaluates, saves and ends."""
     import jax
 
     # A checkpoint is saved with each validation: as often as one is to be kept.
@@ -420,7 +420,7 @@ def _plan(settings: config.Training, data: Data, method: training.Method) -> tra
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    """The settings that make the method: the program's, and those of the images."""
+    """Pick the settings that make the method: the program's, and those of the images."""
     own = dataclasses.asdict(run.config)
     return config.recipe(own, type(run.config)) | config.recipe(_image_settings(run), config.Images)
 
@@ -432,7 +432,7 @@ def _image_settings(run: Run) -> dict[str, Any]:
 
 
 def _run_folder(run: Run, data: Data, method: training.Method) -> training.RunFolder:
-    """The run's folder, locked; checks a resumed one against this configuration."""
+    """Make the run's folder, which checks a resumed one against this configuration."""
     from jaxssl.training import devices, runs
 
     settings, dataset = run.config, run.images.dataset
@@ -528,7 +528,7 @@ def _check_together(
 
 
 def _save_what_goes_in(path: Path, data: Data, seed: int) -> None:
-    """`report/views.png`, x, t1(x), t2(x) of a few training images; `skipped.json` of bad files."""
+    """Write `report/views.png`, a few images with two views each, and `skipped.json`."""
     import jax
 
     from jaxssl.analysis import figures
