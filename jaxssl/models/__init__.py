@@ -10,6 +10,7 @@ from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
 from jaxssl.models.embedder import Embedder, MarginEmbedder, follow, over_views
 from jaxssl.models.encoders import ENCODERS, make_encoder
+from jaxssl.models.folding import fold_batch_norm
 from jaxssl.models.freezing import Frozen, freeze, learning_rate_scales
 from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
 from jaxssl.models.pretrained import Pretrained, load_pretrained
@@ -28,6 +29,7 @@ __all__ = [
     "ProjectionHead",
     "ResNet",
     "describe",
+    "fold_batch_norm",
     "follow",
     "freeze",
     "learning_rate_scales",
