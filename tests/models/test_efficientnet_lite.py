@@ -89,27 +89,34 @@ def torchs(name: str, size: int):
     return run
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_features_of_the_real_weights_equal_torchs(name, build):
-    size = {NAMES[0]: 97, NAMES[1]: 64, NAMES[2]: 80}[name]
-    run = torchs(name, size)
+@pytest.mark.parametrize(
+    ("name", "layer", "size", "training"),
+    [
+        (NAMES[0], "block3+block14+head", 97, False),
+        (NAMES[0], "block3", 64, True),
+        (NAMES[1], "block6", 64, False),
+        (NAMES[2], "block6", 80, False),
+    ],
+)
+def test_features_of_the_real_weights_equal_torchs(name, layer, size, training, build):
+    means = torchs(name, size)
     images = np.random.default_rng(1).random((2, size, size, 3), np.float32)
-    encoder = build(lambda: lite(name, "block3+block14+head"))
-    report = load_pretrained(encoder, "auto")
+    encoder = build(lambda: lite(name, layer))
+    assert load_pretrained(encoder, "auto").missing == ()
+    view = nnx.view(encoder, use_running_average=not training, deterministic=True)
+    graphdef, state = nnx.split(view)
+    h = jax.jit(lambda state: nnx.merge(graphdef, state, copy=True)(images))(state)
+    maps = means(images, training)
+    expected = np.concatenate([maps[layer] for layer in encoder.layers], axis=1)
+    np.testing.assert_allclose(h, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_number_of_the_real_weights_has_a_place(name, build):
+    weights_file(name)
+    report = load_pretrained(build(lambda: lite(name, "head")), "auto")
     assert report.missing == ()
     assert report.left_over == ("_fc.weight", "_fc.bias")
-    training = name == NAMES[0]
-    views = [
-        nnx.view(encoder, use_running_average=flag, deterministic=True)
-        for flag in ([True, False] if training else [True])
-    ]
-    found = jax.jit(
-        lambda state: [nnx.merge(nnx.graphdef(v), state, copy=True)(images) for v in views]
-    )(nnx.state(encoder))
-    for h, mode in zip(found, (False, True)[: len(views)], strict=True):
-        means = run(images, mode)
-        expected = np.concatenate([means[layer] for layer in encoder.layers], axis=1)
-        np.testing.assert_allclose(h, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
 def test_the_default_layer_takes_the_same_file(build):
