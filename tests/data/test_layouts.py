@@ -37,7 +37,7 @@ def pictures() -> dict[str, list[Image.Image]]:
         found: dict[str, list[Image.Image]] = {name: [] for name in CLASSES}
         with tarfile.open(ARCHIVE) as archive:
             for member in archive:
-                name = member.name.split("/")[-2]
+                name = ("", *member.name.split("/"))[-2]
                 if name in found and len(found[name]) < N and member.isfile():
                     content = archive.extractfile(member).read()
                     found[name].append(Image.open(io.BytesIO(content)).convert("L"))
