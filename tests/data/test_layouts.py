@@ -432,6 +432,18 @@ def test_images_of_an_ecotaxa_object_share_a_group_and_keep_its_name(home):
         assert same.tolist() == [a == b for b in objects]
 
 
+def test_a_copy_joins_the_groups_of_two_objects(home):
+    top = ecotaxa_export(home / "data") / "images"
+    copy = (top / TAXA[0] / "0_1.png").read_bytes()
+    (top / TAXA[2] / "203_0.png").write_bytes(copy)
+    images, _ = read(home / "data")
+    group = dict(zip(images.ids, images.groups.tolist(), strict=True))
+    joined = [f"images/{TAXA[0]}/0_{i}.png" for i in (0, 1)]
+    joined += [f"images/{TAXA[2]}/203_{i}.png" for i in (0, 1)]
+    assert len({group[id_] for id_ in joined}) == 1
+    assert len({*group.values()}) == ALL - 1
+
+
 @pytest.mark.parametrize("scale", [1, 4, 16, 64, 257])
 def test_deep_pixels_are_scaled_by_the_range_of_the_set(scale, home):
     """Not of the picture: what is dim beside the others stays dim."""

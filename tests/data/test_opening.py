@@ -424,7 +424,7 @@ def test_over_the_limit_images_are_decoded_on_demand(root, decoded, monkeypatch)
 @pytest.mark.parametrize("bad", [True, False])
 def test_a_file_changed_at_the_same_size_is_looked_at_again(root, monkeypatch, limit, bad):
     monkeypatch.setattr(scan, "MAX_CACHED_BYTES", limit)
-    path, other = root / "a" / "1.png", root / "b" / "0.png"
+    path, other = root / "a" / "1.png", save(root / "b" / "1.png", 41)
     size = path.stat().st_size
     read(root)
     path.write_bytes(b"no image".ljust(size) if bad else other.read_bytes())
@@ -432,13 +432,14 @@ def test_a_file_changed_at_the_same_size_is_looked_at_again(root, monkeypatch, l
     os.utime(path, ns=(1, 1))
     _, report = read(root, on_bad_image="skip")
     assert ("a/1.png" in report.unreadable) == bad
-    assert report.duplicates == (() if bad else (("a/1.png", "b/0.png"),))
+    assert report.duplicates == (() if bad else (("a/1.png", "b/1.png"),))
 
 
 @pytest.mark.parametrize("limit", [2**31, 0])
 def test_pixels_and_verdicts_of_another_decoder_are_not_used(root, monkeypatch, limit):
     monkeypatch.setattr(scan, "MAX_CACHED_BYTES", limit)
-    read(root)
+    for size in (4, 5):
+        read(root, size=size)
     inspect = scan.inspect
 
     def other(source, **options):
@@ -448,6 +449,7 @@ def test_pixels_and_verdicts_of_another_decoder_are_not_used(root, monkeypatch, 
     monkeypatch.setattr(scan, "inspect", other)
     assert read(root)[0].load(0).max() == 40
     monkeypatch.setattr(scan, "DECODER", "another")
+    read(root, size=5)  # now the verdicts are new, and pixels of size 4 are not
     images, report = read(root)
     assert images.load(0).max() == (41 if limit else 40)  # without a cache, `decode` as it is
     assert report.background == 0

@@ -42,7 +42,7 @@ def test_parquet_keeps_all_as_it_is(tmp_path):
 
 
 def test_an_ecotaxa_file_goes_back_with_its_ids_and_can_be_read_here(tmp_path):
-    rows = [*ROWS[-2:], Prediction("s 1/b  2.png", "c", 0.7), Prediction("d\t.png", "a\nb", 0.2)]
+    rows = [*ROWS[:-3:-1], Prediction("s 1/b  2.png", "c", 0.7), Prediction("d\t.png", "a\nb", 0.2)]
     assert write_predictions(tmp_path / "x.tsv", rows, min_score=0.6) == 3
     names, kinds, *lines = [
         line.split("\t") for line in (tmp_path / "x.tsv").read_text().splitlines()
@@ -50,8 +50,8 @@ def test_an_ecotaxa_file_goes_back_with_its_ids_and_can_be_read_here(tmp_path):
     assert kinds == ["[t]", "[f]", "[t]", "[t]", "[t]", "[f]"]
     table = [dict(zip(names, line, strict=True)) for line in lines]
     assert [row["img_file_name"] for row in table] == [
-        "a/1.png",
         "a/1_1.png",
+        "a/1.png",
         "s 1/b  2.png",
         "d .png",
     ]
