@@ -473,6 +473,9 @@ def test_without_the_bar_the_picture_is_whole(home):
     np.testing.assert_array_equal(images.images(), named.images())
     first = Image.open(images.paths[0]).convert("L")
     cut = first.crop((0, 0, first.width, first.height - 31))
+    both = report.crop_example[..., 0]
+    np.testing.assert_array_equal(both[:, : first.width], np.asarray(first))
+    np.testing.assert_array_equal(both[:-31, first.width + 8 :], np.asarray(cut))
     want = np.asarray(cut.resize((16, 16), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[0]["image"][..., 0], want)
     assert read(classes(home / "plain"), crop_bottom="auto")[1].crop_bottom == 0
@@ -507,6 +510,30 @@ def test_old_ifcb_bins_have_other_columns(home):
 
 
 # ---------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "options", [{"size": 0}, {"channels": 2}, {"background": 256}, {"crop_bottom": -1}]
+)
+def test_readings_out_of_range(options):
+    with pytest.raises(ValueError, match="a reading needs size >= 1"):
+        Reading(**{"size": 8} | options)
+
+
+def test_pipes_are_not_waited_for(home):
+    classes(home / "data")
+    for name in ("labels.csv", "run.lst", "stack.tif", "D1.adc"):
+        os.mkfifo(home / "data" / name)
+    (home / "data" / "D1.roi").touch()
+    with pytest.raises(InputError, match=r"run\.lst is no regular file"):
+        read(home / "data")
+    (home / "data" / "run.lst").unlink()
+    with pytest.raises(InputError, match=r"D1\.adc is no regular file"):
+        read(home / "data")
+    (home / "data" / "D1.roi").unlink()
+    images, report = read(home / "data", on_bad_image="skip", crop_bottom="auto")
+    assert len(images) == ALL
+    assert report.unreadable == {"stack.tif": "not a regular file"}
 
 
 def refusal(place: Path, **options) -> str:
