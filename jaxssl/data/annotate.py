@@ -36,6 +36,8 @@ def annotate(found: Found, table: ImageFile | None, reading: Reading) -> None:
     Raises:
       InputError: as `jaxssl.data.opening.open_images`.
     """
+    # A packed file's images come class by class; under other labels they are sorted anew.
+    found.files.sort(key=lambda file: file.id.split("/"))
     _label(found, table, reading)
     _group(found, reading.group_by)
     found.classes = choose_classes(found, reading.classes, found.empty)

@@ -24,6 +24,8 @@ def find_crop(found: Found, asked: int | Literal["auto"]) -> int:
     if asked != "auto":
         return asked
     rows = caption.find([file.source for file in found.files])
+    if rows:
+        found.crop_example = caption.before_and_after(found.files[0].source, rows)
     found.said.append(
         f"{rows} pixels under every picture are taken off: a scale bar or caption they share"
         if rows
@@ -147,6 +149,7 @@ def _report(
         said=tuple(said),
         background=look.fill,
         crop_bottom=look.crop_bottom,
+        crop_example=found.crop_example,
         unreadable=found.unreadable,
         left_out=found.left_out,
         other_files=tuple(sorted(found.other)),

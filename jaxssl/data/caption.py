@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from collections.abc import Sequence
 
@@ -51,7 +52,16 @@ def _common(strips: Sequence[NDArray[np.uint8]]) -> int:
 
 def _bottom(source: Source) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
     """The lowest rows in grey: (from the left edge, from the right edge mirrored)."""
-    if source.box or source.raw:
+    grey = _grey(source)
+    if grey is None:
+        return None
+    strip = grey[-_ROWS:]
+    return strip[:, :_COLUMNS], strip[:, ::-1][:, :_COLUMNS]
+
+
+def _grey(source: Source) -> NDArray[np.uint8] | None:
+    """A picture at its full size, None of a part of one, or of what cannot be read."""
+    if source.box or source.raw or not os.path.isfile(source.path):
         return None
     try:
         with warnings.catch_warnings():
@@ -62,8 +72,34 @@ def _bottom(source: Source) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | Non
             ):
                 if image.width * image.height > MAX_PIXELS:
                     return None
-                grey = np.asarray(image.convert("L"))
+                return np.asarray(image.convert("L"))
     except Exception:  # the scan says why a file cannot be read
         return None
-    strip = grey[-_ROWS:]
-    return strip[:, :_COLUMNS], strip[:, ::-1][:, :_COLUMNS]
+
+
+def before_and_after(source: Source, rows: int) -> NDArray[np.uint8]:
+    """A picture as it is and, to its right, without its lowest rows, for people to check.
+
+    Args:
+      source: the image.
+      rows: what is taken off its bottom.
+
+    Returns:
+      uint8 [h, 2w + 8, 1], grey beside and below; [0, 8, 1] of an image that cannot be read.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as tmp:
+      ...     Image.new("L", (20, 10), 9).save(f"{tmp}/a.png")
+      ...     both = before_and_after(Source(f"{tmp}/a.png"), 4)
+      >>> both.shape, both[[5, 6], 28, 0].tolist()
+      ((10, 48, 1), [9, 128])
+    """
+    grey = _grey(source)
+    if grey is None:
+        return np.full((0, 8, 1), 128, np.uint8)
+    height, width = grey.shape
+    both = np.full((height, 2 * width + 8, 1), 128, np.uint8)
+    both[:, :width, 0] = grey
+    both[: height - rows, width + 8 :, 0] = grey[: height - rows]
+    return both

@@ -24,8 +24,8 @@ def near_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
     Candidates have equal bits in one of the four quarters of a 64-bit hash (signs of the lowest
     8 x 8 cosine frequencies of a grey thumbnail of 16 x 16, against their median) and differ in 8
     bits at most. One counts where thumbnails correlate at .99 and differ by 4 of 255 levels at most
-    on average. The cost is that of reading all images once, and of at most 4 x 16 comparisons an
-    image of `a`.
+    on average; blank images have no shape and count for nothing. The cost is that of reading all
+    images once, and of at most 4 x 16 comparisons an image of `a`.
 
     Args:
       a, b: the sets, of one shape.

@@ -90,7 +90,7 @@ def split_protocol(
       >>> [len(part) for part in (parts.train, parts.val, parts.test, parts.unseen)]
       [1076, 72, 287, 362]
       >>> print(parts.note[0])
-      8 classes are seen, 2 are unseen (3, 9)
+      8 classes are seen, 2 are unseen (4, 6)
     """
     labelled = images.labelled()
     if not len(labelled):

@@ -34,6 +34,9 @@ class Reading:
       image_root: the folder that the paths of a table begin at; "" is the table's own.
       pages: "all" takes every page of a TIFF as an image, "first" its first alone.
       cache_dir: where checked images are kept; None is `jaxssl.files.cache_dir()`.
+
+    Raises:
+      ValueError: a size, number of channels, background or crop out of range.
     """
 
     size: int
@@ -52,6 +55,15 @@ class Reading:
     image_root: str = ""
     pages: Literal["all", "first"] = "all"
     cache_dir: str | Path | None = None
+
+    def __post_init__(self) -> None:
+        grey = self.background == "auto" or 0 <= self.background <= 255
+        crop = self.crop_bottom == "auto" or self.crop_bottom >= 0
+        if self.size < 1 or self.channels not in (1, 3) or not grey or not crop:
+            raise ValueError(
+                "a reading needs size >= 1, channels 1 or 3, background 0 to 255 or 'auto' and "
+                f"crop_bottom >= 0 or 'auto', got {self}"
+            )
 
     def settings(self) -> dict[str, Any]:
         """What `decode` must know beside the look of the set."""

@@ -7,10 +7,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 _LINES = 20
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Report:
     """What a place of images held; `str` tells it, what was understood first.
 
@@ -21,6 +24,7 @@ class Report:
       said: what was understood, one sentence each: labels, splits, groups, background.
       background: the grey around what is shown, 0 (black) to 255 (white), for padding and rotation.
       crop_bottom: rows taken off under every picture.
+      crop_example: where a caption was found, one picture before and after, uint8 [h, w, 1].
       unreadable: file or folder left out because it cannot be read -> reason.
       left_out: image left out for what it is -> reason (a collage, a calibration image).
       other_files: files of other kinds, left out.
@@ -36,6 +40,7 @@ class Report:
     said: tuple[str, ...] = ()
     background: int = 255
     crop_bottom: int = 0
+    crop_example: NDArray[np.uint8] | None = None
     unreadable: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     other_files: tuple[str, ...] = ()

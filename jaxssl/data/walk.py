@@ -7,6 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
+from numpy.typing import NDArray
+
 from jaxssl.data.decode import EXTENSIONS, Source, open_file
 from jaxssl.data.zips import MAX_MEMBER_BYTES, members
 from jaxssl.errors import InputError
@@ -53,6 +56,7 @@ class Found:
       links: (id, path) of links to folders that are not followed.
       classes: the names of the classes, in their order.
       empty: class folders without an image.
+      crop_example: a picture before and after a caption was taken off.
     """
 
     root: str
@@ -66,6 +70,7 @@ class Found:
     links: list[tuple[str, str]] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     empty: list[str] = field(default_factory=list)
+    crop_example: NDArray[np.uint8] | None = None
 
 
 def walk(root: str, *, follow_links: bool) -> Found:
@@ -164,6 +169,8 @@ def read_bytes(file: ImageFile) -> bytes:
     Raises:
       InputError: it cannot be read; the line names it.
     """
+    if not os.path.isfile(file.source.path):  # a FIFO would wait for a writer for ever
+        raise InputError(f"{file.source} is no regular file, or a link to none")
     try:
         with open_file(file.source.path, file.source.member) as stream:
             return stream.read()

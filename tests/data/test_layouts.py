@@ -37,7 +37,7 @@ def pictures() -> dict[str, list[Image.Image]]:
         found: dict[str, list[Image.Image]] = {name: [] for name in CLASSES}
         with tarfile.open(ARCHIVE) as archive:
             for member in archive:
-                name = member.name.split("/")[-2]
+                name = ("", *member.name.split("/"))[-2]
                 if name in found and len(found[name]) < N and member.isfile():
                     content = archive.extractfile(member).read()
                     found[name].append(Image.open(io.BytesIO(content)).convert("L"))
@@ -432,6 +432,18 @@ def test_images_of_an_ecotaxa_object_share_a_group_and_keep_its_name(home):
         assert same.tolist() == [a == b for b in objects]
 
 
+def test_a_copy_joins_the_groups_of_two_objects(home):
+    top = ecotaxa_export(home / "data") / "images"
+    copy = (top / TAXA[0] / "0_1.png").read_bytes()
+    (top / TAXA[2] / "203_0.png").write_bytes(copy)
+    images, _ = read(home / "data")
+    group = dict(zip(images.ids, images.groups.tolist(), strict=True))
+    joined = [f"images/{TAXA[0]}/0_{i}.png" for i in (0, 1)]
+    joined += [f"images/{TAXA[2]}/203_{i}.png" for i in (0, 1)]
+    assert len({group[id_] for id_ in joined}) == 1
+    assert len({*group.values()}) == ALL - 1
+
+
 @pytest.mark.parametrize("scale", [1, 4, 16, 64, 257])
 def test_deep_pixels_are_scaled_by_the_range_of_the_set(scale, home):
     """Not of the picture: what is dim beside the others stays dim."""
@@ -461,6 +473,9 @@ def test_without_the_bar_the_picture_is_whole(home):
     np.testing.assert_array_equal(images.images(), named.images())
     first = Image.open(images.paths[0]).convert("L")
     cut = first.crop((0, 0, first.width, first.height - 31))
+    both = report.crop_example[..., 0]
+    np.testing.assert_array_equal(both[:, : first.width], np.asarray(first))
+    np.testing.assert_array_equal(both[:-31, first.width + 8 :], np.asarray(cut))
     want = np.asarray(cut.resize((16, 16), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[0]["image"][..., 0], want)
     assert read(classes(home / "plain"), crop_bottom="auto")[1].crop_bottom == 0
@@ -495,6 +510,30 @@ def test_old_ifcb_bins_have_other_columns(home):
 
 
 # ---------------------------------------------------------------------------------------- bad input
+
+
+@pytest.mark.parametrize(
+    "options", [{"size": 0}, {"channels": 2}, {"background": 256}, {"crop_bottom": -1}]
+)
+def test_readings_out_of_range(options):
+    with pytest.raises(ValueError, match="a reading needs size >= 1"):
+        Reading(**{"size": 8} | options)
+
+
+def test_pipes_are_not_waited_for(home):
+    classes(home / "data")
+    for name in ("labels.csv", "run.lst", "stack.tif", "D1.adc"):
+        os.mkfifo(home / "data" / name)
+    (home / "data" / "D1.roi").touch()
+    with pytest.raises(InputError, match=r"run\.lst is no regular file"):
+        read(home / "data")
+    (home / "data" / "run.lst").unlink()
+    with pytest.raises(InputError, match=r"D1\.adc is no regular file"):
+        read(home / "data")
+    (home / "data" / "D1.roi").unlink()
+    images, report = read(home / "data", on_bad_image="skip", crop_bottom="auto")
+    assert len(images) == ALL
+    assert report.unreadable == {"stack.tif": "not a regular file"}
 
 
 def refusal(place: Path, **options) -> str:

@@ -420,6 +420,41 @@ def test_over_the_limit_images_are_decoded_on_demand(root, decoded, monkeypatch)
     assert "a/11.png: not an image" in refusal(root)
 
 
+@pytest.mark.parametrize("limit", [2**31, 0])
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_file_changed_at_the_same_size_is_looked_at_again(root, monkeypatch, limit, bad):
+    monkeypatch.setattr(scan, "MAX_CACHED_BYTES", limit)
+    path, other = root / "a" / "1.png", save(root / "b" / "1.png", 41)
+    size = path.stat().st_size
+    read(root)
+    path.write_bytes(b"no image".ljust(size) if bad else other.read_bytes())
+    assert path.stat().st_size == size
+    os.utime(path, ns=(1, 1))
+    _, report = read(root, on_bad_image="skip")
+    assert ("a/1.png" in report.unreadable) == bad
+    assert report.duplicates == (() if bad else (("a/1.png", "b/1.png"),))
+
+
+@pytest.mark.parametrize("limit", [2**31, 0])
+def test_pixels_and_verdicts_of_another_decoder_are_not_used(root, monkeypatch, limit):
+    monkeypatch.setattr(scan, "MAX_CACHED_BYTES", limit)
+    for size in (4, 5):
+        read(root, size=size)
+    inspect = scan.inspect
+
+    def other(source, **options):
+        seen = inspect(source, **options)
+        return seen._replace(pixels=seen.pixels + 1, border=0)
+
+    monkeypatch.setattr(scan, "inspect", other)
+    assert read(root)[0].load(0).max() == 40
+    monkeypatch.setattr(scan, "DECODER", "another")
+    read(root, size=5)  # now the verdicts are new, and pixels of size 4 are not
+    images, report = read(root)
+    assert images.load(0).max() == (41 if limit else 40)  # without a cache, `decode` as it is
+    assert report.background == 0
+
+
 @pytest.mark.parametrize("how", ["pixels", "truncated", "deleted"])
 def test_a_file_that_changes_after_the_scan_is_named(root, monkeypatch, how):
     monkeypatch.setattr(scan, "MAX_CACHED_BYTES", 0)

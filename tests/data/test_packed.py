@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import os
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -92,6 +93,31 @@ def test_the_images_are_those_of_the_folder(packing, root, monkeypatch, how, cla
     assert [file.name for file in root.parent.iterdir() if "x.array_record" in file.name] == [
         "x.array_record"
     ]
+
+
+def test_a_zip_with_a_table_and_deep_pixels_is_packed_as_it_is_read(packing, tmp_path):
+    """Labels, splits, objects and groups of the table; pixels scaled by the range of the set."""
+    rng = np.random.default_rng(0)
+    rows = ["img_file_name,object_id,label,split"]
+    with zipfile.ZipFile(tmp_path / "root.zip", "w") as file:
+        for i in range(9):
+            pixels = Image.fromarray(rng.integers(0, 3 + 500 * i, (8, 5), np.uint16))
+            pixels.save(tmp_path / "x.tif")
+            file.write(tmp_path / "x.tif", f"in/{i}.tif")
+            label = "" if i == 4 else "ab"[i % 2]
+            rows.append(f"in/{i}.tif,o{i // 2},{label},{'test' if i > 6 else ''}")
+        file.writestr("labels.csv", "\n".join(rows))
+    path = pack(packing, tmp_path / "root.zip", fit="pad")
+    packed, expected = open_images(path, size=6, fit="pad"), read(tmp_path / "root.zip", fit="pad")
+    same(packed, expected)
+    assert expected[0].labels.tolist() == [0] * 4 + [1] * 4 + [-1]
+    assert "hold 12" in str(packed[1])
+    (tmp_path / "other.csv").write_text("id,class\n" + "\n".join(f"{i},c{i % 3}" for i in range(9)))
+    other = open_images(path, size=6, fit="pad", labels_from=str(tmp_path / "other.csv"))[0]
+    assert other.class_names == ("c0", "c1", "c2")
+    assert other.ids[:3] == ("in/0.tif", "in/3.tif", "in/6.tif")
+    place = expected[0].ids.index("in/6.tif")
+    np.testing.assert_array_equal(other.load(2), expected[0].load(place))
 
 
 def test_what_was_left_out_is_not_passed_over_in_silence(packing, root):
