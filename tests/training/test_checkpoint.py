@@ -6,7 +6,6 @@ import shutil
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -14,12 +13,12 @@ from jaxssl.errors import CheckpointError, InputError
 from jaxssl.training.checkpoint import MANIFEST, Checkpoints, damage
 from jaxssl.training.state import create_state
 
-from .conftest import Net, placement, same
+from .conftest import Net, method_of, placement, same
 
 
 def state_of(seed: int, devices: int = 1, classes: int = 4):
-    model = Net(nnx.Rngs(seed), classes)
-    return placement(devices).replicate(create_state(model, optax.adam(1e-2)))
+    method = method_of(model=Net(nnx.Rngs(seed), classes))
+    return placement(devices).replicate(create_state(method))
 
 
 @pytest.fixture
