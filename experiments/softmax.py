@@ -28,8 +28,7 @@ class Softmax(EncoderConfig):
     """The softmax classifier's own flags."""
 
     patience: AtLeast0[int] = 12
-    """Stop after so many validations without a better accuracy (of equals, a lower loss); 0: train
-    all epochs."""
+    """Stop after so many validations without a better accuracy; 0: train all epochs."""
     label_fraction: Share[float] = 1.0
     """Share of the training images of each class to learn from."""
     balanced: bool = False

@@ -37,6 +37,8 @@ from jaxssl.errors import InputError, NonFiniteLoss, Stopped
 if TYPE_CHECKING:
     import optuna
 
+    from jaxssl.training import Method
+
 
 @dataclasses.dataclass(frozen=True)
 class Tuning:
@@ -157,8 +159,14 @@ def _train(
         rows = validations()
         if not rows:
             raise InputError(f"no validation has a {metric}: let the run last an epoch")
-        judged = min(rows, key=lambda row: method.score(row) or [float("inf")])
+        judged = min(rows, key=lambda row: _score(method, row))
         return metric, (judged if flags.judge == "best" else rows[-1])[metric]
+
+
+def _score(method: Method, row: Mapping[str, float]) -> tuple[float, int]:
+    """As the checkpoints rate a validation: of equals, the latest."""
+    score = method.score(row)
+    return (float("inf") if score is None else score, -int(row["step"]))
 
 
 def _write_best(search: optuna.Study, program: ModuleType, flags: Any, folder: Path) -> None:

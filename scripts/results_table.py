@@ -14,8 +14,13 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from jaxssl.analysis.report import headline_labels
+from jaxssl.analysis.headlines import headline_labels
+from jaxssl.analysis.results import LabelRow, Results
+from jaxssl.errors import InputError
+from jaxssl.files import plain, read_object, read_record
 
+CLASSIFIED = ("training", "classification")
+MEASURED = ("training", "wall_seconds", "sets", "spread")
 NAMES = {
     "h": "**this embedding (h)**",
     "last": "h of the last epoch",
@@ -25,12 +30,12 @@ NAMES = {
 }
 
 
-def accuracies(rows: list[dict[str, Any]], where: str, embedding: str) -> dict[str, float]:
+def accuracies(results: Results, where: str, embedding: str) -> dict[str, float]:
     """SVC accuracy by number of labels, "all" for the whole pool."""
     return {
-        "all" if row.get("all") else str(row["labels"]): row["mean"]
-        for row in rows
-        if (row["set"], row["embedding"], row["classifier"]) == (where, embedding, "svc")
+        "all" if row.all else str(row.labels): row.mean
+        for row in results.label_efficiency
+        if (row.set, row.embedding, row.classifier) == (where, embedding, "svc")
     }
 
 
@@ -42,42 +47,65 @@ def main() -> None:
     parser.add_argument("--classifiers", action="store_true")
     parser.add_argument("--linear-eval", action="store_true")
     arguments = parser.parse_args()
-    part = "linear_eval/results.json" if arguments.linear_eval else "results.json"
-    runs = []
-    for folder in arguments.runs:
-        record = json.loads((folder / "config.json").read_text())
-        runs.append({"config": record, **json.loads((folder / part).read_text())})
-    if arguments.classifiers:
-        print_classifiers(runs)
-        return write_log(arguments.log, runs, ("config", "training", "classification"))
-    if arguments.linear_eval:
-        print_linear_evaluation(runs)
-        return write_log(arguments.log, runs, ("config", "rows", "epochs", "wall_seconds"))
-    settings = [{**run["config"]["config"], "seed": 0, "run_dir": ""} for run in runs]
-    if any(other != settings[0] for other in settings):
+    try:
+        records = [read_record(folder) for folder in arguments.runs]
+        if arguments.classifiers or arguments.linear_eval:
+            part = "linear_eval/results.json" if arguments.linear_eval else "results.json"
+            runs = [
+                {"config": record, **read_object(folder / part)}
+                for record, folder in zip(records, arguments.runs, strict=True)
+            ]
+            show = print_linear_evaluation if arguments.linear_eval else print_classifiers
+            show(runs)
+            kept = ("rows", "epochs", "wall_seconds") if arguments.linear_eval else CLASSIFIED
+            return write_log(arguments.log, runs, ("config", *kept))
+        found = [Results.read(folder / "results.json") for folder in arguments.runs]
+    except InputError as error:
+        parser.error(str(error))
+    methods = [(record["study"], record["recipe"]) for record in records]
+    if any(other != methods[0] for other in methods):
         parser.error("the runs differ in more than their seed")
+    print_label_efficiency(found)
+    write_log(
+        arguments.log,
+        [
+            {"config": record, **{name: plain(getattr(run, name)) for name in MEASURED}}
+            | {"label_efficiency": [_row(row) for row in told(run)]}
+            for record, run in zip(records, found, strict=True)
+        ],
+        ("config", *MEASURED, "label_efficiency"),
+    )
 
-    sets = dict.fromkeys(row["set"] for row in runs[0]["label_efficiency"])
-    counted = [row for row in runs[0]["label_efficiency"] if not row.get("all")]
-    columns = [*map(str, headline_labels(counted)), "all"]
+
+def print_label_efficiency(runs: list[Results]) -> None:
+    """Balanced accuracy at a few numbers of labels, by set and embedding."""
+    sets = dict.fromkeys(row.set for row in runs[0].label_efficiency)
+    counted = [row for row in runs[0].label_efficiency if not row.all]
+    columns = [*map(str, headline_labels(counted, runs[0].label_sizes)), "all"]
     print(f"| set | embedding | {' | '.join(f'{n} labels' for n in columns)} |")
     print("|---|---|" + "---|" * len(columns))
     for name in sets:
         for embedding, title in NAMES.items():
-            found = [accuracies(run["label_efficiency"], name, embedding) for run in runs]
+            found = [accuracies(run, name, embedding) for run in runs]
             if not all(found):
                 continue
             cells = [_mean_and_spread([scores[n] for scores in found]) for n in columns]
             print(f"| {name} | {title} | {' | '.join(cells)} |")
-    for run in runs:
-        every = run["label_efficiency"]
-        run["label_efficiency"] = [
-            row
-            for row in every
-            if row["labels"] in headline_labels([r for r in every if r["set"] == row["set"]])
-        ]
-    keep = ("config", "training", "wall_seconds", "label_efficiency", "sets", "spread")
-    write_log(arguments.log, runs, keep)
+
+
+def told(run: Results) -> list[LabelRow]:
+    """The rows at the numbers of labels that a set's results are told by."""
+    every = run.label_efficiency
+    by_set = {
+        name: headline_labels([row for row in every if row.set == name], run.label_sizes)
+        for name in {row.set for row in every}
+    }
+    return [row for row in every if row.labels in by_set[row.set]]
+
+
+def _row(row: LabelRow) -> dict[str, Any]:
+    """A row without what most rows say: that these are not all the labels."""
+    return {name: value for name, value in plain(row).items() if value is not False}
 
 
 def write_log(path: Path | None, runs: list[dict[str, Any]], keep: tuple[str, ...]) -> None:

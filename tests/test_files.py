@@ -48,3 +48,30 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
         files.write_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["x.json"]
+
+
+RECORD = {"format": 2, "study": "SimCLR", "dataset": "digits", "config": {"a": 1}, "recipe": {}}
+
+
+def test_a_runs_record_is_read_as_it_stands(tmp_path):
+    files.write_json(tmp_path / "config.json", {**RECORD, "commit": "c"})
+    assert files.read_record(tmp_path) == {**RECORD, "commit": "c"}
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ({"config": {"seed": 0}, "study": "simclr"}, "is of an older version of jaxssl: "),
+        ({**RECORD, "recipe": None}, r"config\.json: recipe is None, not an object"),
+        ({**RECORD, "study": 3}, r"config\.json: study is 3, not a text"),
+        ([1], "holds a list, not an object"),
+        (None, "no config.json, so no run"),
+    ],
+)
+def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path, record, says):
+    if record is not None:
+        files.write_json(tmp_path / "config.json", record)
+    with pytest.raises(InputError, match=says) as caught:
+        files.read_record(tmp_path)
+    assert str(caught.value).startswith(str(tmp_path))
+    assert "\n" not in str(caught.value)

@@ -5,21 +5,29 @@ import subprocess
 import sys
 from pathlib import Path
 
+from jaxssl.analysis.results import Embedded, ImageCounts, LabelRow, Results
+
 SCRIPT = Path(__file__).parent.parent / "scripts" / "results_table.py"
 
 
-def run_folder(path, seed, mean, **settings):
-    path.mkdir()
-    config = {"config": {"seed": seed, "run_dir": str(path), **settings}}
-    rows = [
-        {"set": "unseen", "embedding": embedding, "classifier": "svc", "labels": n, "mean": m}
-        | ({"all": True} if n == 500 else {})
-        for embedding, m in [("h", mean), ("raw_pixels", 0.5)]
-        for n in (30, 90, 300, 500)
-    ]
-    results = {key: {} for key in ("training", "wall_seconds", "sets", "spread")}
-    (path / "config.json").write_text(json.dumps(config))
-    (path / "results.json").write_text(json.dumps(results | {"label_efficiency": rows}))
+def record(path, study="SimCLR", **settings):
+    path.mkdir(exist_ok=True)
+    config = {"run_dir": str(path), **settings}
+    recipe = {name: value for name, value in settings.items() if name != "seed"}
+    found = {"format": 2, "study": study, "dataset": "x", "config": config, "recipe": recipe}
+    (path / "config.json").write_text(json.dumps(found))
+
+
+def run_folder(path, seed, mean, sizes=(), **settings):
+    record(path, seed=seed, **settings)
+    rows = tuple(
+        LabelRow("unseen", e, "svc", n, mean=m, low=0.0, high=1.0, draws=5, all=n == 500)
+        for e, m in [("h", mean), ("raw_pixels", 0.5)]
+        for n in (10, 30, 90, 300, 500)
+    )
+    sets = {"unseen": ImageCounts(700, {"a": 350, "b": 350})}
+    results = Results(Embedded("h", "angular", 8), sets, label_efficiency=rows, label_sizes=sizes)
+    results.write(path / "results.json")
     return str(path)
 
 
@@ -35,8 +43,9 @@ def test_mean_and_spread_over_seeds(tmp_path):
     assert "| unseen | **this embedding (h)** | .900 ± .100 |" in done.stdout
     assert "| unseen | raw pixels | .500 ± .000 |" in done.stdout
     assert "untrained" not in done.stdout
+    assert done.stdout.startswith("| set | embedding | 30 labels | 90 labels | 300 labels | all")
     log = (tmp_path / "log.json").read_text()
-    assert len(json.loads(log)) == 3
+    assert [len(run["label_efficiency"]) for run in json.loads(log)] == [2 * 4] * 3
     assert str(tmp_path) not in log
 
 
@@ -45,18 +54,26 @@ def test_runs_of_other_settings_are_not_averaged(tmp_path):
     assert "differ in more than their seed" in table(*runs).stderr
 
 
+def test_numbers_of_labels_that_were_asked_for_have_their_columns(tmp_path):
+    done = table(run_folder(tmp_path / "a", 0, 0.8, sizes=(10,)))
+    assert done.stdout.startswith("| set | embedding | 10 labels | all labels |")
+
+
+def test_a_run_of_the_old_form_is_refused_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"config": {}, "study": "simclr"}))
+    assert "older version of jaxssl" in table(str(tmp_path)).stderr.splitlines()[-1]
+
+
 def test_classifiers_share_a_row_by_start_and_what_is_trained(tmp_path):
     for name, start, top in (("a", "simclr", 0.6), ("b", "simclr", 0.8), ("c", None, 0.5)):
         folder = tmp_path / name
-        folder.mkdir()
-        settings = {"label_fraction": 0.1, "data_dir": str(tmp_path / "tfds")}
-        (folder / "config.json").write_text(json.dumps({"config": settings, "study": "gru"}))
+        record(folder, "GRU", label_fraction=0.1, data_dir=str(tmp_path / "tfds"))
         facts = {"start": start, "trained": "linear layer"} if start else {}
         results = {"protocol": facts, "training": {}, "classification": {"top": {"1": top}}}
         (folder / "results.json").write_text(json.dumps(results))
     done = table(*(str(tmp_path / n) for n in "abc"), "--classifiers", "--log", tmp_path / "log")
     assert "| simclr | linear layer | 10% | .700 ± .141 | 2 |" in done.stdout
-    assert "| gru | end to end | 10% | .500 | 1 |" in done.stdout
+    assert "| GRU | end to end | 10% | .500 | 1 |" in done.stdout
     assert str(tmp_path) not in (tmp_path / "log").read_text()
 
 
@@ -65,7 +82,7 @@ def test_linear_evaluation_by_embedding(tmp_path):
     top = {"top": {"1": 0.5, "3": 0.8, "5": 1.0}}
     rows = [{"embedding": name, "linear": top, "knn": top} for name in ("h", "untrained")]
     results = {"rows": rows, "epochs": [], "wall_seconds": {}}
-    (tmp_path / "config.json").write_text(json.dumps({"config": {}}))
+    record(tmp_path)
     (tmp_path / "linear_eval" / "results.json").write_text(json.dumps(results))
     done = table(str(tmp_path), "--linear-eval")
     assert "| untrained network | .500 | .800 | 1.000 | .500 | .800 | 1.000 | 1 |" in done.stdout

@@ -19,7 +19,7 @@ NEIGHBOURS = 8
 
 
 def thumbnail(data: bytes, side: int) -> Image.Image | None:
-    """A table's PNG as an RGB image of `side` by `side`, or None where there is no picture.
+    """Open a table's PNG as an RGB image of `side` by `side`, or None where there is no picture.
 
     Small images keep their pixels (nearest neighbour), large ones are filtered; what is not square
     stands on white.
@@ -46,7 +46,7 @@ def thumbnail(data: bytes, side: int) -> Image.Image | None:
 
 
 def data_uri(image: Image.Image, *, quality: int = 60) -> str:
-    """The image as a WebP `data:` address.
+    """Return the image as a WebP `data:` address.
 
     Args:
         image: RGB.
@@ -58,7 +58,7 @@ def data_uri(image: Image.Image, *, quality: int = 60) -> str:
 
 
 def sprite_sheets(thumbnails: Sequence[bytes], *, tile: int) -> list[str]:
-    """All thumbnails on few large images: a tenth of the bytes of one file each.
+    """Put all thumbnails on few large images: a tenth of the bytes of one file each.
 
     Image i is on sheet i // m² at row i % m² // m and column i % m, with m = SHEET // tile.
 
@@ -85,7 +85,7 @@ def sprite_sheets(thumbnails: Sequence[bytes], *, tile: int) -> list[str]:
 def map_data(
     tables: Mapping[str, Embeddings], classes: Sequence[str], *, metric: Metric
 ) -> dict[str, Any]:
-    """The points that have `x_umap`, `y_umap`, as the page's script reads them.
+    """Pack the points that have `x_umap`, `y_umap`, as the page's script reads them.
 
     Args:
         tables: Set -> table.
@@ -125,14 +125,14 @@ def map_data(
 
 
 def drawn(table: Embeddings) -> Embeddings:
-    """The rows of a table that have UMAP coordinates; none where it has no such columns."""
+    """Select the rows of a table that have UMAP coordinates; none where it has no such columns."""
     if "x_umap" not in table.extra:
         return table.select(np.zeros(len(table), bool))
     return table.select(np.isfinite(table.extra["x_umap"]))
 
 
 def coordinates(table: Embeddings) -> np.ndarray:
-    """UMAP coordinates `[n, 2]` of a table of drawn rows."""
+    """Return UMAP coordinates `[n, 2]` of a table of drawn rows."""
     columns = [table.extra.get(name, np.zeros(0)) for name in ("x_umap", "y_umap")]
     return np.stack(columns, axis=1).astype(np.float64)
 

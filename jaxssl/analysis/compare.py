@@ -78,7 +78,7 @@ def write_comparison(
 def _maps(
     trained: Sequence[Method], sets: Sequence[str], files: FigureFiles
 ) -> list[dict[str, Any]]:
-    """For each set the UMAP of every method's first run, side by side."""
+    """Draw for each set the UMAP of every method's first run, side by side."""
     panels: dict[str, dict[str, Any]] = {name: {} for name in sets}
     classes: dict[str, None] = {}
     for method in trained:
@@ -116,7 +116,7 @@ def _maps(
 
 
 def _settings(trained: Sequence[Method]) -> dict[str, list[str]]:
-    """The settings that are not the same in all methods: name -> a value a method."""
+    """List the settings that are not the same in all methods: name -> a value a method."""
     names = differing([method.recipe for method in trained])
     return {
         name.replace("_", " "): [words(method.recipe.get(name, "–")) for method in trained]
@@ -125,7 +125,7 @@ def _settings(trained: Sequence[Method]) -> dict[str, list[str]]:
 
 
 def _sources(method: Method) -> dict[str, Any]:
-    """Where a method's numbers come from: what its runs share, then each run's own."""
+    """Say where a method's numbers come from: what its runs share, then each run's own."""
     facts = [_facts(one) for one in method.runs]
     common = {n: v for n, v in facts[0].items() if all(other.get(n) == v for other in facts)}
     return {

@@ -26,23 +26,23 @@ def class_distances(
     metric: Metric = "euclidean",
     block: int = 1024,
 ) -> np.ndarray:
-    """Mean distance between the images of each class and the images of each other class.
+    """Average the distance between the images of each class and those of each other class.
 
     D_ij = mean of d(x, y) over x in class i and y in class j; D_ii over pairs of distinct images.
 
     Args:
         vectors: `[n, d]`.
         class_index: int `[n]`, 0 to `classes` - 1.
-        classes: the number of classes k.
+        classes: The number of classes k.
         metric: `"euclidean"`, or `"angular"` in degrees, 0 to 180.
-        block: rows and columns of a tile.
+        block: Rows and columns of a tile.
 
     Returns:
         float64 `[k, k]`, symmetric; NaN where a class has no image, and on the diagonal where it
         has one.
 
     Raises:
-        ValueError: shapes that do not fit, or a class_index outside 0 to `classes` - 1.
+        ValueError: Shapes that do not fit, or a class_index outside 0 to `classes` - 1.
 
     Example:
         >>> x = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
@@ -62,7 +62,7 @@ def distance_sums(
     metric: Metric = "euclidean",
     block: int = 1024,
 ) -> np.ndarray:
-    """The sum of the distances of each image to the images of each class.
+    """Sum the distances of each image to the images of each class.
 
     S_xj = sum of d(x, y) over y in class j: what mean distances between classes and silhouettes
     are made of. In float64, each pair once, on tiles of `block` x `block` on all cores: memory
@@ -71,15 +71,15 @@ def distance_sums(
     Args:
         vectors: `[n, d]`.
         class_index: int `[n]`, 0 to `classes` - 1.
-        classes: the number of classes k.
+        classes: The number of classes k.
         metric: `"euclidean"`, or `"angular"` in degrees.
-        block: rows and columns of a tile.
+        block: Rows and columns of a tile.
 
     Returns:
         float64 `[n, k]`.
 
     Raises:
-        ValueError: shapes that do not fit, or a class_index outside 0 to `classes` - 1.
+        ValueError: Shapes that do not fit, or a class_index outside 0 to `classes` - 1.
 
     Example:
         >>> distance_sums(np.array([[0.0], [3.0], [5.0]]), np.array([0, 0, 1]), 2)
@@ -116,14 +116,14 @@ def distance_sums(
 
 
 def _sums(tile: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Row sums over the columns of each class, from the first class of ascending labels on."""
+    """Sum rows over the columns of each class, from the first class of ascending labels on."""
     runs = np.searchsorted(labels, np.arange(labels[0], labels[-1] + 2))
     sums = [tile[:, start:end].sum(axis=1) for start, end in itertools.pairwise(runs)]
     return np.stack(sums, axis=1)
 
 
 def class_means(sums: np.ndarray, class_index: np.ndarray) -> np.ndarray:
-    """What `class_distances` returns, from the `[n, k]` that `distance_sums` returns."""
+    """Return what `class_distances` does, from the `[n, k]` that `distance_sums` returns."""
     counts = np.bincount(class_index, minlength=sums.shape[1])
     rows = np.split(np.argsort(class_index, kind="stable"), np.cumsum(counts)[:-1])
     totals = np.stack([sums[row].sum(axis=0) for row in rows])
@@ -133,7 +133,7 @@ def class_means(sums: np.ndarray, class_index: np.ndarray) -> np.ndarray:
 
 
 def separation(matrix: np.ndarray) -> float:
-    """How far apart the classes are, in units of how wide they are: 1 means not at all.
+    """Measure how far apart classes are, in units of how wide they are: 1 means not at all.
 
     separation = mean_{i<j} D_ij / mean_i D_ii, over the cells that are not NaN.
 
@@ -161,7 +161,7 @@ def separation(matrix: np.ndarray) -> float:
 
 
 def as_points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
-    """The vectors as float64 points whose Euclidean distance orders pairs as `metric` does.
+    """Return the vectors as float64 points whose Euclidean distance orders pairs as `metric`.
 
     Euclidean: the vectors themselves. Angular: on the unit sphere of one dimension more, which a
     zero vector takes for itself.
@@ -195,7 +195,7 @@ def as_points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def distance_tile(rows: np.ndarray, columns: np.ndarray, metric: Metric) -> np.ndarray:
-    """Distances between two sets of points, all at once.
+    """Compute the distances between two sets of points, all at once.
 
     |x − y|² = |x|² + |y|² − 2x·y loses the digits of |x − y| when x and y are close together and
     far from the origin, so the origin moves to the rows' mean: the error is then about 1e-8 of
@@ -205,7 +205,7 @@ def distance_tile(rows: np.ndarray, columns: np.ndarray, metric: Metric) -> np.n
     Args:
         rows: float64 points `[m, d]` of `as_points`.
         columns: float64 points `[n, d]` of `as_points`.
-        metric: what the points were made for.
+        metric: What the points were made for.
 
     Returns:
         float64 `[m, n]`: |x − y|, or the angle in degrees.
@@ -226,7 +226,7 @@ def distance_tile(rows: np.ndarray, columns: np.ndarray, metric: Metric) -> np.n
 
 
 def as_distances(squares: np.ndarray, metric: Metric) -> np.ndarray:
-    """Distances, in place of the squared distances of points of `as_points`.
+    """Turn squared distances of points of `as_points` into distances, in place.
 
     Example:
         >>> as_distances(np.array([-1e-17, 4.0]), "angular")
@@ -242,7 +242,7 @@ def as_distances(squares: np.ndarray, metric: Metric) -> np.ndarray:
 
 
 def ranking(columns: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
-    """Gets points ready to be ordered by their distance from others.
+    """Get points ready to be ordered by their distance from others.
 
     Args:
         columns: float64 points `[n, d]` of `as_points`.
@@ -267,8 +267,9 @@ def ranking(columns: np.ndarray) -> Callable[[np.ndarray], np.ndarray]:
 
 
 def nearest_columns(tile: np.ndarray, count: int) -> np.ndarray:
-    """Columns of the `count` smallest values of each row, smallest first, the lower of two equal
-    first.
+    """Find the columns of the `count` smallest values of each row.
+
+    The smallest comes first, and of two equal ones the lower column.
 
     Args:
         tile: `[m, n]`.
@@ -289,7 +290,7 @@ def nearest_columns(tile: np.ndarray, count: int) -> np.ndarray:
 
 
 def _limits(tile: np.ndarray, count: int) -> np.ndarray:
-    """For each row `[m]`, a number that `count` of its values do not exceed, and few more.
+    """Find for each row `[m]` a number that `count` of its values do not exceed, and few more.
 
     Columns are dealt to groups; as many groups have such a value as have their smallest below
     the `count`-th smallest of these. One pass, where a partition of the row takes several.
@@ -308,7 +309,7 @@ def nearest_points(
     exclude_self: bool = False,
     block: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest points of a bank for each query, exact in float64, screened in float32.
+    """Find the nearest points of a bank for each query, exact in float64, screened in float32.
 
     A float32 product says which points may be among the nearest: those within twice its bound of
     rounding, (d + 8)·2⁻²⁴·(2|x||y| + |y|²), of the `count`-th. Only these are measured, by their
@@ -317,9 +318,9 @@ def nearest_points(
     Args:
         queries: float64 points `[m, d]` of `as_points`.
         bank: float64 points `[n, d]` of `as_points`.
-        count: how many, 1 to n; to n - 1 with `exclude_self`.
-        exclude_self: the queries are the bank, and row i is no neighbour of query i.
-        block: queries compared with the whole bank at a time; memory is block·n, on each core.
+        count: How many, 1 to n; to n - 1 with `exclude_self`.
+        exclude_self: The queries are the bank, and row i is no neighbour of query i.
+        block: Queries compared with the whole bank at a time; memory is block·n, on each core.
 
     Returns:
         Rows of the bank int64 `[m, count]`, nearest first and the lower row first of two equally
@@ -358,7 +359,7 @@ def nearest_points(
 
 
 def squares_from(centre: np.ndarray, points: np.ndarray, block: int = 1024) -> np.ndarray:
-    """Squared distances of points `[n, d]` from one, `[1, d]`: by differences, in the cache."""
+    """Square the distances of points `[n, d]` from one, `[1, d]`: by differences, in the cache."""
     found = np.empty(len(points))
     for top in range(0, len(points), block):
         found[top : top + block] = _squares(points[top : top + block] - centre)[:, 0]

@@ -40,11 +40,11 @@ class Embeddings:
         class_index: int32 `[n]`, 0 or more; one index is one name.
         split: n names of splits, e.g. `"test"`.
         thumbnails: n images as PNG bytes, `b""` where there is none; `[]` for none at all.
-        extra: further columns by name, each `[n]`.
-        metadata: what JSON can hold, about the whole table (`config_hash`, `layer`, `distance`).
+        extra: Further columns by name, each `[n]`.
+        metadata: What JSON can hold, about the whole table (`config_hash`, `layer`, `distance`).
 
     Raises:
-        InputError: lengths that differ, vectors that are ragged or not finite, an index with two
+        InputError: Lengths that differ, vectors that are ragged or not finite, an index with two
             names, a name with two indices, an extra column with the name of a fixed one.
 
     Example:
@@ -195,8 +195,8 @@ def save(path: str | Path, table: Embeddings, metadata: Mapping[str, Any] | None
     rename): no reader sees, and no killed writer leaves, half a table.
 
     Args:
-        path: the file; its folder is made if it is missing.
-        table: what to write.
+        path: The file; its folder is made if it is missing.
+        table: What to write.
         metadata: JSON values to add to `table.metadata`, and to win over it.
 
     Example:
@@ -252,7 +252,7 @@ def load(path: str | Path) -> Embeddings:
         The table, with every column that is not one of the fixed ones in `extra`.
 
     Raises:
-        InputError: no such file, not a parquet file, a missing column, or rows that `Embeddings`
+        InputError: No such file, not a parquet file, a missing column, or rows that `Embeddings`
             refuses; one line that starts with the path.
     """
     import pyarrow as pa

@@ -48,7 +48,7 @@ def evaluate(
 
     Args:
         features: "train", "val", "test" -> `[n, d]`.
-        labels: the same -> int `[n]`.
+        labels: The same -> int `[n]`.
 
     Returns:
         A row, and the linear classifier's scores of the test images, `[n, k]`. The row has
@@ -83,7 +83,7 @@ def maps(vectors: np.ndarray, labels: np.ndarray, *, seed: int) -> Maps:
     Args:
         vectors: `[n, d]`.
         labels: int `[n]`.
-        seed: of the draw and of both.
+        seed: Of the draw and of both.
 
     Returns:
         "t-SNE", "UMAP" -> row numbers `[m]` and places `[m, 2]`.
@@ -128,14 +128,14 @@ def write_page(
     """Write `index.html`, which opens from disk, with its figures as PNG and numbers as JSON.
 
     Args:
-        folder: where; made where it is missing.
-        results: what becomes `results.json`; `classification` is a `Classification`; `rows` and
+        folder: Where; made where it is missing.
+        results: What becomes `results.json`; `classification` is a `Classification`; `rows` and
             `epochs` are shown where they are there, `protocol` and the provenance as they stand.
-        title: of the page.
-        points: from `maps`.
-        names: the class of each test image, for `points`.
-        neighbours: test images with their nearest.
-        records: lines of `metrics.jsonl`.
+        title: Of the page.
+        points: From `maps`.
+        names: The class of each test image, for `points`.
+        neighbours: Test images with their nearest.
+        records: Lines of `metrics.jsonl`.
 
     Returns:
         The page's path.

@@ -23,12 +23,12 @@ class Exemplars:
     """Rows of a table, int64, and their distances, float64, from the centre of one class.
 
     Args:
-        closest: images of the class, the nearest to its centre first.
-        farthest: images of the class, the farthest from its centre first.
-        closest_of_others: images of the other classes, the nearest to its centre first.
-        closest_distances: of `closest`; degrees for `"angular"`.
-        farthest_distances: of `farthest`.
-        closest_of_others_distances: of `closest_of_others`.
+        closest: Images of the class, the nearest to its centre first.
+        farthest: Images of the class, the farthest from its centre first.
+        closest_of_others: Images of the other classes, the nearest to its centre first.
+        closest_distances: Of `closest`; degrees for `"angular"`.
+        farthest_distances: Of `farthest`.
+        closest_of_others_distances: Of `closest_of_others`.
     """
 
     closest: np.ndarray
@@ -42,14 +42,14 @@ class Exemplars:
 def exemplars(
     table: Embeddings, *, count: int = 5, metric: Metric = "euclidean"
 ) -> dict[str, Exemplars]:
-    """For each class the most typical images, the least typical, and the look-alikes.
+    """Find for each class the most typical images, the least typical, and the look-alikes.
 
     The centre of a class is the mean of its vectors; for `"angular"` the direction of the mean of
     its unit vectors. Of images equally far, the one of the lower row comes first.
 
     Args:
-        table: the embeddings.
-        count: how many of each, 1 or more; a class with fewer images has fewer.
+        table: The embeddings.
+        count: How many of each, 1 or more; a class with fewer images has fewer.
         metric: `"euclidean"`, or `"angular"` in degrees.
 
     Returns:
@@ -98,15 +98,15 @@ def nearest_neighbours(
     exclude_self: bool = False,
     block: int = 64,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest images of a bank for each query.
+    """Find the nearest images of a bank for each query.
 
     Args:
         queries: `[m, d]`.
         bank: `[n, d]`.
-        count: how many, 1 or more; at most what the bank holds (one less with `exclude_self`).
+        count: How many, 1 or more; at most what the bank holds (one less with `exclude_self`).
         metric: `"euclidean"`, or `"angular"` in degrees.
-        exclude_self: the queries are the bank, and row i is no neighbour of query i.
-        block: queries compared with the whole bank at a time; memory is block·n, on
+        exclude_self: The queries are the bank, and row i is no neighbour of query i.
+        block: Queries compared with the whole bank at a time; memory is block·n, on
             each core.
 
     Returns:
@@ -114,7 +114,7 @@ def nearest_neighbours(
         near, and their distances float64 `[m, count]`.
 
     Raises:
-        ValueError: queries and bank of different d, or not the same n with `exclude_self`.
+        ValueError: Queries and bank of different d, or not the same n with `exclude_self`.
 
     Example:
         >>> bank = np.array([[0.0], [2.0], [3.0]])

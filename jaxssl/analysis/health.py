@@ -134,7 +134,7 @@ def _last(rows: Sequence[Mapping[str, Any]], *names: str) -> Mapping[str, Any] |
 
 
 def _coincide(row: Mapping[str, Any]) -> bool:
-    """Whether all points are one, on the scale of the margin: the loss is then the margin."""
+    """Tell whether all points are one, on the scale of the margin: the loss is then the margin."""
     # On PlanktonSet a switch to hard positives left distances of 12 and 3 % of the margin.
     near = 0.25 * row["margin"]
     return max(abs(row["loss"] - row["margin"]), row["d_ap"], row["d_an"]) <= near

@@ -22,9 +22,9 @@ class LinearProbe:
     """A linear classifier on frozen features.
 
     Args:
-        c: the inverse strength of its L2 penalty, C of scikit-learn.
-        val_accuracy: its share of validation images, the best of the grid.
-        iterations: of L-BFGS, over the whole path.
+        c: The inverse strength of its L2 penalty, C of scikit-learn.
+        val_accuracy: Its share of validation images, the best of the grid.
+        iterations: Of L-BFGS, over the whole path.
         converged: False where an optimisation ended for its number of iterations.
         model: scikit-learn's, of standardised features.
         scaler: scikit-learn's, of the training features.
@@ -38,7 +38,7 @@ class LinearProbe:
     scaler: Any
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Probabilities `[m, highest label + 1]` of features `[m, d]`."""
+        """Return probabilities `[m, highest label + 1]` of features `[m, d]`."""
         scores = np.zeros((len(features), self.model.classes_.max() + 1))
         with one_thread():
             found = self.model.predict_proba(self.scaler.transform(features))
@@ -54,7 +54,7 @@ def linear_probe(
     *,
     grid: Sequence[float] = GRID,
 ) -> LinearProbe:
-    """Linear evaluation: L2-regularised logistic regression on frozen features.
+    """Fit L2-regularised logistic regression on frozen features: linear evaluation.
 
     Features are standardised by the training images. L-BFGS minimises the regularised
     cross-entropy to a gradient of at most 1e-4, from the strongest penalty to weaker ones, each
@@ -66,13 +66,13 @@ def linear_probe(
         train_labels: int `[n]`, two classes or more.
         val: `[m, d]`, which choose the penalty; the classifier never learns from them.
         val_labels: int `[m]`.
-        grid: values of C, ascending.
+        grid: Values of C, ascending.
 
     Returns:
         The classifier.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: Shapes that do not fit.
 
     Reference:
         Kornblith, Shlens, Le: Do Better ImageNet Models Transfer Better? (arXiv:1805.08974),

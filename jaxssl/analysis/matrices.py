@@ -16,7 +16,7 @@ __all__ = ["confusion_matrix", "distance_matrix"]
 
 
 def distance_matrix(matrix: ArrayLike, classes: Sequence[str], *, unit: str) -> Figure:
-    """Mean distances class by class.
+    """Draw mean distances class by class.
 
     Args:
         matrix: `[k, k]`, rows and columns in the order of `classes`; the diagonal is a class with
@@ -37,7 +37,7 @@ def distance_matrix(matrix: ArrayLike, classes: Sequence[str], *, unit: str) -> 
 
 
 def confusion_matrix(counts: ArrayLike, classes: Sequence[str]) -> Figure:
-    """What a classifier takes each class for: counts, coloured by their share of the row.
+    """Draw what a classifier takes each class for: counts, coloured by their share of the row.
 
     Args:
         counts: `[k, k]`; row i, column j: the images of class i that it gives to class j.
@@ -62,7 +62,7 @@ def confusion_matrix(counts: ArrayLike, classes: Sequence[str]) -> Figure:
 
 
 def row_shares(counts: ArrayLike) -> NDArray[np.float64]:
-    """Each count as a share of its row, NaN where the count is 0.
+    """Return each count as a share of its row, NaN where the count is 0.
 
     Example:
         >>> row_shares([[3, 1], [0, 0]])

@@ -133,8 +133,7 @@ def _exemplars(table: Embeddings) -> dict[str, ClassExemplars]:
 
 
 def _geometry(tables: Tables, seed: int) -> dict[str, Any]:
-    """`distances` of h, and of sets with two classes or more `separation`, `retrieval`, `nmi` and
-    `silhouette` of every embedding, as `Results` has them."""
+    """Compute what `Results` has of distances, separation, retrieval, NMI and silhouette."""
     found: dict[str, dict[str, Any]] = {"distances": {}, "separation": {}, "retrieval": {}}
     found |= {"nmi": {}, "silhouette": {}}
     for name, embedding, table in judged(tables):
@@ -173,7 +172,7 @@ def _matrix(values: np.ndarray) -> Matrix:
 def _with_curves(
     tables: Tables, progress: Callable[[str], None]
 ) -> Iterator[tuple[str, str, Embeddings]]:
-    """What has a label-efficiency curve, each told to `progress` as it comes."""
+    """Yield what has a label-efficiency curve, each told to `progress` as it comes."""
 
     def several(table: Embeddings) -> bool:
         # A draw needs an image to learn from and one to be tested on.
@@ -192,7 +191,7 @@ def _curve(
     seed: int,
     cache: str | os.PathLike[str] | None,
 ) -> list[dict[str, Any]]:
-    """`label_efficiency` of a table, without the single scores; from the cache where it is."""
+    """Compute `label_efficiency` of a table, or take it from the cache; no single scores."""
     import sklearn
 
     # Anything that can change the numbers changes the key, the code that computes them too.

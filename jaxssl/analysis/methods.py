@@ -19,7 +19,6 @@ from jaxssl.errors import InputError
 
 # What must be equal for two numbers to be comparable, beside the images themselves.
 PROTOCOL = ("dataset", "seen", "unseen", "lookalikes", "image_size", "color", "fit")
-_NEEDED = ("sets", "retrieval", "nmi", "silhouette", "separation")
 
 
 @dataclass(frozen=True)
@@ -119,14 +118,10 @@ def read_methods(run_dirs: Sequence[str | os.PathLike[str]]) -> list[Method]:
 
 def _read(folder: Path) -> Judged:
     run = read_run(folder, embeddings=("h",))
-    unseen = any(name.startswith("unseen") for name in run.tables["h"])
-    needed = ("label_efficiency", *_NEEDED) if unseen else _NEEDED
-    missing = [name for name in needed if not getattr(run.results, name, None)]
-    if missing or run.results is None:
-        raise InputError(
-            f"{folder}: results.json has no {', '.join(missing)}; finish the run, or analyse it "
-            "again"
-        )
+    if run.results is None:
+        raise InputError(f"{folder}: no results.json; finish the run, or analyse it again")
+    if not run.results.retrieval:
+        raise InputError(f"{folder}: no judged set of two classes or more, nothing to compare")
     return Judged(run, run.results, linear_evaluation(folder))
 
 
@@ -156,7 +151,7 @@ def _check_same(run: Run, other: Run, differ: list[str]) -> None:
 
 
 def _named(groups: Sequence[Sequence[Judged]]) -> list[Method]:
-    """A method is named by its study, and by whatever else tells it from its namesakes."""
+    """Name each method by its study, and by whatever else tells it from its namesakes."""
     firsts = [group[0].run for group in groups]
     with_encoder = "encoder" in differing([run.recipe for run in firsts])
     names = []
@@ -169,13 +164,13 @@ def _named(groups: Sequence[Sequence[Judged]]) -> list[Method]:
     methods = []
     for name, (study, said), group in zip(shown, names, groups, strict=True):
         if shown.count(name) > 1:  # what is not set must be told too
-            name = ", ".join([study, *(f"{n.replace('_', ' ')} {v!r}" for n, v in said)])
+            name = ", ".join([study, *(_told(*s) or _not_told(*s) for s in said)])
         methods.append(Method(name, "h", group[0].run.recipe, tuple(group)))
     return methods
 
 
 def _told(name: str, value: Any) -> str:
-    """A setting as part of a method's name; "" for one that is not set.
+    """Write a setting as part of a method's name; "" for one that is not set.
 
     Example:
         >>> [_told("steps", 9), _told("encoder", "convnet"), _told("steps", None)]
@@ -190,6 +185,11 @@ def _told(name: str, value: Any) -> str:
         return words
     said = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return said if name == "encoder" else f"{words} {said}"
+
+
+def _not_told(name: str, value: Any) -> str:
+    how = "off" if value is False else "not set" if value is None else "empty"
+    return f"{name.replace('_', ' ')} {how}"
 
 
 def differing(recipes: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -220,7 +220,7 @@ def _baselines(trained: Sequence[Method]) -> list[Method]:
 
 
 def _is_judged(method: Method) -> bool:
-    """Whether there are numbers of it on the seen classes' test images."""
+    """Tell whether there are numbers of it on the seen classes' test images."""
     return all(method.embedding in one.results.retrieval.get("test", {}) for one in method.runs)
 
 

@@ -25,13 +25,13 @@ class Neighbours:
     """Test images, and the nearest training images of each.
 
     Args:
-        asked: pictures uint8 `[n, h, w, c]`.
-        names: their classes.
-        ids: their names.
-        nearest: pictures uint8 `[n, 5, h, w, c]`, nearest first.
-        nearest_names: their classes.
-        nearest_ids: their names.
-        angles: in degrees, `[n, 5]`.
+        asked: Pictures uint8 `[n, h, w, c]`.
+        names: Their classes.
+        ids: Their names.
+        nearest: Pictures uint8 `[n, 5, h, w, c]`, nearest first.
+        nearest_names: Their classes.
+        nearest_ids: Their names.
+        angles: In degrees, `[n, 5]`.
     """
 
     asked: np.ndarray
@@ -43,7 +43,7 @@ class Neighbours:
     angles: np.ndarray
 
     def record(self) -> list[dict[str, Any]]:
-        """As JSON: a test image a row."""
+        """Return what JSON can hold: a test image a row."""
         return [
             {
                 "id": self.ids[i],
@@ -59,7 +59,7 @@ class Neighbours:
         ]
 
     def section(self, files: FigureFiles) -> dict[str, Any]:
-        """What the page shows, the figure and its numbers written."""
+        """Return what the page shows, the figure and its numbers written."""
         right = sum(
             label == name
             for name, found in zip(self.names, self.nearest_names, strict=True)
@@ -86,14 +86,14 @@ class Neighbours:
 
 
 def find(queries: np.ndarray, bank: np.ndarray, *, test: Any, train: Any, seed: int) -> Neighbours:
-    """Draws test images, and finds the training images nearest to each by angle.
+    """Draw test images, and find the training images nearest to each by angle.
 
     Args:
-        queries: embeddings of the test images, `[m, d]`.
-        bank: of the training images, `[n, d]`.
-        test: the m images, a `jaxssl.data.ImageSet`.
-        train: the n images.
-        seed: of the draw.
+        queries: Embeddings of the test images, `[m, d]`.
+        bank: Of the training images, `[n, d]`.
+        test: The m images, a `jaxssl.data.ImageSet`.
+        train: The n images.
+        seed: Of the draw.
 
     Returns:
         Ten test images, or all where there are fewer, in random order.
@@ -117,7 +117,7 @@ def find(queries: np.ndarray, bank: np.ndarray, *, test: Any, train: Any, seed: 
 
 @matplotlib.rc_context(STYLE)
 def neighbour_sheet(found: Neighbours) -> Figure:
-    """A test image a row, first, then its nearest; under each its class, another one in red."""
+    """Draw a test image a row, then its nearest; under each its class, another one in red."""
     rows, columns = found.nearest.shape[:2]
     figure = Figure(figsize=(1.15 * (columns + 1), 1.3 * rows), layout="constrained")
     axes = figure.subplots(rows, columns + 1, squeeze=False)

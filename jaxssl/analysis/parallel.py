@@ -18,7 +18,7 @@ _MOST = 8
 
 
 def in_order(work: Callable[[T], R], tasks: Iterable[T]) -> Iterator[R]:
-    """`work(task)` of every task, in their order, several at a time.
+    """Yield `work(task)` of every task, in their order, several computed at a time.
 
     NumPy computes outside the interpreter's lock, so threads are enough. Each works with one BLAS
     thread: the sums of a product are then taken in one order whatever the number of cores, the

@@ -25,7 +25,7 @@ def label_efficiency(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
-    """Balanced accuracy on held-out images when only n of the others are labelled.
+    """Measure balanced accuracy on held-out images when only n of the others are labelled.
 
     For each draw the images are split 70/30 by class; of the 70 % (the pool) n are labelled, drawn
     by class; features are standardised by those n; the classifiers learn from them and are scored
@@ -40,20 +40,20 @@ def label_efficiency(
     Args:
         vectors: `[n, d]`.
         labels: int `[n]`, two classes or more, each with two images or more.
-        sizes: numbers of labels; by default `default_sizes`. Those under the number of classes, or
+        sizes: Numbers of labels; by default `default_sizes`. Those under the number of classes, or
             not under the pool's size, are left out; the whole pool always comes last.
-        draws: random splits, 2 or more.
-        classifiers: of `"svc"`, `"linear"`, `"knn"`.
-        seed: of the draws.
-        progress: called with (done, total) after each draw of each size.
+        draws: Random splits, 2 or more.
+        classifiers: Of `"svc"`, `"linear"`, `"knn"`.
+        seed: Of the draws.
+        progress: Called with (done, total) after each draw of each size.
 
     Returns:
         One row a classifier and size: `classifier`, `labels` (how many), `mean`, `low`, `high`,
         `draws`, `scores` (one a draw), and `all`: True on the rows of the whole pool.
 
     Raises:
-        InputError: fewer than two classes, or a class with one image.
-        ValueError: shapes that do not fit, an unknown classifier, fewer than 2 draws.
+        InputError: Fewer than two classes, or a class with one image.
+        ValueError: Shapes that do not fit, an unknown classifier, fewer than 2 draws.
 
     Reference:
         Brodersen et al.: The balanced accuracy and its posterior distribution (ICPR 2010).
@@ -94,7 +94,7 @@ def label_efficiency(
 
 
 def default_sizes(pool: int) -> list[int]:
-    """Numbers of labels under `pool`: 30 to 90 by 10, 100 to 900 by 100, from 1,000 by 200.
+    """List numbers of labels under `pool`: 30 to 90 by 10, 100 to 900 by 100, from 1,000 by 200.
 
     Example:
         >>> default_sizes(250)
@@ -111,7 +111,7 @@ def knn_accuracy(
     query_labels: np.ndarray,
     **options: Any,
 ) -> float:
-    """Share of queries whose class wins the weighted vote of their nearest neighbours.
+    """Measure the share of queries whose class wins the weighted vote of their neighbours.
 
     Args:
         bank: `[n, d]`, labelled.
@@ -124,7 +124,7 @@ def knn_accuracy(
         Top-1 accuracy, 0 to 1.
 
     Raises:
-        ValueError: as `knn_votes`.
+        ValueError: As `knn_votes`.
 
     Example:
         >>> bank = np.array([[1.0, 0.0], [0.0, 1.0]])
@@ -145,7 +145,7 @@ def knn_votes(
     temperature: float = 0.1,
     block: int = 64,
 ) -> np.ndarray:
-    """The weighted votes of each query's nearest neighbours for every class.
+    """Count the weighted votes of each query's nearest neighbours for every class.
 
     The k bank images of highest cosine each vote for their class with weight exp(cos / T), here
     relative to the nearest one's weight: the order is the same, and exp(1 / T) cannot overflow.
@@ -154,15 +154,15 @@ def knn_votes(
         bank: `[n, d]`, labelled.
         bank_labels: int `[n]`, 0 or more.
         queries: `[m, d]`.
-        k: neighbours, 1 or more; all of the bank where it is smaller.
+        k: Neighbours, 1 or more; all of the bank where it is smaller.
         temperature: T, above 0.
-        block: queries at a time; memory is block·n, on each core.
+        block: Queries at a time; memory is block·n, on each core.
 
     Returns:
         float64 `[m, highest label + 1]`.
 
     Raises:
-        ValueError: shapes that do not fit, k or temperature out of range.
+        ValueError: Shapes that do not fit, k or temperature out of range.
 
     Reference:
         Wu et al.: Unsupervised Feature Learning via Non-Parametric Instance Discrimination
@@ -189,7 +189,7 @@ def knn_votes(
 def _predict(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, classifiers: Sequence[str]
 ) -> list[np.ndarray]:
-    """Labels predicted for `test`, an array a classifier."""
+    """Predict the labels of `test`, an array a classifier."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import euclidean_distances
     from sklearn.neighbors import KNeighborsClassifier
@@ -217,7 +217,7 @@ def _predict(
 
 
 def one_thread() -> AbstractContextManager[object]:
-    """For thousands of small matrix products.
+    """Use one BLAS thread, for thousands of small matrix products.
 
     With two BLAS threads on two cores that had other work, logistic regression took 10 to 40
     times as long as with one.
@@ -228,7 +228,7 @@ def one_thread() -> AbstractContextManager[object]:
 
 
 def _balanced_accuracy(labels: np.ndarray, predicted: np.ndarray) -> float:
-    """Mean over the classes of the share of its images that are found."""
+    """Average over the classes the share of its images that are found."""
     found = np.bincount(labels, labels == predicted)
     return float(np.mean(found / np.bincount(labels)))
 
@@ -250,7 +250,7 @@ def _interval(scores: np.ndarray) -> dict[str, Any]:
 def _check(
     vectors: np.ndarray, labels: np.ndarray, draws: int, classifiers: Sequence[str]
 ) -> np.ndarray:
-    """The labels as 0 to k - 1."""
+    """Return the labels as 0 to k - 1."""
     if np.ndim(vectors) != 2 or np.shape(labels) != np.shape(vectors)[:1]:
         raise ValueError(
             f"vectors have shape {np.shape(vectors)} and labels {np.shape(labels)}, not [n, d] "

@@ -17,7 +17,7 @@ FEWEST = 5  # under this a neighbourhood means nothing, and the eigenvectors of 
 
 
 def standardise(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
-    """Each feature to mean 0 and standard deviation 1 over all arrays together.
+    """Scale each feature to mean 0 and standard deviation 1 over all arrays together.
 
     (x − μ) / σ with μ and σ of the rows of all arrays; a constant feature becomes 0.
 
@@ -28,7 +28,7 @@ def standardise(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         One float64 `[n_i, d]` an array, in their order.
 
     Raises:
-        ValueError: no array, or arrays of different d.
+        ValueError: No array, or arrays of different d.
 
     Example:
         >>> standardise(np.array([[1.0], [3.0]]), np.array([[5.0]]))[1].round(3)
@@ -47,82 +47,84 @@ def standardise(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 def umap_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: int = 0) -> Maps:
-    """UMAP of several sets in one plane, so that their places can be compared.
+    """Place several sets in one plane by UMAP, so that their places can be compared.
 
     All sets are standardised together and fitted together, with umap-learn's defaults (15
     neighbours, or all the others where there are fewer; minimum distance .1; Euclidean).
 
     Args:
-        tables: name of a set to its table; one d for all.
-        limit: at most this many images a set, drawn by class in proportion.
-        seed: of the draw and of UMAP; the same seed gives the same map on the same machine.
+        tables: Name of a set to its table; one d for all.
+        limit: At most this many images a set, drawn by class in proportion.
+        seed: Of the draw and of UMAP; the same seed gives the same map on the same machine.
 
     Returns:
         For each set the row numbers drawn, int64 `[m]`, ascending, and their places, float32
         `[m, 2]`.
 
     Raises:
-        InputError: fewer than 5 images in all.
+        InputError: Fewer than 5 images in all.
 
     Reference:
         McInnes, Healy, Melville: UMAP (arXiv:1802.03426).
     """
 
-    def fit(points: np.ndarray) -> np.ndarray:
-        with warnings.catch_warnings():
-            # TensorFlow is missing, which only its ParametricUMAP uses.
-            warnings.simplefilter("ignore", ImportWarning)
-            # Equal points have no eigenvectors: it starts at random, and says so in five lines.
-            warnings.filterwarnings("ignore", "Spectral initialisation failed", UserWarning)
-            from umap import UMAP
+    return _together(tables, limit, seed, _umap)
 
-            neighbours = min(15, len(points) - 1)
-            # random_state forces n_jobs=1, and warns where that was not said.
-            reducer = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1)
-            return reducer.fit_transform(points)
 
-    return _together(tables, limit, seed, fit)
+def _umap(points: np.ndarray, seed: int) -> np.ndarray:
+    with warnings.catch_warnings():
+        # TensorFlow is missing, which only its ParametricUMAP uses.
+        warnings.simplefilter("ignore", ImportWarning)
+        # Equal points have no eigenvectors: it starts at random, and says so in five lines.
+        warnings.filterwarnings("ignore", "Spectral initialisation failed", UserWarning)
+        from umap import UMAP
+
+        neighbours = min(15, len(points) - 1)
+        # random_state forces n_jobs=1, and warns where that was not said.
+        reducer = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1)
+        return reducer.fit_transform(points)
 
 
 def tsne_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: int = 0) -> Maps:
-    """t-SNE of several sets in one plane; the counterpart of `umap_together`.
+    """Place several sets in one plane by t-SNE; the counterpart of `umap_together`.
 
     scikit-learn's defaults (perplexity 30, or a third of the others where there are fewer).
 
     Args:
-        tables: name of a set to its table; one d for all.
-        limit: at most this many images a set, drawn by class in proportion.
-        seed: of the draw and of t-SNE.
+        tables: Name of a set to its table; one d for all.
+        limit: At most this many images a set, drawn by class in proportion.
+        seed: Of the draw and of t-SNE.
 
     Returns:
         As `umap_together`.
 
     Raises:
-        InputError: fewer than 5 images in all.
+        InputError: Fewer than 5 images in all.
 
     Reference:
         van der Maaten, Hinton: Visualizing Data using t-SNE (JMLR 9, 2008).
     """
 
-    def fit(points: np.ndarray) -> np.ndarray:
-        from sklearn.manifold import TSNE
-        from threadpoolctl import threadpool_limits
+    return _together(tables, limit, seed, _tsne)
 
-        perplexity = min(30.0, (len(points) - 1) / 3)
-        # PCA's start needs two axes, and divides by its own spread.
-        init = "pca" if points.shape[1] > 1 and points.any() else "random"
-        # One thread: the sums of several come in any order, and under load they wait for another.
-        with threadpool_limits(1):
-            return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(points)
 
-    return _together(tables, limit, seed, fit)
+def _tsne(points: np.ndarray, seed: int) -> np.ndarray:
+    from sklearn.manifold import TSNE
+    from threadpoolctl import threadpool_limits
+
+    perplexity = min(30.0, (len(points) - 1) / 3)
+    # PCA's start needs two axes, and divides by its own spread.
+    init = "pca" if points.shape[1] > 1 and points.any() else "random"
+    # One thread: the sums of several come in any order, and under load they wait for another.
+    with threadpool_limits(1):
+        return TSNE(perplexity=perplexity, init=init, random_state=seed).fit_transform(points)
 
 
 def _together(
     tables: Mapping[str, Embeddings],
     limit: int,
     seed: int,
-    fit: Callable[[np.ndarray], np.ndarray],
+    fit: Callable[[np.ndarray, int], np.ndarray],
 ) -> Maps:
     rows = {
         name: stratified_sample(table.labels, min(limit, len(table)), np.random.default_rng(seed))
@@ -135,6 +137,6 @@ def _together(
             f"{FEWEST} or more are needed"
         )
     points = standardise(*(tables[name].vectors[rows[name]] for name in rows))
-    places = fit(np.concatenate(points)).astype(np.float32)
+    places = fit(np.concatenate(points), seed).astype(np.float32)
     parts = np.split(places, np.cumsum([len(array) for array in points])[:-1])
     return {name: (rows[name], part) for name, part in zip(rows, parts, strict=True)}

@@ -236,6 +236,11 @@ class Results:
     wall_seconds: Mapping[str, float | None] = field(default_factory=dict)
     classification: Classification | None = None
 
+    @property
+    def facts(self) -> Facts:
+        """What training knew, to analyse the same run again."""
+        return Facts(self.protocol, self.training, self.wall_seconds, self.classification)
+
     def write(self, path: str | os.PathLike[str]) -> None:
         """Write `results.json`, whole or not at all.
 

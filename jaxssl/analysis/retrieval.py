@@ -20,7 +20,7 @@ from jaxssl.analysis.sampling import stratified_sample
 def retrieval(
     vectors: np.ndarray, labels: np.ndarray, *, metric: Metric = "euclidean", block: int = 64
 ) -> dict[str, float]:
-    """P@1, R-precision and MAP@R: each image asks all the others for its class.
+    """Measure P@1, R-precision and MAP@R: each image asks all the others for its class.
 
     With the others ranked by distance, rel(i) = 1 where the i-th is of the query's class, R the
     number of others of that class, and P(i) the share of rel = 1 among the first i:
@@ -31,14 +31,14 @@ def retrieval(
         vectors: `[n, d]`.
         labels: `[n]`.
         metric: `"euclidean"` or `"angular"`.
-        block: queries at a time; memory is block·n, on each core.
+        block: Queries at a time; memory is block·n, on each core.
 
     Returns:
         `precision_at_1`, `r_precision`, `map_at_r` in 0 to 1, NaN when nothing was asked, and
         `queries`, how many were.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: Shapes that do not fit.
 
     Reference:
         Musgrave, Belongie, Lim: A Metric Learning Reality Check (arXiv:2003.08505), section 3.2.
@@ -76,7 +76,7 @@ def retrieval(
 def clustering_nmi(
     vectors: np.ndarray, labels: np.ndarray, *, metric: Metric = "euclidean", seed: int = 0
 ) -> float:
-    """Normalised mutual information of the classes and of as many k-means clusters.
+    """Measure the normalised mutual information of the classes and as many k-means clusters.
 
     NMI = 2·I(C; L) / (H(C) + H(L)), the best of 10 starts of k-means by its own objective.
 
@@ -84,13 +84,13 @@ def clustering_nmi(
         vectors: `[n, d]`.
         labels: `[n]`, k classes.
         metric: `"euclidean"`, or `"angular"` for k-means on unit vectors.
-        seed: of k-means.
+        seed: Of k-means.
 
     Returns:
         0 (independent) to 1 (the same partition; also for one class, where both are trivial).
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: Shapes that do not fit.
 
     Reference:
         Manning, Raghavan, Schütze: Introduction to Information Retrieval, section 16.3.
@@ -122,7 +122,7 @@ def silhouette(
     limit: int | None = None,
     seed: int = 0,
 ) -> float:
-    """Mean silhouette of the classes: is an image nearer to its own class than to the next one?
+    """Average the silhouette: is an image nearer to its own class than to the next one?
 
     s = (b − a) / max(a, b), a the mean distance to the others of the class, b the smallest mean
     distance to another class; 0 for an image alone in its class. Of all images, exactly, from
@@ -132,14 +132,14 @@ def silhouette(
         vectors: `[n, d]`.
         labels: `[n]`.
         metric: `"euclidean"` or `"angular"`.
-        limit: at most this many images, drawn by class in proportion: time grows with its square.
-        seed: of the draw.
+        limit: At most this many images, drawn by class in proportion: time grows with its square.
+        seed: Of the draw.
 
     Returns:
         -1 to 1; NaN with one class, or with no class of two images.
 
     Raises:
-        ValueError: shapes that do not fit.
+        ValueError: Shapes that do not fit.
 
     Reference:
         Rousseeuw: Silhouettes (J. Comput. Appl. Math. 20, 1987).
@@ -159,7 +159,7 @@ def silhouette(
 
 
 def mean_silhouette(sums: np.ndarray, labels: np.ndarray) -> float:
-    """What `silhouette` returns, from the `[n, k]` of `distance_sums`; every class has an image."""
+    """Return what `silhouette` does, from the `[n, k]` of `distance_sums`, no class empty."""
     counts = np.bincount(labels, minlength=sums.shape[1])
     if not 2 <= len(counts) < len(labels):
         return float("nan")
@@ -173,7 +173,7 @@ def mean_silhouette(sums: np.ndarray, labels: np.ndarray) -> float:
 
 
 def _check(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """The labels as 0 to k - 1."""
+    """Return the labels as 0 to k - 1."""
     if np.ndim(vectors) != 2 or np.shape(labels) != np.shape(vectors)[:1] or not len(labels):
         raise ValueError(
             f"vectors have shape {np.shape(vectors)} and labels {np.shape(labels)}, not [n, d] "

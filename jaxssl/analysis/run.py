@@ -111,6 +111,6 @@ def linear_evaluation(folder: Path) -> dict[str, float]:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of `metrics.jsonl` that name a step."""
+    """Read the lines of `metrics.jsonl` that name a step."""
     rows = [row for row in read_lines(path) if "step" in row]
     return [{"split": "train", **row} for row in rows]

@@ -6,21 +6,21 @@ import numpy as np
 
 
 def stratified_sample(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Draws `count` rows without replacement, each class in proportion to its size.
+    """Draw `count` rows without replacement, each class in proportion to its size.
 
     Class i of n_i rows gets count·n_i/n rows, rounded so that they add up to `count`, and at least
     one when there are as many to give as classes.
 
     Args:
         labels: `[n]`, a class for each row.
-        count: rows to draw, 0 to n.
-        rng: the source of chance.
+        count: Rows to draw, 0 to n.
+        rng: The source of chance.
 
     Returns:
         int64 `[count]`, the rows, ascending.
 
     Raises:
-        ValueError: count outside 0 to n.
+        ValueError: A count outside 0 to n.
 
     Example:
         >>> labels = np.array([0] * 8 + [1] * 2)

@@ -181,7 +181,7 @@ def _measured(name: str, where: str, method: Method) -> Cell | None:
 
 
 def _cell(found: Pooled | MethodRow | None, show: Callable[[Any], str]) -> Cell | None:
-    """A number as its cell shows it: the mean, and the interval where there is one."""
+    """Make the cell of a number: the mean, and the interval where there is one."""
     if found is None:
         return None
     low, high = show(found.low), show(found.high)
@@ -194,7 +194,7 @@ def _table(
     columns: Mapping[str, Sequence[Cell | None]],
     costs: Mapping[str, Sequence[Cell | None]] | None = None,
 ) -> Table:
-    """Columns as rows; the best of each is marked, but for costs."""
+    """Turn columns into rows, the best of each marked, but for costs."""
     marked = [_best_marked(cells) for cells in columns.values()] + list((costs or {}).values())
     rows = [
         Row(method.name, tuple(one.run.seed for one in method.runs), tuple(cells))

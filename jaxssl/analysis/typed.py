@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -81,7 +82,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
 def _dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, Mapping):
         _refuse(where, value, "an object")
-    hints, found = typing.get_type_hints(kind), {}
+    hints, found = _hints(kind), {}
     for field in dataclasses.fields(kind):
         name = f"{where}.{field.name}" if where else field.name
         if field.name in value:
@@ -92,6 +93,11 @@ def _dataclass(kind: Any, value: Any, where: str) -> Any:
         return kind(**found)
     except ValueError as error:
         raise _Damaged(f"{where or kind.__name__}: {error}") from None
+
+
+@functools.cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return typing.get_type_hints(kind)
 
 
 def _refuse(where: str, value: Any, wanted: str) -> typing.NoReturn:

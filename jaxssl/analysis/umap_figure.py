@@ -24,7 +24,7 @@ def umap_panels(
     *,
     columns: int = 4,
 ) -> Figure:
-    """Maps side by side with the same axes; each class keeps its colour and shape in all of them.
+    """Draw maps side by side with the same axes; each class keeps its colour and shape in all.
 
     Args:
         panels: Title -> (xy `[n, 2]`, class name of each point).
@@ -81,7 +81,7 @@ def umap_panels(
 def _scatter(
     ax: Axes, points: NDArray[np.float64], owner: NDArray[Any], classes: Sequence[str]
 ) -> dict[str, Artist]:
-    """Draws the classes that occur, and gives the dots of each."""
+    """Draw the classes that occur, and return the dots of each."""
     dots: dict[str, Artist] = {}
     for i, name in enumerate(classes):
         x, y = points[owner == name].T

@@ -12,12 +12,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
+
+from jaxssl.augment import resample
 
 _TRIES = 10  # torchvision's: windows drawn before the crop falls back to the centre
 
@@ -117,6 +120,10 @@ def warp(
     larger. Where it shrinks (a `size` below the window cut out), pixels between the samples are
     passed over and fine structure aliases; `random_resized_crop` filters instead.
 
+    On a TPU it takes two passes of one-dimensional interpolation (`resample.in_two_passes`), the
+    same for crops, flips, zooms and shifts; for other angles than quarter turns it differs by less
+    than .001 on average on smooth images.
+
     Args:
         image: float32 [h, w, c] in [0, 1].
         matrix: [3, 3], output position -> input position in centred pixels, last row (0, 0, 1).
@@ -139,38 +146,17 @@ def warp(
         [1.0, 0.0, 1.0]
     """
     image = check_image(image)
-    h, w, c = image.shape
-    size = (h, w) if size is None else size
+    size = (image.shape[0], image.shape[1]) if size is None else size
     color = _fill_color(fill, image)
-
-    rows = jnp.arange(size[0], dtype=jnp.float32)[:, None] - (size[0] - 1) / 2
-    columns = jnp.arange(size[1], dtype=jnp.float32)[None, :] - (size[1] - 1) / 2
-    y = matrix[0, 0] * rows + matrix[0, 1] * columns + (matrix[0, 2] + (h - 1) / 2)
-    x = matrix[1, 0] * rows + matrix[1, 1] * columns + (matrix[1, 2] + (w - 1) / 2)
-
-    # One pixel of fill around the image, and positions held inside that frame: what lies farther
-    # out then reads pure fill without a mask.
-    frame = ((1, 1), (1, 1), (0, 0))
-    inside = jnp.pad(jnp.ones(image.shape, bool), frame)
-    canvas = jnp.where(inside, jnp.pad(image, frame), jnp.broadcast_to(color, inside.shape))
-    y, x = jnp.clip(y + 1, 0, h + 1), jnp.clip(x + 1, 0, w + 1)
-    top, left = jnp.minimum(jnp.floor(y), h), jnp.minimum(jnp.floor(x), w)
-
-    # One gather of 2x2 neighbourhoods: on a CPU twice as fast as one gather a corner, and half
-    # the time of jax.scipy.ndimage.map_coordinates.
-    corners = lax.gather(
-        canvas,
-        jnp.stack([top, left], axis=-1).astype(jnp.int32),
-        lax.GatherDimensionNumbers(
-            offset_dims=(2, 3, 4), collapsed_slice_dims=(), start_index_map=(0, 1)
-        ),
-        slice_sizes=(2, 2, c),
-        mode=lax.GatherScatterMode.PROMISE_IN_BOUNDS,
+    # A TPU has no use for a gather of pixels. Which is taken goes by the platform that is compiled
+    # for, whatever the host's own is; the other leaves nothing in the program.
+    return lax.platform_dependent(
+        image,
+        matrix,
+        color,
+        tpu=partial(resample.in_two_passes, size=size),
+        default=partial(resample.by_gather, size=size),
     )
-    dy, dx = (y - top)[:, :, None], (x - left)[:, :, None]
-    upper = corners[:, :, 0, 0] * (1 - dx) + corners[:, :, 0, 1] * dx
-    lower = corners[:, :, 1, 0] * (1 - dx) + corners[:, :, 1, 1] * dx
-    return upper * (1 - dy) + lower * dy
 
 
 def random_rotation(

@@ -12,14 +12,31 @@ import jax.numpy as jnp
 from jax import lax
 
 Pair = tuple[int, int]
+_LAYOUT = ("NHWC", "HWIO", "NHWC")
+# What a plain convolution leaves at rest, as `nnx.Conv` gives it and as it is when left out.
+_AT_REST = {
+    "lhs_dilation": (None, (1, 1)),
+    "rhs_dilation": (None, (1, 1)),
+    "feature_group_count": (1,),
+    "batch_group_count": (1,),
+    "precision": (None,),
+    "preferred_element_type": (None,),
+    "out_sharding": (None,),
+}
 # What a core's cache holds beside the rest.
 WINDOW_BYTES = 2**21
 
 
 def convolve(
-    x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Pair], **options: Any
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: str | Sequence[Sequence[int]],
+    *,
+    dimension_numbers: lax.ConvGeneralDilatedDimensionNumbers = _LAYOUT,
+    **options: Any,
 ) -> jax.Array:
-    """`lax.conv_general_dilated`, on a CPU in a form of its own.
+    """Convolve as `lax.conv_general_dilated` does, on a CPU in a form of its own.
 
     XLA's gradient by the filter is slow there (`python scripts/benchmarks/convolution.py`): windows
     of a few images at a time, which stay in the cache, times the incoming gradient are the same
@@ -31,13 +48,30 @@ def convolve(
       x: [b, h, w, c].
       kernel: [k, k, c, o].
       strides: of height and width.
-      padding: before and after, of height and width; or "SAME".
-      options: the others of `lax.conv_general_dilated` as `nnx.Conv` gives them: that of a plain
-        convolution.
+      padding: before and after, of height and width; or "SAME" or "VALID".
+      dimension_numbers: NHWC, HWIO and NHWC, in any of the forms that lax takes.
+      **options: the others of `lax.conv_general_dilated`, at rest: a plain convolution is all that
+        there is here.
 
     Returns:
       [b, h', w', o].
+
+    Raises:
+      ValueError: an option that would make it another convolution; other axes.
     """
+    for name, value in options.items():
+        value = tuple(value) if isinstance(value, list) else value
+        if name not in _AT_REST or value not in _AT_REST[name]:
+            raise ValueError(
+                f"convolve makes plain convolutions alone, got {name}={value}: "
+                "lax.conv_general_dilated takes it"
+            )
+    plain = lax.conv_dimension_numbers(x.shape, kernel.shape, _LAYOUT)
+    if lax.conv_dimension_numbers(x.shape, kernel.shape, dimension_numbers) != plain:
+        raise ValueError(
+            f"convolve takes images NHWC and kernels HWIO, got dimension_numbers="
+            f"{dimension_numbers}: lax.conv_general_dilated takes others"
+        )
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     form = _convolve if jax.device_count() == 1 else _xla
@@ -45,9 +79,7 @@ def convolve(
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]) -> jax.Array:
-    return lax.conv_general_dilated(
-        x, kernel, strides, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
+    return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

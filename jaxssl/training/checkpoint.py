@@ -74,7 +74,7 @@ class Checkpoints:
           step: the number of finished steps; saving a step again is a no-op.
           state: may be donated to the next step right away.
           facts: JSON-able, kept in the manifest; `score`, where it is not None, is
-            lower-is-better: a number, or a list compared number by number.
+            lower-is-better.
 
         Raises:
           CheckpointError: the save before this one failed; names the folder and the free space.
@@ -102,13 +102,13 @@ class Checkpoints:
         return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
 
     def best_step(self) -> int | None:
-        """The kept step with the lowest `score`; the earliest of equals."""
+        """The kept step with the lowest `score`; the latest of equals, which has learnt longest."""
         scored = [
-            (facts["score"], step)
+            (facts["score"], -step)
             for step in self.steps()
             if (facts := self._facts(step)) is not None and facts.get("score") is not None
         ]
-        return min(scored)[1] if scored else None
+        return -min(scored)[1] if scored else None
 
     def restore(self, like: TrainState, *, step: int | None = None) -> tuple[TrainState, dict]:
         """Load a step, by default the newest whole one.

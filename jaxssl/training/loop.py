@@ -91,7 +91,7 @@ class Work:
     stream: Callable[[int], Iterable[Mapping[str, np.ndarray]]]
     evaluate: Callable[[TrainState], Mapping[str, float]]
     key: jax.Array
-    score: Callable[[Mapping[str, float]], list[float] | None]
+    score: Callable[[Mapping[str, float]], float | None]
 
 
 def fit(
@@ -222,5 +222,5 @@ def _not_finite(what: str, checkpoints: Checkpoints) -> NonFiniteLoss:
 def _out_of_patience(history: list[dict[str, Any]], work: Work, plan: Plan) -> bool:
     if plan.patience is None or not history:
         return False
-    scores = [work.score(row) or [math.inf] for row in history]
+    scores = [math.inf if (s := work.score(row)) is None else s for row in history]
     return len(scores) - 1 - scores.index(min(scores)) >= plan.patience

@@ -43,8 +43,8 @@ class Method:
       distance: The one that the embedding is trained for.
       best: The validation number that chooses the checkpoint, and which way: a network of two
         views may have its lowest loss where it has collapsed, a classifier wants accuracy. Of
-        equals, the lower validation loss is better, then the earlier. "knn_accuracy", of h on the
-        seen classes' validation images, is there at the end of every epoch.
+        equals the latest is the best. "knn_accuracy", of h on the seen classes' validation
+        images, is there at the end of every epoch.
       validate: As `loss`, on validation images in evaluation mode; None: `loss` itself.
       encoder: Which module of the model encodes: images float32 [b, h, w, c] -> h [b, d].
       logits: `(model, images) -> [b, k]`, where the model is a classifier to be judged as one.
@@ -59,7 +59,7 @@ class Method:
       ...     return (model(batch["image"]) ** 2).mean(), {}
       >>> method = Method("Shrink", encoder, loss, optax.sgd(0.1), best=("loss", "min"))
       >>> method.score({"loss": 3.0}), method.score({"loss": float("nan")})
-      ([3.0, 3.0], None)
+      (3.0, None)
     """
 
     name: str
@@ -85,18 +85,18 @@ class Method:
         """Return the representation h [b, d] of float32 images [b, h, w, c]."""
         return self.encoder(model)(images)
 
-    def score(self, row: Mapping[str, float]) -> list[float] | None:
-        """Rate a validation: the lower the better, compared number by number.
+    def score(self, row: Mapping[str, float]) -> float | None:
+        """Rate a validation: the lower the better.
 
         Args:
           row: The numbers of a validation by name.
 
         Returns:
-          What `best` names, negated where more is better, then the loss; None where the row does
-          not hold it, or holds a number that is not finite, which is never the best.
+          What `best` names, negated where more is better; None where the row does not hold it, or
+          where it or the loss is not finite, which is never the best.
         """
         name, way = self.best
-        value, loss = row.get(name), row.get("loss", 0.0)
-        if value is None or not abs(value) + abs(loss) < float("inf"):
+        value = row.get(name)
+        if value is None or not abs(value) + abs(row.get("loss", 0.0)) < float("inf"):
             return None
-        return [value if way == "min" else -value, loss]
+        return value if way == "min" else -value

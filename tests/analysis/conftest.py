@@ -1,23 +1,30 @@
 """A small run folder as a training program leaves it, with names that attack page and plots."""
 
+import dataclasses
 import io
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl.analysis.embeddings import Embeddings, save
+from jaxssl.analysis.embeddings import Embeddings
+from jaxssl.analysis.measures import analyse
+from jaxssl.analysis.report import write_report
+from jaxssl.analysis.results import Classification, Facts
+from jaxssl.analysis.tables import read_tables, save_tables
 
 SEEN = ("<script>alert(1)</script>", "part<Crustacea")
-CLASSIFICATION = {
-    "accuracy": 0.75,
-    "per_class": {SEEN[0]: 0.875, SEEN[1]: 0.625},
-    "confusion": [[7, 1], [3, 5]],
-    "classes": list(SEEN),
-    "top": {"1": 0.75, "3": 0.991},
-}
+CLASSIFICATION = Classification(
+    accuracy=0.75,
+    top={"1": 0.75, "3": 0.991},
+    per_class={SEEN[0]: 0.875, SEEN[1]: 0.625},
+    confusion=((7, 1), (3, 5)),
+    classes=SEEN,
+)
 UNSEEN = ("a \"quoted\" & 'name'", r"$\frac$", "_two\nlines 珊瑚\x1b")
+DEEP = 'unseen-<b>"deep" & $x'  # a set has the name that a person gave it
 
 
 def table(rng, classes, split, count, *, d=6, pictures=True, first=0):
@@ -42,52 +49,91 @@ def table(rng, classes, split, count, *, d=6, pictures=True, first=0):
     )
 
 
-def write_run(folder, *, unseen=UNSEEN, baselines=("untrained", "raw_pixels"), record=True):
-    """Writes the run folder; without `record`, only the embedding tables."""
-    rng = np.random.default_rng(0)
-    for name in ("", *baselines):
-        pictures = not name
-        place = folder / "embeddings" / name
-        save(place / "train.parquet", table(rng, SEEN, "train", 16, pictures=pictures))
-        save(place / "val.parquet", table(rng, SEEN, "val", 4, pictures=pictures))
-        save(place / "test.parquet", table(rng, SEEN, "test", 8, pictures=pictures))
+def mapped(tables):
+    """The tables with places on a map, which UMAP would take seconds for."""
+
+    def placed(table):
+        x, y = table.vectors[:, :2].T
+        return dataclasses.replace(table, extra={"x_umap": x, "y_umap": y})
+
+    h = {name: t if name == "val" else placed(t) for name, t in tables["h"].items()}
+    return {**tables, "h": h}
+
+
+def make_tables(*, unseen=UNSEEN, deep=False, baselines=("untrained", "raw_pixels")):
+    """Embedding -> set -> table, as a training program makes them."""
+    rng, tables = np.random.default_rng(0), {}
+    for name in ("h", *baselines):
+        pictures = name == "h"
+        sets = {
+            "train": table(rng, SEEN, "train", 16, pictures=pictures),
+            "val": table(rng, SEEN, "val", 4, pictures=pictures),
+            "test": table(rng, SEEN, "test", 8, pictures=pictures),
+        }
         if unseen:
-            here = table(rng, unseen, "unseen", 12, pictures=pictures, first=2)
-            save(place / "unseen.parquet", here)
-    if not record:
-        return folder
-    steps = [
-        {"step": s, "epoch": s / 4, "split": split, "time": 0.0, "loss": 6.0 / s, "chance": 5.5}
-        | {"z_std": 0.9, "effective_rank": 4.0}
-        for s in (1, 2, 3)
-        for split in ("train", "val")
-    ]
-    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in steps))
-    config = {"dataset": "<b>plankton</b>", "batch_size": 128, "encoder": "convnet"}
-    config["pretrained"] = ""
-    provenance = {
-        "study": "simclr",
-        "command": "python -m experiments.simclr --seen '<script>'",
+            sets["unseen"] = table(rng, unseen, "unseen", 12, pictures=pictures, first=2)
+        if deep and name == "h":
+            sets[DEEP] = table(rng, ("x", "y"), DEEP, 4, first=2)
+        tables[name] = sets
+    return tables
+
+
+def write_record(folder, *, study="SimCLR", **settings):
+    """`config.json` as a program writes it."""
+    config = {"batch_size": 128, "encoder": "convnet", "pretrained": "", "seed": 0, "run_dir": "x"}
+    config |= settings
+    record = {
+        "format": 2,
+        "study": study,
+        "program": "simclr",
+        "dataset": "<b>plankton</b>",
+        "config": config,
+        "recipe": {n: v for n, v in config.items() if n not in ("seed", "run_dir", "processes")},
+        "hash": "0123",
+        "data": "x",
+        "command": "jaxssl simclr --seen '<script>'",
         "versions": {"jax": "0.10.2"},
         "commit": "0123456789ab",
         "pretrained": "none: random initialisation",
         "devices": "1 x cpu",
     }
-    (folder / "config.json").write_text(json.dumps({"config": config, **provenance}))
-    results = {"wall_seconds": {"training": 12.0}, "classification": CLASSIFICATION}
-    (folder / "results.json").write_text(json.dumps(results))
-    skipped = [{"path": "x/<i>broken</i>.jpg", "reason": "truncated & bad"}]
-    (folder / "skipped.json").write_text(json.dumps(skipped))
-    return folder
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(record))
+
+
+METRICS = [
+    {"step": s, "epoch": s / 4, "split": split, "time": 0.0, "loss": 6.0 / s, "chance": 5.5}
+    | {"z_std": 0.9, "effective_rank": 4.0}
+    for s in (1, 2, 3)
+    for split in ("train", "val")
+]
+
+
+def write_run(folder, tables, *, facts=None, metrics=METRICS, page=True, **record):
+    """The folder of a finished run, as a program leaves it; its results."""
+    write_record(folder, **record)
+    lines = "".join(json.dumps(row) + "\n" for row in metrics)
+    (folder / "metrics.jsonl").write_text(lines)
+    results = analyse(tables, facts, draws=2)
+    results.write(folder / "results.json")
+    save_tables(folder, tables)
+    if page:
+        write_report(folder, tables, results)
+    return results
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory):
-    """The run folder after `analyse` and `write_report`; tests only read it."""
-    from jaxssl.analysis.report import write_report
-    from jaxssl.analysis.results import analyse
-
-    folder = write_run(tmp_path_factory.mktemp("run"))
-    analyse(folder, draws=2)
-    write_report(folder)
+    """The folder of a finished run with names that attack; tests only read it."""
+    folder = tmp_path_factory.mktemp("run")
+    skipped = [{"path": "x/<i>broken</i>.jpg", "reason": "truncated & bad"}]
+    (folder / "skipped.json").write_text(json.dumps(skipped))
+    facts = Facts(wall_seconds={"training": 12.0}, classification=CLASSIFICATION)
+    write_run(folder, mapped(make_tables(deep=True)), facts=facts)
     return folder
+
+
+@pytest.fixture(scope="session")
+def tables(run: Path):
+    """Its tables as they were read back."""
+    return read_tables(run)

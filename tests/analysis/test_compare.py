@@ -1,5 +1,6 @@
-"""The comparison: runs grouped by seed, pooled by hand; a page that is closed and offline."""
+"""The comparison: runs grouped by recipe, pooled by hand; a page that is closed and offline."""
 
+import dataclasses
 import json
 import re
 import shutil
@@ -9,34 +10,47 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experiments import compare as program
 from jaxssl.analysis.compare import write_comparison
-from jaxssl.analysis.methods import label_rows, pooled, read_methods, score
-from jaxssl.analysis.results import analyse
+from jaxssl.analysis.methods import MethodRow, label_rows, pooled, read_methods, score
+from jaxssl.analysis.results import Results
+from jaxssl.analysis.scores import judged_table
 from jaxssl.analysis.verdict import verdict
 from jaxssl.errors import InputError
 
-from .conftest import write_run
-from .test_report import Page
+from .conftest import make_tables, write_record, write_run
+from .test_report import DEEP_TITLE, Page
+
+TRIPLET = '<i>Triplet</i> "hard" & $x'
 
 
-def variant(run, folder, *, study="simclr", shift=0.0, data="x", **settings):
+def variant(run, folder, *, study="SimCLR", shift=0.0, data="x", **settings):
     """The fixture's run again as another method or seed, its SVC means moved by `shift`."""
     shutil.copytree(run, folder, ignore=shutil.ignore_patterns("report"))
-    config = json.loads((folder / "config.json").read_text())
-    config |= {"study": study, "data": data, "config": {**config["config"], "seed": 0, **settings}}
-    (folder / "config.json").write_text(json.dumps(config))
-    results = json.loads((folder / "results.json").read_text())
-    for row in results["label_efficiency"]:
-        if row["embedding"] == "h":
-            row |= {"mean": 0.8 + shift, "low": 0.75 + shift, "high": 0.85 + shift}
-    results["nmi"]["unseen"]["h"] = 0.5 + shift
+    write_record(folder, study=study, **settings)
+    change_json(folder / "config.json", data=data)
+    results = Results.read(run / "results.json")
+    means = {"mean": 0.8 + shift, "low": 0.75 + shift, "high": 0.85 + shift}
+    rows = tuple(
+        dataclasses.replace(row, **means) if row.embedding == "h" else row
+        for row in results.label_efficiency
+    )
+    own = results.classification
     if settings.get("margin") == 0.7:
-        del results["classification"]
-    elif study == "triplet":
-        results["classification"]["accuracy"] = 0.5
-    (folder / "results.json").write_text(json.dumps(results))
+        own = None
+    elif study == TRIPLET:
+        own = dataclasses.replace(own, accuracy=0.5)
+    unseen = {**results.nmi["unseen"], "h": 0.5 + shift}
+    dataclasses.replace(
+        results,
+        label_efficiency=rows,
+        nmi={**results.nmi, "unseen": unseen},
+        classification=own,
+    ).write(folder / "results.json")
     return folder
+
+
+def change_json(path, **change):
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +58,9 @@ def runs(run, tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     return [
         variant(run, root / "a<b>0"),
-        variant(run, root / "a1", shift=0.04, data="y", seed=1, run_dir="elsewhere"),
-        variant(run, root / "t0", study="triplet", shift=-0.2, margin=0.5),
-        variant(run, root / "t1", study="triplet", shift=-0.3, margin=0.7),
+        variant(run, root / "a1", shift=0.04, data="y", seed=1, run_dir="elsewhere", processes=2),
+        variant(run, root / "t0", study=TRIPLET, shift=-0.2, margin=0.5),
+        variant(run, root / "t1", study=TRIPLET, shift=-0.3, margin=0.7),
     ]
 
 
@@ -61,19 +75,20 @@ def page(folder):
     return Page((folder / "index.html").read_text(encoding="utf-8"))
 
 
-def test_runs_that_differ_in_their_seed_alone_are_one_method(runs):
+def test_runs_of_one_recipe_are_one_method(runs):
+    """Another seed, folder or number of processes makes no other method."""
     methods = read_methods(runs)
-    assert {m.name: [path.name for path in m.runs] for m in methods} == {
+    assert {m.name: [one.run.folder.name for one in m.runs] for m in methods} == {
         "SimCLR": ["a<b>0", "a1"],
-        "Triplet, margin 0.5": ["t0"],
-        "Triplet, margin 0.7": ["t1"],
+        f"{TRIPLET}, margin 0.5": ["t0"],
+        f"{TRIPLET}, margin 0.7": ["t1"],
         "untrained network": ["a<b>0", "a1"],
         "raw pixels": ["a<b>0", "a1"],
     }
 
 
 def test_an_encoder_of_its_own_is_named_and_has_its_own_untrained_network(run, runs, tmp_path):
-    other = variant(run, tmp_path / "r", study="softmax", encoder="resnet18")
+    other = variant(run, tmp_path / "r", study="Softmax", encoder="resnet18")
     assert [m.name for m in read_methods([runs[0], other])] == [
         "SimCLR, convnet",
         "Softmax, resnet18",
@@ -83,39 +98,76 @@ def test_an_encoder_of_its_own_is_named_and_has_its_own_untrained_network(run, r
     ]
 
 
+def test_a_setting_that_is_not_set_is_left_out_of_the_name(run, tmp_path):
+    settings = [{"steps": None}, {"steps": 9}, {"steps": None, "balanced": True}, {"steps": ""}]
+    folders = [variant(run, tmp_path / str(i), **s) for i, s in enumerate(settings)]
+    names = [m.name for m in read_methods(folders[:3]) if m.embedding == "h"]
+    assert names == ["SimCLR", "SimCLR, steps 9", "SimCLR, balanced"]
+    # Two that would then be called the same are told apart all the same.
+    names = [m.name for m in read_methods([folders[0], folders[3]]) if m.embedding == "h"]
+    assert names == ["SimCLR, steps not set", "SimCLR, steps empty"]
+
+
+def test_hostile_methods_are_text_wherever_they_stand(page):
+    assert "i" not in {tag for tag, _ in page.tags}
+    assert page.text.count(TRIPLET) >= 2 * 6  # title, verdict, tables, maps, settings, sources
+    spoken = [value for value in page.values("aria-label") if TRIPLET in value]
+    for head in ("Balanced accuracy over labels", "UMAP of the test images by"):
+        assert any(value.startswith(head) for value in spoken), head
+    assert f"All numbers on {DEEP_TITLE}" in page.values("aria-label")
+
+
 def test_pooling_against_scipy():
     values = np.array([0.91, 0.94, 0.92])
     found = pooled(values)
     low, high = stats.t.interval(0.95, 2, loc=values.mean(), scale=stats.sem(values))
-    assert (found["low"], found["high"]) == pytest.approx((low, high))
+    assert (found.low, found.high) == pytest.approx((low, high))
     # What is drawn does not shrink with seeds that share the draws.
     half = np.hypot(high - values.mean(), 0.1)
-    assert pooled(values, 0.1)["high"] == pytest.approx(values.mean() + half)
+    assert pooled(values, 0.1).high == pytest.approx(values.mean() + half)
     alone = pooled([0.9], 0.1)
-    assert [alone[n] for n in ("mean", "low", "high")] == pytest.approx([0.9, 0.8, 1.0])
-    assert alone["seeds"] == [0.9]
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((0.9, 0.8, 1.0))
+    assert alone.seeds == (0.9,)
+
+
+def nmi(one):
+    return one.results.nmi["unseen"]["h"]
 
 
 def test_curves_and_scores_over_seeds_by_hand(runs):
     method, single, *_ = read_methods(runs)
     row, alone = label_rows(method)[0], label_rows(single)[0]
     half = np.hypot(0.05, stats.t.ppf(0.975, 1) * 0.02)  # s / sqrt(2) of .80 and .84 is .02
-    assert (row["mean"], row["seeds"]) == (pytest.approx(0.82), pytest.approx([0.8, 0.84]))
-    assert (row["low"], row["high"]) == pytest.approx((0.82 - half, min(0.82 + half, 1)))
-    assert (alone["mean"], alone["low"], alone["high"]) == pytest.approx((0.6, 0.55, 0.65))
-    assert score(method, lambda r: r["nmi"]["unseen"]["h"])["mean"] == pytest.approx(0.52)
-    assert score(method, lambda r: r["nmi"]["unseen"]["h"], within=(0, 0.6))["high"] == 0.6
-    assert score(method, lambda r: r["nmi"]["nowhere"]["h"]) is None
-    assert score(method, lambda r: None) is None
+    assert (row.mean, row.seeds) == (pytest.approx(0.82), pytest.approx((0.8, 0.84)))
+    assert (row.low, row.high) == pytest.approx((0.82 - half, min(0.82 + half, 1)))
+    assert (alone.mean, alone.low, alone.high) == pytest.approx((0.6, 0.55, 0.65))
+    assert score(method, nmi).mean == pytest.approx(0.52)
+    assert score(method, nmi, within=(0, 0.6)).high == 0.6
+    assert score(method, lambda one: one.results.nmi["nowhere"]["h"]) is None
+    assert score(method, lambda one: None) is None
 
 
 def test_an_interval_cut_at_one_keeps_its_longer_side(run, tmp_path):
-    path = variant(run, tmp_path / "r")
-    results = json.loads((path / "results.json").read_text())
-    results["label_efficiency"][0] |= {"mean": 0.99, "low": 0.96, "high": 1.0}
-    (path / "results.json").write_text(json.dumps(results))
-    row = label_rows(read_methods([path])[0])[0]
-    assert (row["low"], row["high"]) == (pytest.approx(0.96), 1.0)
+    path = variant(run, tmp_path / "r") / "results.json"
+    results = Results.read(path)
+    first, *others = results.label_efficiency
+    cut = dataclasses.replace(first, mean=0.99, low=0.96, high=1.0)
+    dataclasses.replace(results, label_efficiency=(cut, *others)).write(path)
+    row = label_rows(read_methods([path.parent])[0])[0]
+    assert (row.low, row.high) == (pytest.approx(0.96), 1.0)
+
+
+def test_numbers_of_labels_that_were_asked_for_have_a_column(run, tmp_path):
+    path = variant(run, tmp_path / "r") / "results.json"
+    results = Results.read(path)
+    every = results.label_efficiency
+    few = [dataclasses.replace(row, labels=n, all=False) for row in every for n in (7, 8)]
+    more = dataclasses.replace(results, label_efficiency=(*every, *few), label_sizes=(7,))
+    more.write(path)
+    methods = read_methods([path.parent])
+    rows = [row for method in methods for row in label_rows(method)]
+    columns = judged_table("unseen", rows, methods).columns
+    assert columns[:3] == ("7 labels", "all 25 labels", "separation")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +179,7 @@ def test_an_interval_cut_at_one_keeps_its_longer_side(run, tmp_path):
     ],
 )
 def test_another_protocol_is_refused_in_one_line(run, runs, tmp_path, change, named):
-    other = variant(run, tmp_path / "other", study="softmax", **change)
+    other = variant(run, tmp_path / "other", study="Softmax", **change)
     with pytest.raises(InputError) as caught:
         write_comparison([runs[0], other], tmp_path / "out")
     assert f"{runs[0]} and {other} differ in {named}: " in str(caught.value)
@@ -148,22 +200,26 @@ def test_what_cannot_be_compared_is_said_in_one_line(run, runs, tmp_path):
     with pytest.raises(InputError, match="both seed 0"):
         read_methods([runs[0], runs[0]])
     unfinished = variant(run, tmp_path / "half")
-    (unfinished / "results.json").write_text('{"sets": {"test": {}}}')
-    with pytest.raises(InputError, match=r"no label_efficiency, .*; finish the run"):
+    change_json(unfinished / "results.json", retrieval={})
+    with pytest.raises(InputError, match="no judged set of two classes"):
         read_methods([unfinished])
+    (unfinished / "results.json").unlink()
+    with pytest.raises(InputError, match=r"no results\.json; finish the run"):
+        read_methods([unfinished])
+
+
+def test_runs_with_one_unseen_class_are_compared_on_the_seen_ones(tmp_path):
+    write_run(tmp_path / "a", make_tables(unseen=("salp",)), page=False)
+    page, (said,) = write_comparison([tmp_path / "a"], tmp_path / "out")
+    assert "the 200 nearest neighbours tell right from frozen vectors: SimCLR" in said
+    assert 'id="labels"' not in page.read_text()
 
 
 def test_without_unseen_classes_the_seen_ones_are_compared(tmp_path):
     """As on CIFAR-10: by linear evaluation where there is one."""
-    for name, study, right in (("a", "simclr", 0.7), ("b", "softmax", 0.9)):
-        folder = write_run(tmp_path / name, unseen=())
-        analyse(folder, draws=2)
-        for file, change in {
-            "config.json": {"study": study, "data": "x"},
-            "results.json": {"knn_accuracy": right},
-        }.items():
-            record = json.loads((folder / file).read_text())
-            (folder / file).write_text(json.dumps(record | change))
+    for name, study, right in (("a", "SimCLR", 0.7), ("b", "Softmax", 0.9)):
+        write_run(tmp_path / name, make_tables(unseen=None), study=study, page=False)
+        change_json(tmp_path / name / "results.json", knn_accuracy=right)
     page, verdicts = write_comparison([tmp_path / "a", tmp_path / "b"], tmp_path / "by knn")
     head = "Share of the seen classes' test images that "
     assert verdicts == [
@@ -191,8 +247,8 @@ def test_without_unseen_classes_the_seen_ones_are_compared(tmp_path):
 
 
 def row(name, mean, half, labels=300, where="unseen"):
-    numbers = {"mean": mean, "low": mean - half, "high": mean + half}
-    return {"set": where, "classifier": "svc", "embedding": name, "labels": labels, **numbers}
+    low, high = mean - half, mean + half
+    return MethodRow(where, name, "svc", labels, mean=mean, low=low, high=high, draws=5)
 
 
 def test_the_verdict_says_what_the_intervals_allow():
@@ -260,7 +316,7 @@ def test_a_classifiers_own_accuracy_stands_with_the_seen_classes(folder):
 
 
 def test_every_run_says_where_it_comes_from(page, runs):
-    assert page.text.count("python -m experiments.simclr --seen '<script>'") == len(runs)
+    assert page.text.count("jaxssl simclr --seen '<script>'") == len(runs)
     assert page.text.count("0123456789ab") == len(runs) - 1  # a method's two seeds share it
     assert page.text.count("initial weights none: random initialisation") == len(runs) - 1
     assert re.search(r"SimCLR encoder convnet .* a<b>0 seed 0 .* a1 seed 1 ", page.text)
@@ -270,14 +326,7 @@ def test_every_run_says_where_it_comes_from(page, runs):
 
 def test_maps_stand_in_one_frame(folder, runs):
     maps = json.loads((folder / "umap-unseen.json").read_text())
-    assert list(maps) == ["SimCLR", "Triplet, margin 0.5", "Triplet, margin 0.7"]
+    assert list(maps) == ["SimCLR", f"{TRIPLET}, margin 0.5", f"{TRIPLET}, margin 0.7"]
     both = [*maps["SimCLR"], *json.loads((folder / "umap-test.json").read_text())["SimCLR"]]
     assert len(maps["SimCLR"]) == 36
     assert max(abs(point[axis]) for point in both for axis in "xy") <= 0.5 + 1e-9
-
-
-def test_the_program_prints_the_verdict_and_where_the_page_is(runs, tmp_path, capsys):
-    program.main(program.Config(runs=tuple(map(str, runs[:1])), out=str(tmp_path / "cmp")))
-    first, last = capsys.readouterr().out.splitlines()
-    assert first.startswith("On the unseen classes the one trained method is SimCLR with ")
-    assert last == f"comparison: {tmp_path / 'cmp' / 'index.html'}"

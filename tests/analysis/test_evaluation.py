@@ -1,7 +1,7 @@
 """The numbers of an evaluation against scikit-learn, and its page against attacks."""
 
 import json
-from html.parser import HTMLParser
+import re
 
 import numpy as np
 import pytest
@@ -10,7 +10,10 @@ from sklearn.neighbors import NearestNeighbors
 
 from jaxssl.analysis import evaluation, neighbours
 from jaxssl.analysis.evaluation import classification, evaluate, top_accuracy, write
+from jaxssl.analysis.linear_probe import linear_probe
 from jaxssl.data.images import ImageSet
+
+from .test_report import Page
 
 CLASSES = ("<script>alert(1)</script>", "$b$", "c", "none")
 
@@ -19,7 +22,7 @@ def images(n, seed):
     rng = np.random.default_rng(seed)
     pixels = rng.integers(0, 256, (n, 6, 6, 1), dtype=np.uint8)
     return ImageSet(
-        ids=tuple(f"{seed}/<i>{i}" for i in range(n)),
+        ids=tuple(f'{seed}/"<i>{i}' for i in range(n)),
         paths=("",) * n,
         labels=(np.arange(n) % 3).astype(np.int32),
         class_names=CLASSES,
@@ -62,11 +65,11 @@ def test_a_classifier_by_class():
     scores, labels = rng.normal(size=(50, 4)), rng.integers(3, size=50)
     found = classification(scores, labels, CLASSES)
     matrix = confusion_matrix(labels, scores.argmax(1), labels=range(4))
-    assert found["confusion"] == matrix.tolist()
-    assert found["accuracy"] == pytest.approx(np.trace(matrix) / 50)
-    assert found["accuracy"] == found["top"]["1"]
+    assert [list(row) for row in found.confusion] == matrix.tolist()
+    assert found.accuracy == pytest.approx(np.trace(matrix) / 50)
+    assert found.accuracy == found.top["1"]
     shares = np.diagonal(matrix)[:3] / matrix.sum(1)[:3]
-    assert list(found["per_class"].values()) == [*map(pytest.approx, shares), None]
+    assert list(found.per_class.values()) == [*map(pytest.approx, shares), None]
 
 
 def test_the_nearest_are_scikit_learns_by_cosine(sets, features):
@@ -86,17 +89,6 @@ def test_the_nearest_are_scikit_learns_by_cosine(sets, features):
             found.nearest[row], np.stack([sets["train"][i]["image"] for i in places[0]])
         )
         assert found.names[row] == CLASSES[sets["test"].labels[asked]]
-
-
-class Page(HTMLParser):
-    def __init__(self, text):
-        super().__init__()
-        self.tags, self.links = set(), []
-        self.feed(text)
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.add(tag)
-        self.links += [value for name, value in attrs if name in ("href", "src")]
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +122,20 @@ def page(sets, features, tmp_path_factory):
 
 def test_the_page_stands_alone_and_escapes(page):
     found = Page((page / "index.html").read_text(encoding="utf-8"))
-    assert not found.tags & {"script", "i", "iframe", "link"}
-    for link in found.links:
+    assert not {tag for tag, _ in found.tags} & {"script", "i", "iframe", "link"}
+    assert [attributes for tag, attributes in found.tags if tag == "b" and attributes] == []
+    assert "<b>run</b>" in found.text
+    assert "python -m x '<script>'" in found.text
+    for link in found.values("href") + found.values("src"):
         local = not link.startswith(("#", "data:"))
         assert not local or (page / link).is_file(), link
+    alts = found.values("alt")
+    assert len(alts) == 10 * 6
+    assert all(re.fullmatch(r'\d/"<i>\d+, of .+', alt) for alt in alts)
+    assert any(CLASSES[0] in alt for alt in alts)
+    titles = found.values("title")
+    assert len(titles) == 10 * 5
+    assert all(re.fullmatch(r'\d/"<i>\d+', title) for title in titles)
     names = {"confusion", "neighbours", "map", "epochs", "training"}
     assert {path.stem for path in page.glob("*.png")} == names
     assert {path.stem for path in page.glob("*.json")} == names | {"results"}
@@ -147,6 +149,23 @@ def test_what_was_not_measured_is_not_on_the_page(tmp_path):
     for name in ("accuracy", "epochs", "training", "neighbours", "map"):
         assert f'id="{name}"' not in text
     assert 'id="classification"' in text
+
+
+def test_the_penalty_is_chosen_on_validation_never_on_the_test_images():
+    """One feature tells the class, sixty are noise; a label in four is wrong, in test all."""
+    rng = np.random.default_rng(0)
+    y = rng.integers(2, size=300)
+    x = np.concatenate([3 * y[:, None] + rng.normal(size=(300, 1)), rng.normal(size=(300, 60))], 1)
+    said = np.where(rng.random(300) < 0.25, 1 - y, y)
+    parts = {"train": slice(0, 100), "val": slice(100, 200), "test": slice(200, 300)}
+    features = {name: x[rows] for name, rows in parts.items()}
+    labels = {"train": said[:100], "val": y[100:200], "test": 1 - y[200:]}
+    on_test = linear_probe(features["train"], labels["train"], features["test"], labels["test"])
+    row, _ = evaluate(features, labels)
+    expected = linear_probe(features["train"], labels["train"], features["val"], labels["val"])
+    assert on_test.c != expected.c, "else this shows nothing"
+    assert row["linear"]["c"] == expected.c
+    assert row["linear"]["val_accuracy"] == expected.val_accuracy
 
 
 def test_the_headline_has_a_line_an_embedding(page):

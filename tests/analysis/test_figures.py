@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jaxssl.analysis import figures
+from jaxssl.analysis.results import LabelRow
 
 NAN = float("nan")
 
@@ -72,7 +73,7 @@ def test_training_curves_need_a_number():
 
 def rows(classifier, shift):
     return [
-        {"classifier": classifier, "labels": n, "mean": 0.5 + shift, "low": 0.4, "high": 0.9}
+        LabelRow("unseen", "h", classifier, n, mean=0.5 + shift, low=0.4, high=0.9, draws=5)
         for n in (300, 30, 90)
     ]
 

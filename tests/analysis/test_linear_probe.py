@@ -50,6 +50,12 @@ def test_the_path_ends_where_validation_falls():
     assert probe.val_accuracy == max(before)
 
 
+def test_of_equal_penalties_the_strongest_is_taken():
+    x, y = np.array([[-1.0], [1.0]] * 5), np.array([0, 1] * 5)
+    probe = linear_probe(x, y, x, y)
+    assert (probe.c, probe.val_accuracy) == (module.GRID[0], 1.0)
+
+
 def test_too_few_iterations_are_said(digits, monkeypatch):
     monkeypatch.setattr(module, "MAX_ITERATIONS", 3)
     probe = linear_probe(*digits[:4], grid=(1.0,))

@@ -1,6 +1,8 @@
 """Pieces of a page: order of classes, shaded tables, files beside the page."""
 
 import json
+import re
+from pathlib import Path
 
 import jinja2
 import numpy as np
@@ -68,3 +70,14 @@ def test_figure_files_lie_beside_the_page_under_any_name(tmp_path):
 def test_a_page_needs_all_its_values():
     with pytest.raises(jinja2.UndefinedError):
         page.render("report.html.j2")
+
+
+def test_nothing_from_outside_is_left_unescaped():
+    """Only what this room makes itself goes in as it is: style, script, SVG."""
+    made_here = {"css", "script", "figure.wide", "figure.narrow", """' class="visually-hidden"'"""}
+    found = set()
+    for template in Path(page.__file__).parent.rglob("*.j2"):
+        text = template.read_text(encoding="utf-8")
+        assert "autoescape" not in text, template
+        found |= set(re.findall(r"{{\s*([^{}]+?)\s*\|\s*safe\b", text))
+    assert found == made_here

@@ -4,6 +4,7 @@ from sklearn.manifold import trustworthiness
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.preprocessing import StandardScaler
 
+from jaxssl.analysis import projection
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.projection import standardise, tsne_together, umap_together
 from jaxssl.errors import InputError
@@ -82,6 +83,21 @@ def test_four_images_are_refused(together):
     table = table_of(np.ones((2, 3)), np.arange(2))
     with pytest.raises(InputError, match=r"a map of 4 images \(test, unseen\) .* 5 or more"):
         together({"test": table, "unseen": table})
+
+
+def test_the_sets_are_standardised_together(monkeypatch):
+    """A set that lies apart stays apart: what is fitted is one scaler's of all rows."""
+    monkeypatch.setattr(projection, "_umap", lambda points, seed: points[:, :2])
+    near, far = clusters(30, 0), clusters(30, 1)
+    far = table_of(far.vectors + 50, far.labels)
+    maps = umap_together({"train": near, "test": far})
+    scaled = StandardScaler().fit_transform(
+        np.concatenate([near.vectors, far.vectors]).astype(float)
+    )
+    found = np.concatenate([xy for _, xy in maps.values()])
+    np.testing.assert_allclose(found, scaled[:, :2], atol=1e-5)
+    assert (maps["train"][1] < 0).all()
+    assert (maps["test"][1] > 0).all()
 
 
 def test_standardise_is_the_scaler_of_all_rows():

@@ -1,6 +1,7 @@
 """The page as a browser's parser meets it: closed, escaped, offline, true to results.json."""
 
 import base64
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -9,13 +10,17 @@ from html.parser import HTMLParser
 from urllib.parse import unquote
 
 import pytest
+from markupsafe import Markup
 
-from jaxssl.analysis.report import headlines, health, write_report
-from jaxssl.analysis.results import analyse
-from jaxssl.errors import InputError
+from jaxssl.analysis import report
+from jaxssl.analysis.report import write_report
+from jaxssl.analysis.results import Facts, Results
+from jaxssl.analysis.sections.base import Section
+from jaxssl.analysis.sections.overview import headlines
 
-from .conftest import SEEN, UNSEEN, write_run
+from .conftest import CLASSIFICATION, DEEP, SEEN, UNSEEN, make_tables, write_run
 
+DEEP_TITLE = DEEP.replace("unseen-", "unseen: ")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
@@ -65,7 +70,7 @@ def page(source):
 
 @pytest.fixture(scope="module")
 def numbers(run):
-    return json.loads((run / "results.json").read_text())
+    return Results.read(run / "results.json")
 
 
 def test_ids_are_unique_and_every_anchor_leads_somewhere(page):
@@ -102,9 +107,20 @@ def test_the_policy_allows_the_one_script_and_no_other(source, page):
 
 
 @pytest.mark.parametrize("name", [*SEEN, *UNSEEN])
-def test_a_hostile_name_is_text_wherever_it_stands(page, name):
+def test_a_hostile_class_is_text_wherever_it_stands(page, name):
     assert " ".join(name.split()) in page.text
     assert any(name in value for value in page.values("alt"))
+    assert any(f"/{name}/" in value for value in page.values("title"))  # a file's name
+
+
+def test_a_hostile_set_is_text_wherever_it_stands(page):
+    """Sets are named by people; their figures say the name to who cannot see them."""
+    assert page.text.count(DEEP_TITLE) >= 7
+    spoken = [value for value in page.values("aria-label") if DEEP_TITLE in value]
+    told = ("Label efficiency on", "Balanced accuracy over labels", "UMAP:", "Mean Euclidean",
+            "Mean angle", "Retrieval and clustering on")  # fmt: skip
+    for head in told:
+        assert any(value.startswith(head) for value in spoken), head
 
 
 def test_no_name_became_a_tag(source, page):
@@ -114,15 +130,18 @@ def test_no_name_became_a_tag(source, page):
     assert "part<Crustacea" not in source
     assert "x/<i>broken</i>.jpg" in page.text
     assert "<b>plankton</b>" in page.text
+    attributes = {name for _, found in page.tags for name in found}
+    assert not attributes & {'deep"', "deep", "quoted", "&"}  # none was closed by a quote
+    assert [dict(found) for tag, found in page.tags if tag == "b" and found] == []
 
 
 def test_the_maps_data_survives_its_script_tag(run, page):
     (data,) = [json.loads(raw) for raw in page.raw if raw.lstrip().startswith("{")]
-    assert data["classes"] == [*SEEN, *UNSEEN]
+    assert data["classes"] == [*SEEN, *UNSEEN, "x", "y"]
     points = json.loads((run / "report/umap.json").read_text())
     assert data["ids"] == [point["id"] for name in points for point in points[name]]
     assert any("<script>" in name for name in data["ids"])
-    assert data["sets"] == ["train", "test", "unseen"]
+    assert data["sets"] == ["train", "test", "unseen", DEEP_TITLE]
     assert all(sheet.startswith("data:image/webp") for sheet in data["sheets"])
 
 
@@ -141,16 +160,17 @@ def test_headings_are_in_order_and_pictures_have_words(page):
 
 
 def test_the_pages_numbers_are_those_of_results(page, numbers):
-    for row in numbers["label_efficiency"]:
-        mean, low, high = (f"{100 * row[key]:.1f}" for key in ("mean", "low", "high"))
+    for row in numbers.label_efficiency:
+        mean, low, high = (f"{100 * value:.1f}" for value in (row.mean, row.low, row.high))
         assert f"{mean} {low}–{high}" in page.text
-    for found in numbers["retrieval"]["unseen"].values():
-        assert f"{found['map_at_r']:.3f}" in page.text
-    for value in numbers["silhouette"]["test"].values():
+    for found in numbers.retrieval["unseen"].values():
+        assert f"{found.map_at_r:.3f}" in page.text
+    for value in numbers.silhouette["test"].values():
         assert f"{value:.3f}" in page.text
-    for value in numbers["separation"]["unseen"].values():
-        assert f"{value['angular']:.3f}" in page.text
-    assert f"Between / within: {numbers['separation']['unseen']['h']['angular']:.2f}" in page.text
+    for value in numbers.separation["unseen"].values():
+        assert f"{value.angular:.3f}" in page.text
+    ratio = numbers.separation["unseen"]["h"].angular
+    assert f"Between / within: {ratio:.2f}" in page.text
     assert "training 12 s" in page.text
 
 
@@ -171,11 +191,11 @@ def test_a_run_says_what_its_weights_began_as(page):
 
 def test_the_matrix_is_reordered_alike_in_rows_and_columns(run, source, numbers):
     saved = json.loads((run / "report/distances-unseen-euclidean.json").read_text())
-    order = [numbers["distances"]["unseen"]["classes"].index(name) for name in saved["classes"]]
-    whole = numbers["distances"]["unseen"]["euclidean"]
-    assert saved["euclidean"] == [[whole[i][j] for j in order] for i in order]
+    found = numbers.distances["unseen"]
+    order = [found.classes.index(name) for name in saved["classes"]]
+    assert saved["euclidean"] == [[found.euclidean[i][j] for j in order] for i in order]
     tables = re.findall(r'<figure class="matrix">.*?</figure>', source, re.S)
-    assert len(tables) == 5  # the classifier's, then two of test and two of unseen
+    assert len(tables) == 7  # the classifier's, then two of each judged set
     rows = re.findall(r"<tr><th scope=\"row\">.*?</tr>", tables[3], re.S)
     for i, row in enumerate(rows):
         cells = re.findall(r'<td class="([^"]*)">([^<]*)</td>', row)
@@ -184,93 +204,102 @@ def test_the_matrix_is_reordered_alike_in_rows_and_columns(run, source, numbers)
 
 
 def test_figures_numbers_stand_beside_them(run, numbers):
-    report = run / "report"
-    rows = json.loads((report / "label-efficiency-unseen.json").read_text())
-    assert rows["rows"] == numbers["label_efficiency"]
-    assert rows["chance"] == pytest.approx(1 / 3)
+    report, written = run / "report", json.loads((run / "results.json").read_text())
+    curve = json.loads((report / "label-efficiency-unseen.json").read_text())
+    assert curve["rows"] == [row for row in written["label_efficiency"] if row["set"] == "unseen"]
+    assert curve["chance"] == pytest.approx(1 / 3)
     umap = json.loads((report / "umap.json").read_text())
     assert {name: len(points) for name, points in umap.items()} == {
         "train": 32,
         "test": 16,
         "unseen": 36,
+        DEEP: 8,
     }
-    assert json.loads((report / "exemplars-test.json").read_text()) == numbers["exemplars"]["test"]
+    assert json.loads((report / "exemplars-test.json").read_text()) == written["exemplars"]["test"]
     names = {path.stem for path in report.glob("*.png")} | {"index"}
     assert {path.stem for path in report.iterdir()} == names  # a PNG and a JSON each, no leftovers
 
 
-def test_the_same_results_give_the_same_page(run, source):
-    before = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
-    write_report(run)
-    after = {path.name: path.read_bytes() for path in (run / "report").iterdir()}
+@pytest.fixture(scope="module")
+def seen_only(tmp_path_factory):
+    """A classifier without unseen classes, views, metrics of z, baselines; results, page."""
+    folder = tmp_path_factory.mktemp("seen")
+    tables = make_tables(unseen=None, baselines=())
+    rows = [{"step": s, "split": "train", "loss": 1.0 / s, "accuracy": 0.5} for s in (1, 2)]
+    facts = Facts(
+        protocol={"judged": "best"},
+        training={"best_step": 1000, "last_step": 2000},
+        classification=CLASSIFICATION,
+    )
+    results = write_run(folder, tables, facts=facts, metrics=rows, study="Softmax <i>")
+    return folder, tables, results
+
+
+def test_the_same_results_give_the_same_page(seen_only):
+    folder, tables, results = seen_only
+    before = {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
+    write_report(folder, tables, results)
+    after = {path.name: path.read_bytes() for path in (folder / "report").iterdir()}
     assert after == before
 
 
+def test_a_page_speaks_only_of_what_the_run_has(seen_only):
+    folder, _, results = seen_only
+    page = Page((folder / "report" / "index.html").read_text())
+    assert page.text.startswith("Softmax <i> on <b>plankton</b> ·")
+    assert f"kNN on h (k = 200, T = .1) {100 * results.knn_accuracy:.1f}" in page.text
+    assert "its own classifier 75.0" in page.text
+    assert "checkpoint step 1,000 (best) of 2,000" in page.text
+    assert "no UMAP coordinates, so there is no map" in page.text
+    for absent in ("label-efficiency", "views", "z is the projection", "Dashed in", "z is what"):
+        assert absent not in page.text
+    assert "#labels" not in page.values("href")
+    assert "Metrics over the steps." in page.text
+
+
 def test_what_is_missing_is_a_sentence(tmp_path):
-    folder = write_run(tmp_path, unseen=None, baselines=(), record=False)
-    text = Page(write_report(folder).read_text()).text
-    for sentence in ("run the analysis", "no UMAP coordinates", "config.json is missing"):
-        assert sentence in text
-    analyse(folder, draws=2)
-    page = Page(write_report(folder).read_text())
+    tables = make_tables(unseen=("salp",), baselines=())
+    results = write_run(tmp_path, tables, metrics=[], page=False)
+    (tmp_path / "config.json").unlink()
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/views.png").write_bytes(b"\x89PNG picture")
+    page = Page(write_report(tmp_path, tables, results).read_text())
     for sentence in (
-        "No unseen classes were judged",
-        "there are no label-efficiency curves",
+        "Judged on 16 test images of the same classes and on 12 images of 1 unseen class.",
+        "There is no label-efficiency curve of unseen: it has one class (salp)",
         "metrics.jsonl is missing or empty",
-        "wrote no report/views.png",
+        "config.json is missing",
+        "Health: not collapsed",
     ):
         assert sentence in page.text
-    assert "no UMAP coordinates" not in page.text
-    assert "run the analysis" not in page.text
     assert "classifier" not in page.text
-
-
-def test_what_the_settings_rule_out_is_not_missed(tmp_path):
-    folder = write_run(tmp_path, unseen=None, baselines=())
-    record = json.loads((folder / "config.json").read_text())
-    record["config"] |= {"unseen": [], "views": False}
-    (folder / "config.json").write_text(json.dumps(record))
-    share = analyse(folder, draws=2)["knn_accuracy"]
-    page = Page(write_report(folder).read_text())
-    assert "label-efficiency" not in page.text
-    assert "views.png" not in page.text
-    assert "#labels" not in page.values("href")
-    assert f"kNN on h (k = 200, T = .1) {100 * share:.1f}" in " ".join(page.text.split())
-
-
-def test_views_are_shown_when_the_program_wrote_them(tmp_path):
-    folder = write_run(tmp_path, unseen=None, baselines=(), record=False)
-    (folder / "report").mkdir()
-    (folder / "report/views.png").write_bytes(b"\x89PNG picture")
-    page = Page(write_report(folder).read_text())
     encoded = base64.b64encode(b"\x89PNG picture").decode()
     assert f"data:image/png;base64,{encoded}" in page.values("src")
 
 
-def test_no_run_no_report(tmp_path):
-    with pytest.raises(InputError, match="no such run folder"):
-        write_report(tmp_path / "none")
+def test_a_section_is_an_object_in_a_list(seen_only, tmp_path, monkeypatch):
+    _, tables, results = seen_only
+    mine = Section("mine", "My <own>", lambda c: Markup(f"<p>{len(c.h)} sets</p>"), nav="Mine")
+    none = Section("none", "Nothing", lambda context: None, nav="None")
+    monkeypatch.setattr(report, "SECTIONS", [mine, none])
+    page = Page(write_report(tmp_path, tables, results).read_text())
+    assert "Mine My <own> 3 sets" in page.text
+    assert "Nothing" not in page.text
+    assert page.values("id") == ["mine"]
 
 
-def test_headlines_are_the_rows_that_were_measured():
-    rows = [
-        {
-            "set": "unseen-x",
-            "embedding": e,
-            "classifier": c,
-            "labels": n,
-            "mean": m,
-            "low": 0,
-            "high": 1,
-        }
-        | ({"all": True} if n == 420 else {})
+def test_headlines_are_the_rows_that_were_measured(numbers):
+    row = numbers.label_efficiency[0]
+    rows = tuple(
+        dataclasses.replace(
+            row, embedding=e, classifier=c, labels=n, mean=m, low=0.0, high=1.0, all=n == 420
+        )
         for e, m in (("h", 0.5), ("raw_pixels", 0.75))
         for c in ("svc", "knn")
         for n in (30, 40, 300, 420)
-    ]
-    sets = {"unseen-x": {"classes": {"a": 1, "b": 2}}}
-    (found,) = headlines({"label_efficiency": rows, "sets": sets})
-    assert (found["set"], found["classes"]) == ("unseen: x", 2)
+    )
+    (found,) = headlines(dataclasses.replace(numbers, label_efficiency=rows))
+    assert (found["set"], found["classes"]) == ("unseen", 3)
     assert [(tile["labels"], tile["all"]) for tile in found["tiles"]] == [
         (30, False),
         (300, False),
@@ -279,46 +308,4 @@ def test_headlines_are_the_rows_that_were_measured():
     for tile in found["tiles"]:
         bars = [(bar["name"], bar["mean"], bar["best"]) for bar in tile["bars"]]
         assert bars == [("this embedding", 0.5, False), ("raw pixels", 0.75, True)]
-    assert headlines({}) == []
-
-
-GOOD = {"std": 0.9, "effective_rank": 20.0}
-TRIPLET = {"loss": 0.49, "margin": 0.5, "d_ap": 0.01, "d_an": 0.02}
-Z = {"z_std": 0.9, "effective_rank": 20.0}
-
-
-@pytest.mark.parametrize(
-    ("records", "spread", "state"),
-    [
-        ([], {}, "unknown"),
-        ([], {"test": GOOD}, "healthy"),
-        ([], {"test": GOOD, "unseen": {"std": 0.9, "effective_rank": 1.9}}, "collapsed"),
-        ([{**Z, "z_std": 0.09}], {"test": GOOD}, "collapsed"),
-        ([{**Z, "z_std": float("nan")}], {"test": GOOD}, "collapsed"),
-        ([{**Z, "loss": 5.9, "chance": 6.0}], {"test": GOOD}, "at chance"),
-        ([{**Z, "loss": float("nan"), "chance": 6.0}], {"test": GOOD}, "at chance"),
-        ([{**Z, "loss": 2.0, "chance": 6.0}], {"test": GOOD}, "healthy"),
-        ([{**Z, "z_std": 0.0}, {**Z, "loss": 2.0}], {"test": GOOD}, "healthy"),
-        ([{**Z, "loss": 2.0, "chance": 6.0}, {"loss": 9.0, "z_std": None}], {}, "healthy"),
-        ([TRIPLET], {"test": GOOD}, "collapsed"),
-        ([{**TRIPLET, "loss": 0.3}, TRIPLET], {}, "collapsed"),
-        ([TRIPLET, {**TRIPLET, "loss": 0.3}], {"test": GOOD}, "healthy"),
-        ([{**TRIPLET, "d_ap": 0.4, "d_an": 0.41}], {"test": GOOD}, "healthy"),
-        # Measured: 21 classes of plankton after the switch to hard positives, and before it.
-        ([{**TRIPLET, "loss": 0.559, "d_ap": 0.090, "d_an": 0.031}], {"test": GOOD}, "collapsed"),
-        ([{**TRIPLET, "loss": 0.345, "d_ap": 0.245, "d_an": 0.401}], {"test": GOOD}, "healthy"),
-        ([{**TRIPLET, "d_an": None}], {}, "unknown"),
-    ],
-)
-def test_health_is_said_in_words(records, spread, state):
-    found = health(records, spread)
-    assert found["state"] == state
-    assert found["text"].endswith(".")
-
-
-def test_a_collapsed_triplet_run_says_where_the_loss_sits_and_what_to_do():
-    text = health([TRIPLET], {"test": GOOD})["text"]
-    assert "sits at the margin (0.490 of 0.5)" in text
-    assert "0.010 and negatives of 0.020" in text
-    for flag in ("--hard-negatives-from", "--hard-positives-from", "--learning-rate"):
-        assert flag in text
+    assert headlines(dataclasses.replace(numbers, label_efficiency=())) == []

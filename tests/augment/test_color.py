@@ -118,6 +118,18 @@ def test_jitter_is_the_single_operations_in_a_uniformly_random_order():
     assert (np.abs(hit.sum(1) - expected) < 4.5 * np.sqrt(expected)).all()
 
 
+@pytest.mark.parametrize(
+    ("name", "image", "factor"),
+    [
+        ("brightness", [[[0.2] * 3]], lambda x: x[:, 0, 0, 0] / 0.2),
+        ("contrast", [[[0.45] * 3, [0.55] * 3]], lambda x: (x[:, 0, 1, 0] - x[:, 0, 0, 0]) / 0.1),
+        ("saturation", [[[0.55, 0.45, 0.45]]], lambda x: (x[:, 0, 0, 0] - x[:, 0, 0, 1]) / 0.1),
+    ],
+)
+def test_a_strength_above_one_draws_no_negative_factor(name, image, factor):
+    assert uniform_on(factor(draws(color.color_jitter, image, **{name: 2.5})), 0.0, 3.5)
+
+
 @pytest.mark.parametrize("p", [0.0, 0.2, 1.0])
 def test_random_grey_has_its_probability(p):
     result = draws(color.random_grey, IMAGE[:2, :2], p=p)

@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
+from jax import lax
 
-from jaxssl.models.convolution import _convolve, _xla
+from jaxssl.models.convolution import _convolve, _xla, convolve
 
 CASES = {
     # x, kernel, stride, padding
@@ -51,3 +53,73 @@ def test_half_precision_sums_in_float32():
     exact = gradient(jnp.float32)
     # Sums of 2,048 numbers in bfloat16 would be off by per cents.
     np.testing.assert_allclose(half.astype(jnp.float32), exact, atol=0.01 * np.abs(exact).max())
+
+
+X, KERNEL = np.ones((2, 6, 5, 4), np.float32), np.ones((3, 3, 4, 4), np.float32)
+NHWC = ("NHWC", "HWIO", "NHWC")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("lhs_dilation", (2, 1)),
+        ("rhs_dilation", [1, 2]),
+        ("feature_group_count", 2),
+        ("batch_group_count", 2),
+        ("precision", lax.Precision.HIGHEST),
+        ("precision", "highest"),
+        ("preferred_element_type", jnp.float32),
+        ("out_sharding", jax.sharding.PartitionSpec()),
+        ("dimension_numbers", None),  # lax's NCHW
+        ("dimension_numbers", ("NCHW", "HWIO", "NHWC")),
+        ("dimension_numbers", ("NHWC", "OIHW", "NHWC")),
+        ("dimension_numbers", ("NHWC", "HWIO", "NCHW")),
+        ("a_new_option", None),
+    ],
+)
+def test_what_is_no_plain_convolution_is_refused(name, value):
+    with pytest.raises(ValueError, match=rf"{name}=.*: lax\.conv_general_dilated takes"):
+        convolve(X, KERNEL, (1, 1), "SAME", **{name: value})
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"padding": "SAME", "strides": 2},
+        {"padding": "VALID"},
+        {"padding": ((0, 1), (2, 0)), "strides": (1, 2)},
+        {"padding": "CIRCULAR", "kernel_dilation": 1, "input_dilation": (1, 1)},
+    ],
+)
+def test_an_nnx_convolution_is_the_same_through_it(options, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # the form for a CPU
+    layer = nnx.Conv(4, 3, (3, 3), rngs=nnx.Rngs(0), **options)
+    x = np.random.default_rng(2).normal(size=X.shape).astype(np.float32)
+    expected = layer(x)
+    layer.conv_general_dilated = convolve
+    np.testing.assert_allclose(layer(x), expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"kernel_dilation": 2},
+        {"input_dilation": 2},
+        {"feature_group_count": 2},
+        {"precision": "highest"},
+        {"preferred_element_type": jnp.float32},
+    ],
+)
+def test_an_nnx_convolution_of_another_kind_is_refused(options):
+    layer = nnx.Conv(4, 4, (3, 3), rngs=nnx.Rngs(0), **options)
+    layer.conv_general_dilated = convolve
+    with pytest.raises(ValueError, match="plain convolutions alone"):
+        layer(X)
+
+
+def test_every_spelling_of_the_layout_is_taken():
+    numbers = lax.conv_dimension_numbers(X.shape, KERNEL.shape, NHWC)
+    expected = convolve(X, KERNEL, (1, 1), "SAME")
+    for spelled in (NHWC, numbers):
+        same = convolve(X, KERNEL, [1, 1], [[1, 1], [1, 1]], dimension_numbers=spelled)
+        np.testing.assert_array_equal(same, expected)

@@ -85,7 +85,7 @@ def _share(right: int, images: int) -> dict[str, Any]:
 
 
 def _taken_for(row: int, counts: np.ndarray, classes: Sequence[str]) -> tuple[str, int] | None:
-    """The class it is most often taken for, and how often; None where it never errs."""
+    """Find the class it is most often taken for, and how often; None where it never errs."""
     wrong = counts[row].copy()
     wrong[row] = 0
     most = int(wrong.argmax())

@@ -80,7 +80,7 @@ def _pictures(
 def _sheet(
     found: Mapping[str, ClassExemplars], pictures: Mapping[str, Image.Image | None]
 ) -> tuple[np.ndarray, list[str]]:
-    """All exemplars as one sheet: a class a row, three blocks of columns with their titles."""
+    """Lay all exemplars on one sheet: a class a row, three blocks of columns with their titles."""
     count = max(len(_images(kinds, kind)) for kinds in found.values() for kind in KINDS)
     sheet = np.full((len(found), 3 * count, _SIDE, _SIDE, 3), 255, np.uint8)
     for row, kinds in enumerate(found.values()):

@@ -1,19 +1,23 @@
 """What the page says of a run's own classifier, against counts by hand."""
 
+import dataclasses
 import json
 import math
 
 import pytest
 
-from jaxssl.analysis.classification import classification
 from jaxssl.analysis.page import FigureFiles
+from jaxssl.analysis.results import Classification
+from jaxssl.analysis.sections.classifier import described
+from jaxssl.files import plain
 
-FOUND = {
-    "accuracy": 12 / 18,
-    "per_class": {"a": 0.8, "b": 0.5, "none": None},
-    "confusion": [[8, 1, 1], [4, 4, 0], [0, 0, 0]],
-    "classes": ["a", "b", "none"],
-}
+FOUND = Classification(
+    accuracy=12 / 18,
+    top={},
+    per_class={"a": 0.8, "b": 0.5, "none": None},
+    confusion=((8, 1, 1), (4, 4, 0), (0, 0, 0)),
+    classes=("a", "b", "none"),
+)
 
 
 def wilson(right, n, z=1.959963984540054):
@@ -25,13 +29,13 @@ def wilson(right, n, z=1.959963984540054):
 
 @pytest.fixture
 def found(tmp_path):
-    return classification({"classification": FOUND}, FigureFiles(tmp_path))
+    return described(FOUND, FigureFiles(tmp_path))
 
 
 def test_the_total_has_its_interval_after_wilson(found):
     total = found["total"]
     assert (total["right"], total["images"]) == (12, 18)
-    assert total["mean"] == pytest.approx(FOUND["accuracy"])
+    assert total["mean"] == pytest.approx(FOUND.accuracy)
     assert (total["low"], total["high"]) == pytest.approx(wilson(12, 18))
 
 
@@ -53,19 +57,11 @@ def test_the_matrix_has_counts_in_shades_of_their_rows(found):
 
 
 def test_picture_and_numbers_stand_beside_the_page(found, tmp_path):
-    assert json.loads((tmp_path / "confusion.json").read_text()) == FOUND
+    assert json.loads((tmp_path / "confusion.json").read_text()) == plain(FOUND)
     assert (tmp_path / "confusion.png").stat().st_size > 0
-
-
-def test_without_a_classifier_there_is_nothing(tmp_path):
-    assert classification({}, FigureFiles(tmp_path)) is None
-    assert not list(tmp_path.iterdir())
 
 
 def test_top_shares_stand_where_they_were_measured(found, tmp_path):
     assert found["top"] == {}
-    more = {**FOUND, "top": {"1": 0.66, "3": 0.9, "5": 1.0}}
-    assert classification({"classification": more}, FigureFiles(tmp_path))["top"] == {
-        "3": 0.9,
-        "5": 1.0,
-    }
+    more = dataclasses.replace(FOUND, top={"1": 0.66, "3": 0.9, "5": 1.0})
+    assert described(more, FigureFiles(tmp_path))["top"] == {"3": 0.9, "5": 1.0}
