@@ -125,11 +125,11 @@ def test_another_model_is_named_parameter_by_parameter(saved):
 
 def test_keeps_the_newest_and_the_best(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step, score in enumerate([3.0, 1.0, 2.0, None, 2.0, 1.0], 1):
+        for step, score in enumerate([3.0, 1.0, 1.0, None, 2.0, 2.0], 1):
             checkpoints.save(step, state_of(0), {"score": score})
         checkpoints.finish()
-        assert checkpoints.steps() == [2, 5, 6]
-        assert checkpoints.best_step() == 2  # the earliest of equals
+        assert checkpoints.steps() == [3, 5, 6]
+        assert checkpoints.best_step() == 3  # the latest of equals
 
 
 def test_leftovers_of_a_kill_are_cleared(saved):
