@@ -37,8 +37,10 @@ def pytest_configure(config):
         own = Path(folder.name) / "jaxssl"
         own.mkdir()
         cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
-        compiled = cache.mkdir("compiled") if cache is not None else own / "compiled"
-        (own / "xla").symlink_to(compiled, target_is_directory=True)
+        if cache is None:
+            (own / "xla").mkdir()
+        else:
+            (own / "xla").symlink_to(cache.mkdir("compiled"), target_is_directory=True)
     os.environ["XDG_CACHE_HOME"] = os.environ["JAXSSL_TEST_CACHE"]
     xla = Path(os.environ["XDG_CACHE_HOME"]) / "jaxssl" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(xla))
