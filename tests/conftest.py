@@ -1,6 +1,8 @@
 """Strict tests: eight CPU devices, no implicit rank promotion, warnings are errors (pyproject)."""
 
 import os
+import tempfile
+from pathlib import Path
 
 # Before jax is imported anywhere: the tests compare one device with many.
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -8,13 +10,40 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 os.environ.setdefault("MPLBACKEND", "Agg")
+# However small a program is: most are, and there are thousands. Programs that tests start in
+# processes of their own hear it too.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the tests' time is compilation, and optimised code would run for microseconds. Programs
-# that tests start in processes of their own are compiled as their users' are.
+# Most of the tests' time is compilation, and optimised code would run for microseconds. One part
+# is compiled as users' programs are: tests/experiments/test_simclr.py, in a process of its own.
 jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_configure(config):
+    """Caches that no one else has, and compiled programs that all processes share.
+
+    JAX's key for a compiled program is its text with the compiler's options and version: what was
+    changed is compiled again. `pytest --cache-clear` forgets them.
+    """
+    if "JAXSSL_TEST_CACHE" not in os.environ:  # set by the first process, for xdist's workers
+        folder = tempfile.TemporaryDirectory(prefix="jaxssl-tests-")
+        config.add_cleanup(folder.cleanup)
+        os.environ["JAXSSL_TEST_CACHE"] = folder.name
+        config.add_cleanup(lambda: os.environ.pop("JAXSSL_TEST_CACHE"))
+        own = Path(folder.name) / "jaxssl"
+        own.mkdir()
+        cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
+        if cache is None:
+            (own / "xla").mkdir()
+        else:
+            (own / "xla").symlink_to(cache.mkdir("compiled"), target_is_directory=True)
+    os.environ["XDG_CACHE_HOME"] = os.environ["JAXSSL_TEST_CACHE"]
+    xla = Path(os.environ["XDG_CACHE_HOME"]) / "jaxssl" / "xla"
+    jax.config.update("jax_compilation_cache_dir", str(xla))
 
 
 def pytest_collection_modifyitems(items):

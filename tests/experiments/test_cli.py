@@ -1,11 +1,21 @@
-"""How a program ends: what it says, with which code, and what the other processes hear."""
+"""How a program reads its flags, how it ends, and what the other processes hear."""
 
 from __future__ import annotations
 
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from experiments import cli
+from experiments import cli, rnn, simclr, softmax
+from jaxssl.errors import InputError
 from jaxssl.training import processes
+
+ROOT = Path(__file__).parents[2]
+DIGITS = rnn.PRESETS["digits"]
 
 
 @pytest.fixture
@@ -39,3 +49,123 @@ def test_an_interrupt_is_a_line_that_fits_programs_without_a_run_folder(told, ca
     assert told[0][1] == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("the same command goes on, with the same --run-dir where it takes one")
+
+
+@pytest.mark.parametrize(
+    ("flags", "preset"),
+    [
+        ([], "digits"),
+        (["--data-dir", "X"], "folder"),
+        (["--data-dir=X"], "folder"),
+        (["--dataset", "folder", "--data-dir", "X"], "folder"),
+        (["--dataset", "plankton", "--data-dir", "X"], "plankton"),
+        (["--dataset=plankton", "--data-dir", "X"], "plankton"),
+        (["--preset", "plankton-cpu", "--data-dir", "X"], "plankton-cpu"),
+        (["--dataset", "digits", "--data-dir", "X"], "digits"),
+        (["--dataset", "cifar10", "--data-dir", "X"], "cifar10"),
+    ],
+)
+def test_which_preset_the_flags_name(flags, preset):
+    found = cli.parse(flags, simclr.PRESETS)
+    folder = "X" if flags and "X" in flags[-1] else ""
+    expected = dataclasses.replace(simclr.PRESETS[preset], data_dir=folder)
+    assert dataclasses.replace(found, preset="") == expected
+    assert found.dataset in ("digits", "folder", "cifar10")
+
+
+def test_flags_win_over_their_preset():
+    found = cli.parse(["--preset", "plankton-cpu", "--epochs", "3"], softmax.PRESETS)
+    expected = dataclasses.replace(softmax.PRESETS["plankton-cpu"], epochs=3, preset="plankton-cpu")
+    assert found == expected
+
+
+def test_settings_come_from_a_file_and_flags_win(tmp_path):
+    file = tmp_path / "best.json"
+    settings = {"cell": "lstm", "hidden": 512, "learning_rate": 0.01, "views": "digits"}
+    settings |= {"steps": None, "seen": ["3", "4"], "lookalikes": None, "dataset": "digits"}
+    settings |= {"bfloat16": True, "resident": True}
+    file.write_text(json.dumps(settings))
+    flags = ["--hidden", "128", "--config", str(file), "--no-bfloat16"]
+    config = cli.parse(flags, rnn.PRESETS)
+    expected = {"cell": "lstm", "hidden": 128, "learning_rate": 0.01, "seen": ("3", "4")}
+    expected |= {"views": "digits", "resident": True, "config": str(file)}
+    assert config == dataclasses.replace(DIGITS, **expected)
+    file.write_text(json.dumps({"dataset": "cifar10", "epochs": 3}))
+    config = cli.parse([f"--config={file}"], rnn.PRESETS)
+    assert config.seen == rnn.PRESETS["cifar10"].seen
+    assert (config.image_size, config.epochs) == (32, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"hiden": 3, "cell": "gru", "depth": 1}', "this program has not: depth, hiden"),
+        ("{", "cannot be read as JSON"),
+        ("[1]", "holds a list, not an object"),
+        (None, "there is no such file"),
+    ],
+)
+def test_a_file_that_is_no_config(tmp_path, text, message, monkeypatch, capsys):
+    file = tmp_path / "best.json"
+    if text is not None:
+        file.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["rnn", "--config", str(file)])
+    with pytest.raises(SystemExit) as end:
+        cli.run(rnn.main, rnn.PRESETS)
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert str(file) in line
+    with pytest.raises(InputError, match=message):
+        cli.parse(["--config", str(file)], rnn.PRESETS)
+
+
+def test_what_does_not_exist_is_one_line():
+    with pytest.raises(InputError, match="'planktn' is no dataset or preset here: choose digits"):
+        cli.parse(["--dataset", "planktn"], simclr.PRESETS)
+    with pytest.raises(InputError, match="'vgg' is no study: choose simclr, supcon"):
+        cli.load_program("vgg")
+
+
+def test_a_flag_that_does_not_exist_has_the_exit_code_of_a_mistake(capsys):
+    with pytest.raises(SystemExit) as end:
+        cli.parse(["--temprature", "1"], simclr.PRESETS)
+    assert end.value.code == 2
+    assert "temprature" in capsys.readouterr().err
+
+
+def test_a_file_is_imported_only_where_it_is_named_and_must_be_a_study(tmp_path):
+    file = tmp_path / "other.py"
+    file.write_text("PRESETS = {}\n")
+    with pytest.raises(InputError, match="defines no study: it has no make_method"):
+        cli.load_program(str(file))
+    file.write_text("import no_such_module\n")
+    with pytest.raises(InputError, match="cannot be imported: ModuleNotFoundError"):
+        cli.load_program(str(file))
+
+
+def test_the_front_door_lists_the_programs_and_runs_one(tmp_path):
+    """From a folder that has an `experiments` of its own."""
+    (tmp_path / "experiments").mkdir()
+    (tmp_path / "experiments" / "__init__.py").write_text("raise SystemExit('not this one')")
+    door = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.argv = ['jaxssl', *sys.argv[1:]]\n"
+    door += "from experiments.cli import front_door; front_door()"
+
+    def jaxssl(*flags):
+        return subprocess.run(
+            [sys.executable, "-c", door, *flags],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    menu = jaxssl("--help")
+    for name in (*cli.STUDIES, *cli.TOOLS):
+        assert f"\n  {name} " in menu.stdout
+    shown = jaxssl("report", "nowhere")
+    assert shown.returncode == 2
+    (line,) = shown.stderr.splitlines()
+    assert line.startswith("report: ")
+    assert "nowhere" in line
+    wrong = jaxssl("simclrr")
+    assert (wrong.returncode, len(wrong.stderr.splitlines())) == (2, 1)

@@ -16,12 +16,15 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
-from jaxssl.training.loop import Plan, fit
+from jaxssl.training.loop import Plan, Work, fit
+from jaxssl.training.method import Method
 from jaxssl.training.runs import RunFolder
 from jaxssl.training.state import create_state
 from jaxssl.training.step import make_train_step
 
 BATCH = 16
+# What a program notes of its run, without which a folder is none.
+FACTS = {"study": "Net", "dataset": "noise", "recipe": {}}
 
 
 class Net(nnx.Module):
@@ -39,7 +42,7 @@ class Net(nnx.Module):
 
 
 def classify(model, batch, key, step):
-    """A method with noise from the step's key: a wrong key or order changes every number."""
+    """A loss with noise from the step's key: a wrong key or order changes every number."""
     images = batch["image"] + 0.1 * jax.random.normal(key, batch["image"].shape)
     losses = optax.softmax_cross_entropy_with_integer_labels(model(images), batch["label"])
     return losses.mean(), {"brightness": images.mean()}
@@ -67,11 +70,17 @@ def placement(devices: int) -> Placement:
     )
 
 
+def method_of(loss=None, *, model=None, optimizer=None, **options) -> Method:
+    """A method of `Net` and Adam, or of what is given."""
+    optimizer = optimizer or optax.adam(1e-2)
+    return Method("Net", model or Net(nnx.Rngs(0)), loss or classify, optimizer, **options)
+
+
 @functools.cache
-def compiled(devices: int, method):
-    """One compilation a method and device count, for all tests."""
-    model, optimizer, where = Net(nnx.Rngs(0)), optax.adam(1e-2), placement(devices)
-    return model, optimizer, where, make_train_step(model, optimizer, method, where)
+def compiled(devices: int, loss, optimizer=None):
+    """One compilation a loss and device count, for all tests."""
+    method, where = method_of(loss, optimizer=optimizer), placement(devices)
+    return method, where, make_train_step(method, where)
 
 
 @dataclasses.dataclass
@@ -87,11 +96,14 @@ class Training:
     log_every: int = 2
     steps_per_dispatch: int = 1
     stream: object = staticmethod(stream)
-    method: object = staticmethod(classify)
+    loss: object = staticmethod(classify)
     evaluate: object = None
+    optimizer: object = None
+    best: tuple = ("loss", "min")
 
     def __call__(self):
-        model, optimizer, where, train_step = compiled(self.devices, self.method)
+        method, where, train_step = compiled(self.devices, self.loss, self.optimizer)
+        method = dataclasses.replace(method, best=self.best)
         plan = Plan(
             self.total,
             4,
@@ -103,15 +115,12 @@ class Training:
         )
         evaluate = self.evaluate or (lambda state: {"loss": float(state.step) + 1})
         with (
-            RunFolder(self.path, {"seed": 0}) as run,
+            RunFolder(self.path, {"seed": 0}, facts=FACTS) as run,
             Checkpoints(run.path / "checkpoints") as checkpoints,
         ):
             return fit(
-                where.replicate(create_state(model, optimizer)),
-                train_step,
-                self.stream,
-                evaluate,
-                key=jax.random.key(7),
+                where.replicate(create_state(method)),
+                Work(train_step, self.stream, evaluate, jax.random.key(7), method.score),
                 plan=plan,
                 placement=where,
                 run=run,

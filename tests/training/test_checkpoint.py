@@ -6,7 +6,6 @@ import shutil
 
 import jax
 import numpy as np
-import optax
 import pytest
 from flax import nnx
 
@@ -14,12 +13,12 @@ from jaxssl.errors import CheckpointError, InputError
 from jaxssl.training.checkpoint import MANIFEST, Checkpoints, damage
 from jaxssl.training.state import create_state
 
-from .conftest import Net, placement, same
+from .conftest import Net, method_of, placement, same
 
 
 def state_of(seed: int, devices: int = 1, classes: int = 4):
-    model = Net(nnx.Rngs(seed), classes)
-    return placement(devices).replicate(create_state(model, optax.adam(1e-2)))
+    method = method_of(model=Net(nnx.Rngs(seed), classes))
+    return placement(devices).replicate(create_state(method))
 
 
 @pytest.fixture
@@ -126,11 +125,11 @@ def test_another_model_is_named_parameter_by_parameter(saved):
 
 def test_keeps_the_newest_and_the_best(tmp_path):
     with Checkpoints(tmp_path, keep=2) as checkpoints:
-        for step, score in enumerate([3.0, 1.0, 2.0, None, 2.0, 1.0], 1):
+        for step, score in enumerate([3.0, 1.0, 1.0, None, 2.0, 2.0], 1):
             checkpoints.save(step, state_of(0), {"score": score})
         checkpoints.finish()
-        assert checkpoints.steps() == [2, 5, 6]
-        assert checkpoints.best_step() == 2  # the earliest of equals
+        assert checkpoints.steps() == [3, 5, 6]
+        assert checkpoints.best_step() == 3  # the latest of equals
 
 
 def test_leftovers_of_a_kill_are_cleared(saved):

@@ -19,7 +19,7 @@ from jaxssl.training.loop import Plan
 from jaxssl.training.state import create_state
 from jaxssl.training.step import make_train_step
 
-from .conftest import batch_at, classify, leaves, placement, same
+from .conftest import batch_at, classify, leaves, method_of, placement, same
 
 KEY = jax.random.key(7)
 IMAGES = np.random.default_rng(0).integers(0, 256, (40, 8, 8, 1), np.uint8)
@@ -39,7 +39,7 @@ class Small(nnx.Module):
 
 
 def of_bytes(model, batch, key, step):
-    """A method on uint8 images, with losses weighed by the step's key, and bad in step 5."""
+    """A loss on uint8 images, with losses weighed by the step's key, and bad in step 5."""
     assert batch["image"].dtype == jnp.uint8
     logits = model(batch["image"] / jnp.float32(255))
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
@@ -59,22 +59,18 @@ def pixels(step: int) -> dict[str, np.ndarray]:
 
 @functools.cache
 def made(*, resident: bool):
-    """Model, optimizer, placement over eight devices, and the step."""
-    model, optimizer, where = Small(nnx.Rngs(0)), optax.sgd(0.1, 0.9), placement(8)
+    """Method, placement over eight devices, and the step."""
+    method = method_of(of_bytes, model=Small(nnx.Rngs(0)), optimizer=optax.sgd(0.1, 0.9))
+    where = placement(8)
     images = where.reside(IMAGES.shape, lambda: IMAGES) if resident else None
-    return (
-        model,
-        optimizer,
-        where,
-        make_train_step(model, optimizer, of_bytes, where, images=images),
-    )
+    return method, where, make_train_step(method, where, images=images)
 
 
 def run(dispatches: list[int], *, resident: bool = True):
     """The state after dispatches of these lengths, and the metrics of each one's last step."""
-    model, optimizer, where, step = made(resident=resident)
+    method, where, step = made(resident=resident)
     batches = positions if resident else pixels
-    state, seen, done = where.replicate(create_state(model, optimizer)), [], 0
+    state, seen, done = where.replicate(create_state(method)), [], 0
     for count in dispatches:
         if count == 1:
             state, metrics = step(state, where.put(batches(done)), KEY)
@@ -104,8 +100,8 @@ def test_several_steps_equal_as_many_single_ones():
 
 
 def test_the_state_is_donated_and_the_images_are_not():
-    model, optimizer, where, step = made(resident=True)
-    before = where.replicate(create_state(model, optimizer))
+    method, where, step = made(resident=True)
+    before = where.replicate(create_state(method))
     after, _ = step.several(before, where.put_stacked([positions(0), positions(1)]), KEY)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves((before.params, before.opt_state)))
     step.several(after, where.put_stacked([positions(2), positions(3)]), KEY)
@@ -170,7 +166,7 @@ def test_a_stopped_run_ends_bit_for_bit_and_compiles_no_more(tmp_path, training)
 
     whole = dataclasses.replace(
         training,
-        method=counted,
+        loss=counted,
         total=14,
         evaluate_every=8,
         log_every=7,

@@ -28,10 +28,10 @@ def test_against_numpy_and_scipy():
 
 
 def test_a_uniform_sphere_and_one_point():
-    sphere = jax.random.normal(jax.random.key(0), (2, 1000, 16))
-    found = pair_health(*sphere)
+    sphere = jax.random.normal(jax.random.key(0), (2, 500, 16))
+    found = jax.jit(pair_health)(*sphere)
     np.testing.assert_allclose(found["z_std"], 1, atol=0.02)
-    np.testing.assert_allclose(found["effective_rank"], 16, atol=0.3)
+    np.testing.assert_allclose(found["effective_rank"], 16, atol=0.4)
     point = jnp.ones((8, 16))
     collapsed = pair_health(point, point)
     assert all(bool(jnp.isfinite(value)) for value in collapsed.values())

@@ -10,11 +10,13 @@ import types
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxssl.errors import NonFiniteLoss, Stopped
 from jaxssl.files import read_lines as read_metrics
 from jaxssl.training import progress
+from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.dispatch import TrainStep
 
 from .conftest import batch_at, classify, same
@@ -170,14 +172,62 @@ def test_a_loss_that_is_not_finite_stops_with_step_and_checkpoint(training):
         loss, metrics = classify(model, batch, key, step)
         return jnp.where(step == 5, jnp.inf, loss), metrics
 
-    bad = dataclasses.replace(training, method=poisoned)
+    bad = dataclasses.replace(training, loss=poisoned)
     message = r"not finite at step 5; the last good checkpoint is step 4"
     with pytest.raises(NonFiniteLoss, match=message):
         bad()
     newest = max(p for p in (training.path / "checkpoints").iterdir() if p.name.isdigit())
     assert newest.name == "4"
-    good, _ = training()  # resumed by a sane method from a finite state
+    good, _ = training()  # resumed by a sane loss from a finite state
     assert all(bool(jnp.isfinite(x).all()) for x in jax.tree.leaves(good.params))
+
+
+@pytest.mark.parametrize("how", ["signal", "time"])
+def test_no_save_between_validations_is_of_a_bad_step(training, how):
+    """The step that went wrong is the second; the next validation would be after the fourth."""
+
+    def poisoned(model, batch, key, step):
+        loss, metrics = classify(model, batch, key, step)
+        return jnp.where(step == 1, jnp.nan, loss), metrics
+
+    asked = stopping(2, signal.SIGTERM) if how == "signal" else training.stream
+    seconds = 0.0 if how == "time" else 1e9
+    bad = dataclasses.replace(
+        training, loss=poisoned, stream=asked, save_seconds=seconds, log_every=1 + (how == "time")
+    )
+    with pytest.raises(NonFiniteLoss, match=r"not finite at step 1; the last good .* is none"):
+        bad()
+    assert not [p for p in (bad.path / "checkpoints").iterdir() if p.name.isdigit()]
+
+
+def test_weights_that_are_not_finite_are_not_saved(training):
+    """Loss and gradient of the only step are finite, the optimizer's update is not."""
+    with pytest.raises(NonFiniteLoss, match="weights or statistics were not finite after step 1"):
+        dataclasses.replace(training, optimizer=optax.scale(jnp.inf), evaluate_every=1)()
+    assert not [p for p in (training.path / "checkpoints").iterdir() if p.name.isdigit()]
+
+
+def test_a_validation_that_is_not_finite_ends_the_run_before_its_save(training):
+    losses = {4: 1.0, 8: float("nan")}
+    message = "validation loss was not finite after step 8; the last good checkpoint is step 4"
+    with pytest.raises(NonFiniteLoss, match=message):
+        dataclasses.replace(training, evaluate=lambda s: {"loss": losses[int(s.step)]})()
+    kept = [int(p.name) for p in (training.path / "checkpoints").iterdir() if p.name.isdigit()]
+    assert kept == [4]
+
+
+def test_best_is_what_the_method_names_and_never_nan(training):
+    """More is better here; the lowest loss and the last step are others."""
+    found = {4: (0.1, float("nan")), 8: (3.0, 0.9), 12: (2.0, 0.5)}
+
+    def evaluate(state):
+        loss, accuracy = found[int(state.step)]
+        return {"loss": loss, "accuracy": accuracy}
+
+    run = dataclasses.replace(training, evaluate=evaluate, best=("accuracy", "max"))
+    run()
+    with Checkpoints(run.path / "checkpoints") as checkpoints:
+        assert checkpoints.best_step() == 8
 
 
 def test_a_plain_line_where_there_is_no_terminal(training, capsys):
@@ -197,7 +247,7 @@ def test_config_records_where_numbers_come_from(training):
 
 
 def long(model, batch, key, step):
-    """A method whose step takes some tenths of a second."""
+    """A loss whose step takes some tenths of a second."""
     loss, metrics = classify(model, batch, key, step)
     busy = jax.lax.fori_loop(0, 40, lambda _, x: jnp.tanh(x @ x), jnp.ones((600, 600)))
     return loss + 0 * busy.sum(), metrics
@@ -229,7 +279,7 @@ def test_the_next_batch_is_sent_while_a_step_runs(training, dispatched):
             start += 1
 
     often = {"total": 6, "log_every": 6, "evaluate_every": 6}
-    dataclasses.replace(training, **often, method=long, stream=stream)()
+    dataclasses.replace(training, **often, loss=long, stream=stream)()
     assert ready == [False] * 4
 
 
@@ -250,8 +300,8 @@ def test_the_share_of_time_spent_waiting_for_batches_is_logged(tmp_path, trainin
         found = read_metrics(run.path / "metrics.jsonl")
         shares[name] = [row["input_wait"] for row in found if row["split"] == "train"][1:]
     assert len(shares["late"]) == len(shares["ready"]) == 5
-    assert all(0.3 < share <= 1 for share in shares["late"]), shares
-    assert all(0 <= share < 0.1 for share in shares["ready"]), shares
+    assert all(0 < share <= 1 for share in shares["late"]), shares
+    assert max(shares["ready"]) < min(shares["late"]), shares
 
 
 def test_a_batch_that_comes_while_the_devices_are_busy_was_not_waited_for(training):
@@ -264,20 +314,27 @@ def test_a_batch_that_comes_while_the_devices_are_busy_was_not_waited_for(traini
             yield batch_at(step)
             step += 1
 
-    dataclasses.replace(training, total=4, method=long, stream=stream)()
+    dataclasses.replace(training, total=4, loss=long, stream=stream)()
     found = read_metrics(training.path / "metrics.jsonl")
     shares = {row["step"]: row["input_wait"] for row in found if row["split"] == "train"}
     assert shares[4] == 0
 
 
-def test_the_wait_before_a_dispatch_that_compiles_is_left_out(monkeypatch):
+def test_the_wait_of_idle_devices_is_counted_but_before_a_dispatch_that_compiles(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
-    clock, state = progress.Clock({}), types.SimpleNamespace(step=jnp.int32(0))
-    for count, wait, step in [(1, 5.0, 1.0), (4, 5.0, 1.0), (4, 1.0, 3.0)]:
+    clock, idle = progress.Clock({}), types.SimpleNamespace(step=jnp.int32(0))
+    busy = types.SimpleNamespace(step=types.SimpleNamespace(is_ready=lambda: False))
+    dispatches = [
+        (1, 5.0, 1.0, idle),
+        (4, 5.0, 1.0, idle),
+        (4, 1.0, 3.0, idle),
+        (4, 4.0, 0.0, busy),
+    ]
+    for count, wait, step, state in dispatches:
         began = now[0]
         with clock.waiting(state):
             now[0] += wait
         now[0] += step
-        clock.stepped(state, count, 16, began)
-    assert clock.input_wait() == 1 / 4
+        clock.stepped(idle, count, 16, began)
+    assert clock.input_wait() == 1 / 8

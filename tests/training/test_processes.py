@@ -36,12 +36,16 @@ def started(monkeypatch):
 @pytest.mark.parametrize(
     ("given", "variables", "line"),
     [
-        (("a:1", 2, 2), {}, "--process is 2 of --processes 2: it must be 0 to 1"),
-        (("a:1", 1, 3), {}, "--process is 3 of --processes 1: it must be 0 to 0"),
-        (("a:1", 2, None), {}, "need all of --coordinator HOST:PORT, --processes N and --process"),
-        (("", 2, 0), {}, "need all of --coordinator HOST:PORT"),
-        (("here", 2, 0), {}, "--coordinator is 'here': it must be HOST:PORT"),
-        (("a:0", 2, 0), {}, "--coordinator is 'a:0': it must be HOST:PORT, the port 1 to 65535"),
+        (("a:1", 2, 2), {}, "process is 2 of 2 processes: it must be 0 to 1"),
+        (("a:1", 1, 3), {}, "process is 3 of 1 processes: it must be 0 to 0"),
+        (
+            ("a:1", 2, None),
+            {},
+            "need all three: the coordinator HOST:PORT, processes N and process",
+        ),
+        (("", 2, 0), {}, "need all three: the coordinator HOST:PORT"),
+        (("here", 2, 0), {}, "the coordinator is 'here': it must be HOST:PORT"),
+        (("a:0", 2, 0), {}, "the coordinator is 'a:0': it must be HOST:PORT, the port 1 to 65535"),
         (("a:65536", 2, 1), {}, "the port 1 to 65535"),
         (("a:1", None, 0), {"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two'"),
     ],
@@ -89,7 +93,9 @@ def test_a_port_that_is_taken_is_refused_before_jax_starts(monkeypatch):
         other.bind(("127.0.0.1", 0))
         other.listen()
         where = f"127.0.0.1:{other.getsockname()[1]}"
-        line = rf"--coordinator {where}: the port cannot be used \(Address already in use\): choose"
+        line = (
+            rf"the coordinator {where}: the port cannot be used \(Address already in use\): choose"
+        )
         with pytest.raises(InputError, match=line):
             processes.join(where, 2, 0)
     assert not started

@@ -10,12 +10,12 @@ from flax import nnx
 from jaxssl.training.state import create_state, split
 from jaxssl.training.step import make_eval_step, make_train_step
 
-from .conftest import Net, batch_at, classify, compiled, leaves, placement, same
+from .conftest import Net, batch_at, classify, compiled, leaves, method_of, placement, same
 
 
-def run(devices: int, steps: int, method=classify):
-    model, optimizer, where, step = compiled(devices, method)
-    state = where.replicate(create_state(model, optimizer))
+def run(devices: int, steps: int, loss=classify):
+    method, where, step = compiled(devices, loss)
+    state = where.replicate(create_state(method))
     losses = []
     for i in range(steps):
         state, metrics = step(state, where.put(batch_at(i)), jax.random.key(7))
@@ -28,13 +28,16 @@ def test_step_equals_nnx_written_out_by_hand():
     model = Net(nnx.Rngs(0))
     optimizer = nnx.Optimizer(model, optax.adam(1e-2), wrt=nnx.Param)
     expected = []
+
+    @nnx.jit
+    def by_hand(model, optimizer, batch, key):
+        loss, grads = nnx.value_and_grad(lambda m: classify(m, batch, key, 0)[0])(model)
+        optimizer.update(model, grads)
+        return loss
+
     for i in range(3):
         key = jax.random.fold_in(jax.random.key(7), i)
-        batch = jax.tree.map(jnp.asarray, batch_at(i))
-        loss_fn = nnx.value_and_grad(lambda m, b=batch, k=key: classify(m, b, k, 0)[0])
-        loss, grads = loss_fn(model)
-        optimizer.update(model, grads)
-        expected.append(float(loss))
+        expected.append(float(by_hand(model, optimizer, batch_at(i), key)))
     state, losses = run(1, 3)
     np.testing.assert_allclose(losses, expected, rtol=1e-6)
     for mine, theirs in zip(
@@ -61,11 +64,11 @@ def test_compiles_once():
 
 
 def test_state_is_donated():
-    model, optimizer, where, step = compiled(1, classify)
-    before = where.replicate(create_state(model, optimizer))
+    method, where, step = compiled(1, classify)
+    before = where.replicate(create_state(method))
     step(before, where.put(batch_at(0)), jax.random.key(7))
     assert jax.tree.leaves(before.params)[0].is_deleted()
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(split(model)))  # copied out
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(split(method.model)))  # copied out
 
 
 @pytest.mark.parametrize("where_bad", ["loss", "gradient"])
@@ -89,11 +92,12 @@ def test_a_bad_step_freezes_everything(where_bad):
 
 
 def test_only_the_trainable_part_moves():
-    model, optimizer, where = Net(nnx.Rngs(0)), optax.sgd(0.1), placement(1)
+    model, where = Net(nnx.Rngs(0)), placement(1)
     model.conv.kernel = nnx.Variable(model.conv.kernel[...])  # no longer a Param
-    state = where.replicate(create_state(model, optimizer))
+    method = method_of(model=model, optimizer=optax.sgd(0.1))
+    state = where.replicate(create_state(method))
     kernel = np.asarray(state.rest["conv"]["kernel"])
-    step = make_train_step(model, optimizer, classify, where)
+    step = make_train_step(method, where)
     state, _ = step(state, where.put(batch_at(0)), jax.random.key(7))
     np.testing.assert_array_equal(state.rest["conv"]["kernel"], kernel)
     assert "conv" not in state.params
@@ -103,7 +107,7 @@ def test_evaluation_uses_running_statistics_and_drops_nothing():
     state, _ = run(1, 3)
     where = placement(1)
     model = Net(nnx.Rngs(0))
-    evaluate = make_eval_step(model, lambda m, b, k: m(b["image"]), where)
+    evaluate = make_eval_step(model, lambda m, b, k, step: m(b["image"]), where)
     batch = where.put(batch_at(0))
     one = evaluate(state, batch, jax.random.key(0))
     alone = evaluate(state, where.put({"image": batch_at(0)["image"][:1]}), jax.random.key(1))
@@ -132,17 +136,49 @@ def test_an_optimizer_may_follow_the_loss():
     plateau = optax.contrib.reduce_on_plateau(factor=0.1, patience=2, accumulation_size=2)
     values = jnp.array([1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0])
 
-    def method(model, batch, key, step):
+    def given(model, batch, key, step):
         loss, metrics = classify(model, batch, key, step)
         return loss + jax.lax.stop_gradient(values[step] - loss), metrics
 
-    model, where = Net(nnx.Rngs(0)), placement(1)
-    optimizer = optax.chain(optax.sgd(0.1), plateau)
-    state = where.replicate(create_state(model, optimizer))
-    step = make_train_step(model, optimizer, method, where)
+    method, where = method_of(given, optimizer=optax.chain(optax.sgd(0.1), plateau)), placement(1)
+    state = where.replicate(create_state(method))
+    step = make_train_step(method, where)
     scales = []
     for i in range(len(values)):
         state, metrics = step(state, where.put(batch_at(i)), jax.random.key(7))
         assert float(metrics["loss"]) == values[i]
         scales.append(float(state.opt_state[1].scale))
     np.testing.assert_allclose(scales, [1, 1, 1, 1, 1, 0.1, 0.1])
+
+
+class WithTeacher(nnx.Module):
+    """A network, and a slow copy of it that the loss moves: state that no gradient sees."""
+
+    def __init__(self):
+        self.student = nnx.Linear(64, 4, rngs=nnx.Rngs(0))
+        self.teacher = nnx.Variable(self.student.kernel[...])
+
+
+def test_what_the_loss_moves_beside_the_gradient_is_kept():
+    """Against NumPy: the teacher is the mean of the students before it; validation moves none."""
+
+    def loss(model, batch, key, step):
+        model.teacher[...] = (model.teacher[...] + model.student.kernel[...]) / 2
+        out = model.student(batch["image"].reshape(-1, 64))
+        # A schedule: the step is known, in validation too.
+        return (out**2).mean() * (1 + step), {"step": step}
+
+    method, where = method_of(loss, model=WithTeacher(), optimizer=optax.sgd(0.1)), placement(8)
+    step = make_train_step(method, where)
+    evaluate = make_eval_step(method.model, method.loss, where)
+    state, key = where.replicate(create_state(method)), jax.random.key(0)
+    expected = np.asarray(state.rest["teacher"])
+    for i in range(3):
+        expected = (expected + np.asarray(state.params["student"]["kernel"])) / 2
+        state, metrics = step(state, where.put(batch_at(i)), key)
+        assert int(metrics["step"]) == i
+        np.testing.assert_allclose(state.rest["teacher"], expected, rtol=1e-6)
+    value, metrics = evaluate(state, where.put(batch_at(0)), key)
+    again, _ = evaluate(state, where.put(batch_at(0)), key)
+    assert (int(metrics["step"]), float(value)) == (3, float(again))
+    np.testing.assert_allclose(state.rest["teacher"], expected, rtol=1e-6)

@@ -1,0 +1,128 @@
+"""Which images the flags name, how they are split, and what is refused in one line."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from experiments import datasets, presets, simclr, softmax, study
+from jaxssl.errors import InputError
+
+from .conftest import small
+
+DIGITS = simclr.PRESETS["digits"]
+FOLDER = {"dataset": "folder", "image_size": 16, "background": "255"}
+
+
+def refused(**changes) -> str:
+    """The one line that images are refused with."""
+    with (
+        pytest.raises(InputError) as error,
+        study.open(dataclasses.replace(DIGITS, **changes)) as r,
+    ):
+        study.load(r)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def make_folder(top, counts, colour=200):
+    """Grey images that differ, `counts` of each class."""
+    for k, (name, count) in enumerate(counts.items()):
+        (top / name).mkdir(parents=True)
+        for i in range(count):
+            pixels = np.full((20, 20), colour, np.uint8)
+            pixels[1:10, 1:19], pixels[10:19, 1:19] = 40 * k, i
+            Image.fromarray(pixels).save(top / name / f"{i}.png")
+    return str(top)
+
+
+def test_bad_settings_are_one_clear_line(tmp_path):
+    plankton = {**FOLDER, "seen": ("a", "b"), "unseen": ("c",)}
+    folder = tmp_path / "images"
+    assert "--data-dir" in refused(**plankton)
+    assert str(folder) in refused(**plankton, data_dir=str(folder))
+    folder.mkdir()
+    (folder / "notes.txt").write_text("")
+    assert "class" in refused(**plankton, data_dir=str(folder))
+    assert "6" in refused(seen=("0", "6"), unseen=("6", "7"))
+    assert "'0'" in refused(seen=("0", "0"), unseen=("6",))
+    assert "'ten'" in refused(seen=("0", "ten"), unseen=("6",))
+    line = "--batch-size 4096 is larger than the 813 training images"
+    assert line in refused(batch_size=4096)
+    assert "image size 4 is under" in refused_method(image_size=4)
+    assert "--tpu and --gpu exclude each other" in refused(tpu=True, gpu=True)
+    assert "no TPU found" in refused(tpu=True)
+    assert "--background is 'grey': it must be auto or 0 to 255" in refused(background="grey")
+    assert "the batch size 12 cannot be split over 8 devices" in refused(batch_size=12)
+
+
+def refused_method(**changes) -> str:
+    config = dataclasses.replace(DIGITS, **changes)
+    outline = {"classes": ("a",), "shape": (4, 4, 1), "steps_per_epoch": 1, "total_steps": 9}
+    with pytest.raises(InputError) as error:
+        simclr.make_method(config, datasets.of_outline(outline, config))
+    return str(error.value)
+
+
+def test_a_class_too_small_for_the_split(tmp_path):
+    folder = make_folder(tmp_path / "images", {"a": 40, "b": 2, "c": 40})
+    error = refused(**FOLDER, data_dir=folder, batch_size=16, seen=("a", "b"), unseen=("c",))
+    assert "'b'" in error
+    assert "2 images" in error
+
+
+def test_a_folder_alone_is_all_of_its_classes_and_the_rest_are_seen(tmp_path, capsys):
+    folder = make_folder(tmp_path / "images", {"a": 20, "b": 20, "c": 20}, colour=180)
+    config = dataclasses.replace(simclr.PRESETS["folder"], data_dir=folder, image_size=16)
+    data = datasets.read(config, 0)
+    assert data.classes == ("a", "b", "c")
+    assert data.unseen == {}
+    assert "background: 180 of 255, as the images' borders" in capsys.readouterr().out
+    data = datasets.read(dataclasses.replace(config, unseen=("b",)), 0)
+    assert data.classes == ("a", "c")
+    assert data.unseen["unseen"].class_names == ("b",)
+    assert len(data.unseen["unseen"]) == 20
+
+
+def test_lookalikes_are_the_presets_own_unless_classes_are_named():
+    plankton = softmax.PRESETS["plankton"]
+    changed = dataclasses.replace
+    assert datasets.harder_unseen(plankton) == (
+        *("copepod_cyclopoid_oithona", "trichodesmium_bowtie", "chaetognath_sagitta"),
+    )
+    assert datasets.harder_unseen(changed(plankton, seen=("a", "b"))) == ()
+    assert datasets.harder_unseen(changed(plankton, lookalikes=())) == ()
+    named = changed(plankton, seen=("a", "b"), lookalikes=("c",))
+    assert datasets.harder_unseen(named) == ("c",)
+    assert datasets.harder_unseen(softmax.PRESETS["plankton-wide"]) == ()
+
+
+def test_the_wide_protocol_is_the_data_readmes():
+    wide = presets.PLANKTON_WIDE
+    assert (len(set(wide["seen"])), len(set(wide["unseen"]))) == (21, 10)
+    assert not set(wide["seen"]) & set(wide["unseen"])
+
+
+def test_a_label_fraction_keeps_its_share_of_every_class():
+    """As `softmax --label-fraction .1` loads them."""
+    whole = datasets.read(small(softmax), 0)
+    with study.open(small(softmax, label_fraction=0.1)) as run:
+        part = study.load(run)
+    counts, shares = np.bincount(whole.train.labels), np.bincount(part.train.labels)
+    np.testing.assert_array_equal(shares, np.rint(counts * 0.1))
+    assert set(part.train.ids) < set(whole.train.ids)
+    assert part.test.ids == whole.test.ids
+    assert part.steps_per_epoch == len(part.train) // 32
+
+
+def test_a_run_is_opened_again_without_its_images():
+    config = small(simclr)
+    with study.open(config) as run:
+        data = study.load(run)
+    again = datasets.of_outline(data.outline(), config)
+    for name in ("classes", "shape", "steps_per_epoch", "total_steps"):
+        assert getattr(again, name) == getattr(data, name)
+    assert again.recipe.keywords == data.recipe.keywords
