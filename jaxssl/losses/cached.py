@@ -1,4 +1,4 @@
-"""Gradients of a large batch on a small device: encoded in chunks, the loss over all (GradCache)."""
+"""Gradients of a large batch on a small device: encode in chunks, loss over all (GradCache)."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar

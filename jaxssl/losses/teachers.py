@@ -203,11 +203,11 @@ def _dino(
 ) -> jax.Array:
     dtype = dtype_of(precision)
     student, teacher = (_only(x, where).astype(dtype) for x in (student, teacher))
-    teacher = (teacher - centre.astype(dtype)) / jnp.asarray(teacher_temperature, dtype)
+    teacher = (teacher - centre.astype(dtype)[None, None, :]) / jnp.asarray(teacher_temperature, dtype)
     target = lax.stop_gradient(jax.nn.softmax(teacher, axis=-1))
     log_p = jax.nn.log_softmax(student / jnp.asarray(student_temperature, dtype), axis=-1)
     # Summed over all pairs, less those of a view with itself.
-    every = jnp.sum(jnp.sum(target, axis=0) * jnp.sum(log_p, axis=0), axis=-1)
+    every = jnp.sum(jnp.sum(target, axis=0) * jnp.sum(log_p, axis=0), axis=1)
     same = jnp.sum(target * log_p[: len(target)], axis=(0, 2))
     losses = (same - every) / (len(target) * (len(log_p) - 1))
     loss = reduce_rows(losses, where, weights, reduction, axis_name)
