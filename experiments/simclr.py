@@ -77,7 +77,7 @@ def make_method(config: SimCLR, data: Data) -> training.Method:
         loss = losses.nt_xent(z_a, z_b, temperature=config.temperature)
         return loss, training.pair_health(z_a, z_b)
 
-    optimizer = study.make_optimizer(config, data)
+    optimizer = study.make_optimizer(config, data, model)
     return training.Method(config.title, model, loss, optimizer, distance="angular", start=start)
 
 

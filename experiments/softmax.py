@@ -55,6 +55,7 @@ def make_method(config: Softmax, data: Data) -> training.Method:
     """Make the method: cross-entropy of a linear layer on h, of one random view of each image."""
     encoder, start, rngs = study.make_encoder(config)
     head = models.Classifier(encoder.features, len(data.classes), rngs=rngs)
+    model = models.Embedder(encoder, head)
 
     def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
         _, logits = model(augment.view(key, batch["image"], data.recipe))
@@ -66,9 +67,9 @@ def make_method(config: Softmax, data: Data) -> training.Method:
 
     return training.Method(
         config.title,
-        models.Embedder(encoder, head),
+        model,
         loss,
-        study.make_optimizer(config, data),
+        study.make_optimizer(config, data, model),
         best=("accuracy", "max"),
         validate=validate,
         logits=lambda model, images: model(images)[1],

@@ -24,7 +24,6 @@ from jaxssl.analysis.health import health
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
-    from experiments.config import EncoderConfig
     from experiments.datasets import Data
     from experiments.finished import Finished
     from jaxssl.data import ImageSet
@@ -65,12 +64,14 @@ class Trained:
       folder: The open run folder.
       states: "last" and "best" (by `method.best` on validation), which may be one.
       facts: What `fit` measured, with the steps of both.
+      untrained: The network with random weights; None: as the method began.
     """
 
     method: training.Method
     folder: training.RunFolder
     states: Mapping[str, training.TrainState]
     facts: Mapping[str, Any]
+    untrained: training.TrainState | None = None
 
 
 @contextlib.contextmanager
@@ -84,18 +85,23 @@ def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
       start: The finished run that this one starts from.
     """
     start_devices(settings)
+    import jax
+
     from jaxssl.training import devices
 
     source = start.images if start else settings
-    length = f"{settings.epochs} epochs" if settings.steps is None else f"{settings.steps} steps"
+    length = "not trained"
+    if isinstance(settings, config.Training):
+        many = f"{settings.epochs} epochs" if settings.steps is None else f"{settings.steps} steps"
+        length = f"{many} in batches of {settings.batch_size}"
     color = f"{source.image_size} px {source.color}"
     network = f"{settings.encoder}, " if hasattr(settings, "encoder") else ""
     print(
-        f"{settings.title} on {source.dataset}: {network}{length} in batches of "
-        f"{settings.batch_size} at {color}, on {devices.summary()}",
+        f"{settings.title} on {source.dataset}: {network}{length} at {color}, on "
+        f"{devices.summary()}",
         flush=True,
     )
-    placement = training.data_placement(settings.batch_size)
+    placement = training.data_placement(getattr(settings, "batch_size", jax.device_count()))
     with contextlib.ExitStack() as closing:
         yield Run(settings, placement, start, closing)
 
@@ -113,6 +119,8 @@ def load(run: Run, *, labels: bool = False) -> Data:
         data = datasets.only_labelled(data, settings.title)
     fraction = getattr(settings, "label_fraction", 1.0)
     data = datasets.with_label_fraction(data, fraction, seed=settings.seed)
+    if not isinstance(settings, config.Training):
+        return data
     per_epoch = len(data.train) // settings.batch_size
     if not per_epoch:
         raise InputError(
@@ -124,7 +132,7 @@ def load(run: Run, *, labels: bool = False) -> Data:
     )
 
 
-def make_encoder(settings: EncoderConfig) -> tuple[Any, str, models.Rngs]:
+def make_encoder(settings: Any) -> tuple[Any, str, models.Rngs]:
     """Make the encoder f that the flags name.
 
     Returns:
@@ -137,17 +145,22 @@ def make_encoder(settings: EncoderConfig) -> tuple[Any, str, models.Rngs]:
         channels=settings.channels,
         negative_slope=0.01 if settings.leaky_relu else 0.0,
         width=settings.width,
+        layer=settings.layer or None,
         dtype=dtype(settings),
         rngs=rngs,
     )
-    start, frozen = "random weights; no --pretrained file given", settings.frozen_trunk
+    start, frozen = "random weights; no --pretrained file given", settings.frozen_until
     if settings.pretrained:
-        loaded = models.load_pretrained(encoder, settings.pretrained)
-        start = f"{loaded}; trunk {'frozen' if frozen else 'trained further'}"
-    elif frozen:
-        start += ", and its trunk is frozen"
-    if frozen:
-        models.freeze(getattr(encoder, "trunk", encoder))
+        start = str(models.load_pretrained(encoder, settings.pretrained))
+    if frozen == "trunk":
+        models.freeze(
+            getattr(encoder, "trunk", encoder), adapt_statistics=settings.adapt_statistics
+        )
+        start += "; its trunk is frozen"
+    elif frozen != "none":
+        until = int(frozen) if frozen.lstrip("-").isdecimal() else frozen
+        models.freeze(encoder, until=until, adapt_statistics=settings.adapt_statistics)
+        start += f"; its blocks up to {frozen} are frozen"
     return encoder, start, rngs
 
 
@@ -158,10 +171,19 @@ def dtype(settings: Any) -> Any:
     return jnp.bfloat16 if settings.bfloat16 else jnp.float32
 
 
-def make_optimizer(settings: config.Optimization, data: Data) -> Any:
-    """Make the optimizer that the flags name, over the length of the training."""
+def make_optimizer(settings: config.Optimization, data: Data, model: Any) -> Any:
+    """Make the optimizer that the flags name, over the length of the training.
+
+    Args:
+      settings: The flags.
+      data: Says how long the training is.
+      model: Has an `encoder`, whose blocks --layer-decay tells apart.
+    """
+    import jax
+    import optax
+
     cosine = settings.schedule == "cosine"
-    return training.make_optimizer(
+    optimizer = training.make_optimizer(
         settings.optimizer,
         learning_rate=settings.learning_rate,
         total_steps=data.total_steps,
@@ -169,6 +191,13 @@ def make_optimizer(settings: config.Optimization, data: Data) -> Any:
         warmup_steps=round(settings.warmup * data.total_steps) if cosine else 0,
         weight_decay=settings.weight_decay,
     )
+    if settings.layer_decay == 1:
+        return optimizer
+    scales = models.learning_rate_scales(model, model.encoder, settings.layer_decay)
+    scaled = optax.stateless(
+        lambda updates, _: jax.tree.map(lambda update, scale: update * scale, updates, scales)
+    )
+    return optax.chain(optimizer, scaled)
 
 
 def train(
@@ -240,6 +269,33 @@ def train(
     return Trained(method, folder, {"last": last, "best": best}, facts)
 
 
+def not_trained(
+    run: Run,
+    data: Data,
+    method: training.Method,
+    make_method: Callable[[Any, Data], training.Method],
+) -> Trained:
+    """Open the run folder for a network that is judged as it is.
+
+    Args:
+      run: From `open`.
+      data: From `load`.
+      method: The network.
+      make_method: Makes it; with random weights it is the untrained baseline.
+    """
+    print(f"encoder: {method.start}", flush=True)
+    folder = run.closing.enter_context(_run_folder(run, data, method))
+    state = run.placement.replicate(training.create_state(method))
+    random = make_method(run.config.for_structure(), data)
+    return Trained(
+        method,
+        folder,
+        {"last": state, "best": state},
+        {"seconds": 0.0, "best_step": 0, "last_step": 0},
+        run.placement.replicate(training.create_state(random)),
+    )
+
+
 @dataclasses.dataclass(frozen=True)
 class Embedded:
     """What is reported.
@@ -270,7 +326,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     judge, other = settings.judge, "last" if settings.judge == "best" else "best"
     wanted = {
         "h": (trained.states[judge], {"train": data.train, "val": data.val, **judged}),
-        "untrained": (placement.replicate(training.create_state(method)), judged),
+        "untrained": (trained.untrained or trained.states[judge], judged),
     }
     if trained.states["last"] is not trained.states["best"]:
         wanted[other] = (trained.states[other], judged)
@@ -282,6 +338,8 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     }
     begin = time.monotonic()
     print("embedding ...", flush=True)
+    if trained.untrained is None:
+        wanted["untrained"] = (placement.replicate(training.create_state(method)), judged)
     encode = embedding.compile_output(method.model, method.encode, placement)
     vectors = {
         name: {part: embedding.embed_set(encode, state, x, placement) for part, x in sets.items()}
@@ -304,6 +362,9 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     tables["raw_pixels"] = {
         part: table_of(x, part, images_room.raw_pixels(x), pixels) for part, x in judged.items()
     }
+    from experiments import frozen  # a study itself, which is made of these verbs
+
+    tables |= frozen.baseline(run, judged, about)
     names, labels = data.test.class_names, data.test.labels
     found = None if logits is None else analysis.classification(logits, labels, names)
     facts = analysis.Facts(

@@ -49,7 +49,7 @@ def make_method(config: SupCon, data: Data) -> training.Method:
         config.title,
         model,
         loss,
-        study.make_optimizer(config, data),
+        study.make_optimizer(config, data, model),
         distance="angular",
         sampling={"balanced": config.balanced},
         start=start,

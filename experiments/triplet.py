@@ -46,6 +46,7 @@ PRESETS = presets.of(Triplet)
 def make_method(config: Triplet, data: Data) -> training.Method:
     """Make the method: triplets mined in the step, of one random view of each image."""
     encoder, start, _ = study.make_encoder(config)
+    model = models.Embedder(encoder)  # the embedding is h itself
 
     def triplets(model: Any, images: Any, labels: Any, **policy: Any) -> Any:
         unit = training.unit_rows(model(images)[0])
@@ -69,9 +70,9 @@ def make_method(config: Triplet, data: Data) -> training.Method:
 
     return training.Method(
         config.title,
-        models.Embedder(encoder),  # the embedding is h itself
+        model,
         loss,
-        study.make_optimizer(config, data),
+        study.make_optimizer(config, data, model),
         # The hardest triplets' loss is lowest, the margin, where all points are one.
         best=("knn_accuracy", "max"),
         validate=hardest,

@@ -214,9 +214,10 @@ def _baselines(trained: Sequence[Method]) -> list[Method]:
         which = ", ".join(str(part) for part in key if part) if len(encoders) > 1 else ""
         title = embedding_title("untrained") + (f" ({which})" if which else "")
         found.append(replace(method, name=title, embedding="untrained"))
-    raw = replace(trained[0], name=embedding_title("raw_pixels"), embedding="raw_pixels")
+    for baseline in ("imagenet", "raw_pixels"):
+        found.append(replace(trained[0], name=embedding_title(baseline), embedding=baseline))
     few_labels = any(label_rows(method) for method in trained)
-    return [m for m in (*found, raw) if (label_rows(m) if few_labels else _is_judged(m))]
+    return [m for m in found if (label_rows(m) if few_labels else _is_judged(m))]
 
 
 def _is_judged(method: Method) -> bool:

@@ -10,6 +10,7 @@ EMBEDDINGS = {
     "best": "its best step",
     "untrained": "untrained network",
     "raw_pixels": "raw pixels",
+    "imagenet": "ImageNet, frozen",
 }
 
 
@@ -17,8 +18,8 @@ def embedding_title(name: str) -> str:
     """Return an embedding's name as a title.
 
     Example:
-        >>> embedding_title("raw_pixels"), embedding_title("imagenet")
-        ('raw pixels', 'imagenet')
+        >>> embedding_title("raw_pixels"), embedding_title("other")
+        ('raw pixels', 'other')
     """
     return EMBEDDINGS.get(name, name)
 

@@ -14,7 +14,7 @@ from jaxssl.errors import InputError
 
 # Set ("train", "val", "test", "unseen", "unseen-NAME") -> table.
 Sets = Mapping[str, Embeddings]
-# Embedding ("h", "last", "best", "untrained", "raw_pixels") -> set -> table.
+# Embedding ("h", "last", "best", "untrained", "raw_pixels", "imagenet") -> set -> table.
 Tables = Mapping[str, Sets]
 
 # The folder of each embedding below embeddings/: h of the checkpoint that is judged, h of the other
@@ -25,6 +25,7 @@ FOLDERS = {
     "best": "best",
     "untrained": "untrained",
     "raw_pixels": "raw_pixels",
+    "imagenet": "imagenet",
 }
 _SETS = ("train", "val", "test", "unseen")
 

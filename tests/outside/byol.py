@@ -61,6 +61,7 @@ class Networks(nnx.Module):
 def make_method(config: BYOL, data: Data) -> training.Method:
     """The squared distance of prediction and teacher's projection, both of length 1."""
     encoder, start, rngs = study.make_encoder(config)
+    networks = Networks(encoder, config.features, rngs)
 
     def loss(model: Networks, batch: training.Batch, key: jax.Array, step: jax.Array) -> Any:
         share = jnp.minimum(step / data.total_steps, 1.0)
@@ -79,9 +80,9 @@ def make_method(config: BYOL, data: Data) -> training.Method:
 
     return training.Method(
         config.title,
-        Networks(encoder, config.features, rngs),
+        networks,
         loss,
-        study.make_optimizer(config, data),
+        study.make_optimizer(config, data, networks.online),
         distance="angular",
         # The loss is lowest, 0, where all images are one point.
         best=("knn_accuracy", "max"),
