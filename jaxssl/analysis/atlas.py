@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from jaxssl.analysis.distances import Metric
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.exemplars import nearest_neighbours
+from jaxssl.analysis.names import NO_LABEL
 
 SHEET = 2016  # pixels a side: small enough for every browser's canvas, and 42 tiles of 48
 NEIGHBOURS = 8
@@ -98,7 +99,8 @@ def map_data(
     """
     shown = {name: drawn(table) for name, table in tables.items()}
     xy = np.concatenate([coordinates(table) for table in shown.values()])
-    index = {name: i for i, name in enumerate(classes)}
+    # Without a label: one class more, the last.
+    index = {name: i for i, name in enumerate(classes)} | {"": len(classes)}
     vectors = np.concatenate([table.vectors for table in shown.values()])
     near, _ = nearest_neighbours(
         vectors, vectors, count=min(NEIGHBOURS, len(xy) - 1), metric=metric, exclude_self=True
@@ -109,7 +111,8 @@ def map_data(
     names = [name for table in shown.values() for name in table.class_names]
     thumbnails = [data for table in shown.values() for data in table.thumbnails]
     return {
-        "classes": list(classes),
+        "classes": [*classes, NO_LABEL] if "" in names else list(classes),
+        "unlabelled": len(classes),
         "sets": list(shown),
         "ids": [name for table in shown.values() for name in table.ids],
         "x": _packed(x, "<u2"),

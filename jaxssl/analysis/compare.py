@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxssl.analysis.atlas import coordinates, drawn
 from jaxssl.analysis.methods import Judged, Method, differing, label_rows, protocol, read_methods
-from jaxssl.analysis.names import listed, set_title
+from jaxssl.analysis.names import labels_title, listed, set_title
 from jaxssl.analysis.page import FigureFiles, render
 from jaxssl.analysis.scores import judged_table, markdown_table, seen_table
 from jaxssl.analysis.sections import labels, overview
@@ -35,7 +35,7 @@ def write_comparison(
 
     Returns:
         The page's path, and the verdict on each unseen set as the page says it; without unseen
-        classes, that on the test images of the seen ones.
+        classes, those on the test images of the seen ones.
 
     Raises:
         InputError: As `read_methods`.
@@ -48,13 +48,13 @@ def write_comparison(
     files = FigureFiles(folder)
     first = trained[0].runs[0]
     rows = [row for method in methods for row in label_rows(method)]
-    unseen = list(dict.fromkeys(row.set for row in rows))
-    tables = {name: judged_table(name, rows, methods) for name in unseen}
-    write_json(folder / "table.json", {"unseen": tables, "seen": (seen := seen_table(methods))})
-    every = {set_title(name): table for name, table in tables.items()} | {"seen classes": seen}
+    sets = list(dict.fromkeys(row.set for row in rows))  # the unseen ones, or "test"
+    tables = {name: judged_table(name, rows, methods) for name in sets}
+    write_json(folder / "table.json", {"few labels": tables, "seen": (seen := seen_table(methods))})
+    every = {labels_title(name): table for name, table in tables.items()} | {"seen classes": seen}
     write_text(folder / "table.md", "\n".join(map(markdown_table, every, every.values())))
-    verdicts = [verdict(name, rows, [m.name for m in trained], baselines) for name in unseen]
-    verdicts += [] if unseen else [seen_verdict(seen)]
+    verdicts = [verdict(name, rows, [m.name for m in trained], baselines) for name in sets]
+    verdicts += [seen_verdict(seen)] if sets in ([], ["test"]) else []
     about = protocol(first.run)
     page = render(
         "compare.html.j2",
@@ -63,9 +63,9 @@ def write_comparison(
         protocol={n.replace("_", " "): words(value) or "none" for n, value in about.items()},
         verdicts=verdicts,
         curves=labels.curves(rows, first.results.sets, files),
-        tables={set_title(name): table for name, table in tables.items()},
+        tables={labels_title(name): table for name, table in tables.items()},
         seen=seen,
-        maps=_maps(trained, ["test", *unseen], files),
+        maps=_maps(trained, list(dict.fromkeys(["test", *sets])), files),
         trained=[method.name for method in trained],
         settings=_settings(trained),
         run_count=sum(len(method.runs) for method in trained),

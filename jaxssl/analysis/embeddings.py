@@ -36,8 +36,8 @@ class Embeddings:
         vectors: float32 `[n, d]`, finite.
         ids: n names, unique within the data set, e.g. `"copepod/271.jpg"`.
         paths: n file paths, `""` where there is no file.
-        class_names: n class names, one a ROW (`class_list` has one a class).
-        class_index: int32 `[n]`, 0 or more; one index is one name.
+        class_names: n class names, one a ROW (`class_list` has one a class); `""` for no label.
+        class_index: int32 `[n]`, 0 or more, one index is one name; -1 for no label.
         split: n names of splits, e.g. `"test"`.
         thumbnails: n images as PNG bytes, `b""` where there is none; `[]` for none at all.
         extra: Further columns by name, each `[n]`.
@@ -45,7 +45,8 @@ class Embeddings:
 
     Raises:
         InputError: Lengths that differ, vectors that are ragged or not finite, an index with two
-            names, a name with two indices, an extra column with the name of a fixed one.
+            names, a name with two indices, a class without a name, an extra column with the name of
+            a fixed one.
 
     Example:
         >>> table = Embeddings(
@@ -113,8 +114,11 @@ class Embeddings:
         name_of: dict[int, str] = {}
         index_of: dict[str, int] = {}
         for index, name in zip(self.class_index.tolist(), self.class_names, strict=True):
-            if index < 0:
-                raise InputError(f"class {name!r} has class_index {index}: 0 is the smallest")
+            if index < -1 or (index == -1) != (name == ""):
+                raise InputError(
+                    f"class {name!r} has class_index {index}: 0 is the smallest, and an image "
+                    "without a label has -1 and no name"
+                )
             if name_of.setdefault(index, name) != name:
                 raise InputError(
                     f"class_index {index} is {name_of[index]!r} and {name!r}: one index, one class"
@@ -131,13 +135,20 @@ class Embeddings:
     @property
     def class_list(self) -> tuple[str, ...]:
         """Names of the k classes that have a row, ordered by class_index."""
-        _, first = np.unique(self.class_index, return_index=True)
-        return tuple(self.class_names[row] for row in first)
+        indices, first = np.unique(self.class_index, return_index=True)
+        return tuple(self.class_names[row] for row in first[indices >= 0])
 
     @property
     def labels(self) -> np.ndarray:
-        """int32 `[n]` into `class_list`: class_index without its holes."""
-        return np.unique(self.class_index, return_inverse=True)[1].astype(np.int32)
+        """int32 `[n]` into `class_list`: class_index without its holes; -1 for no label."""
+        indices, found = np.unique(self.class_index, return_inverse=True)
+        return (found - int(np.sum(indices < 0))).astype(np.int32)
+
+    @property
+    def labelled(self) -> Embeddings:
+        """The rows that have a label; the table itself where all have one."""
+        known = self.class_index >= 0
+        return self if known.all() else self.select(known)
 
     @property
     def distance(self) -> Metric:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from jaxssl.analysis.names import listed
 from jaxssl.analysis.results import LabelRow, Results
+
+WITHOUT_LABELS = "no image has a label, so nothing says how well classes are told apart"
 
 
 def headline_labels(rows: Sequence[LabelRow], asked: Collection[int] = ()) -> list[int]:
@@ -42,7 +44,7 @@ def accuracies(results: Results) -> dict[str, float]:
 
 
 def without_curve(results: Results) -> dict[str, str]:
-    """Say of each unseen set that has no label-efficiency curve why it has none.
+    """Say of each set that should have a label-efficiency curve and has none why.
 
     Example:
         >>> from jaxssl.analysis.results import Embedded, ImageCounts
@@ -50,38 +52,69 @@ def without_curve(results: Results) -> dict[str, str]:
         >>> without_curve(Results(Embedded("h", "angular", 8), sets))
         {'unseen': 'it has one class (salp), and few labels need two classes or more to tell apart'}
     """
-    found = {}
     have = {row.set for row in results.label_efficiency}
-    for name, counts in results.sets.items():
-        if not name.startswith("unseen") or name in have:
-            continue
-        alone = [label for label, images in counts.classes.items() if images < 2]
-        if len(counts.classes) < 2:
-            one = f"one class ({next(iter(counts.classes))})" if counts.classes else "no class"
+    unseen = [n for n, counts in results.sets.items() if n.startswith("unseen") and counts.images]
+    wanted = unseen or [name for name in ("test",) if name in results.sets]
+    found = {}
+    for name in [name for name in wanted if name not in have]:
+        classes = results.sets[name].classes
+        if not classes:
+            found[name] = "no image of it has a label"
+        elif len(classes) == 1:
+            one = f"one class ({next(iter(classes))})"
             found[name] = f"it has {one}, and few labels need two classes or more to tell apart"
-        elif alone:
-            some = listed(alone[:3]) + (f" and {len(alone) - 3} more" if len(alone) > 3 else "")
-            found[name] = f"a class needs two images or more, and has one: {some}"
+        elif len(compared_classes(results, name)) < 2:
+            found[name] = f"two classes need two images or more; {_alone(classes)}"
         else:
             found[name] = "it was not analysed"
     return found
 
 
+def compared_classes(results: Results, name: str) -> list[str]:
+    """List the classes of a set that a label-efficiency curve can have: of two images or more."""
+    return [label for label, images in results.sets[name].classes.items() if images > 1]
+
+
+def _alone(classes: Mapping[str, int]) -> str:
+    alone = [label for label, images in classes.items() if images < 2]
+    more = f" and {len(alone) - 3} more" if len(alone) > 3 else ""
+    one = f"{listed(alone[:3])}{more}" if more else listed(alone)
+    return f"{one} {'has' if len(alone) == 1 else 'have'} one"
+
+
 def not_measured(results: Results) -> dict[str, str]:
-    """Say of each set with curves which numbers of labels were asked for and not measured."""
+    """Say of each set with curves which numbers of labels, and which classes, were left out."""
     found = {}
     for name in dict.fromkeys(row.set for row in results.label_efficiency):
         rows = [row for row in results.label_efficiency if row.set == name]
         left = set(results.label_sizes) - {row.labels for row in rows}
-        pool, classes = max(row.labels for row in rows), len(results.sets[name].classes)
+        counts, classes = results.sets[name].classes, len(compared_classes(results, name))
+        pool = max(row.labels for row in rows)
         few = sorted(n for n in left if n < classes)
         many = sorted(n for n in left if n >= classes)
-        reasons = [f"{listed([f'{n:,}' for n in few])}: fewer than its {classes} classes"] * bool(
-            few
-        ) + [f"{listed([f'{n:,}' for n in many])}: there are {pool:,} to label"] * bool(many)
+        reasons = []
+        if few:
+            numbers = listed([f"{n:,}" for n in few])
+            reasons.append(f"not measured with {numbers}: fewer than its {classes} classes")
+        if many:
+            numbers = listed([f"{n:,}" for n in many])
+            before = "" if few else "not measured with "
+            reasons.append(f"{before}{numbers}: there are {pool:,} to label")
+        if classes < len(counts):
+            reasons.append(f"without classes of one image: {_alone(counts)}")
         if reasons:
-            found[name] = "not measured with " + "; ".join(reasons)
+            found[name] = "; ".join(reasons)
     return found
+
+
+def of_classes(name: str) -> str:
+    """Say whose images a label-efficiency curve is measured on.
+
+    Example:
+        >>> of_classes("unseen-lookalikes"), of_classes("test")
+        ('unseen-lookalikes classes', 'held-out test images of the seen classes')
+    """
+    return "held-out test images of the seen classes" if name == "test" else f"{name} classes"
 
 
 def headline(results: Results) -> str:
@@ -91,17 +124,21 @@ def headline(results: Results) -> str:
         results: Of the run.
 
     Returns:
-        Lines: accuracies on the seen classes, then a table for each unseen set, or why there is
-        none.
+        Lines: accuracies on the seen classes, then a table for each unseen set (of the held-out
+        test images where there is none), or why there is none; of a run without labels what it has
+        instead.
     """
     lines = []
+    if not any(counts.classes for counts in results.sets.values()):
+        groups = len(results.clusters.clusters) if results.clusters else 0
+        lines.append(f"{WITHOUT_LABELS}: the report has {groups} clusters and the outliers")
     for name, share in accuracies(results).items():
         lines.append(f"{name}: {share:.1%} of the seen classes' test images")
     rows = [row for row in results.label_efficiency if row.classifier == "svc"]
     for name in dict.fromkeys(row.set for row in rows):
         here = [row for row in rows if row.set == name]
         labels = headline_labels(here, results.label_sizes)
-        lines.append(f"\nbalanced accuracy on {name} classes (SVC, mean of draws)")
+        lines.append(f"\nbalanced accuracy on {of_classes(name)} (SVC, mean of draws)")
         lines.append(f"  {'labels':14}" + "".join(f"{n:>8}" for n in labels))
         for embedding in dict.fromkeys(row.embedding for row in here):
             means = {row.labels: row.mean for row in here if row.embedding == embedding}

@@ -15,7 +15,7 @@
   let hover = -1, pinned = -1, waiting = false;
 
   const visible = (i) => !hidden.classes.has(label[i]) && !hidden.sets.has(set[i]);
-  const color = (c) => data.palette[c % 10];
+  const color = (c) => (c === data.unlabelled ? "#80868f" : data.palette[c % 10]);
   const near = (i) => neighbours.subarray(i * data.near, (i + 1) * data.near);
   const element = (tag, text, name) => {
     const made = document.createElement(tag);
@@ -32,7 +32,7 @@
 
   // Five shapes in the order of figures.MARKERS: circle, square, triangle, diamond, plus.
   const shape = (to, c, px, py, r) => {
-    const kind = Math.floor(c / 10) % 5;
+    const kind = c === data.unlabelled ? 0 : Math.floor(c / 10) % 5;
     to.beginPath();
     if (kind === 0) to.arc(px, py, r, 0, 7);
     else if (kind === 1) to.rect(px - r, py - r, 2 * r, 2 * r);

@@ -6,17 +6,19 @@ import hashlib
 import inspect
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jaxssl.analysis import probes, sampling
+from jaxssl.analysis.clusters import find_clusters
 from jaxssl.analysis.distances import Metric, class_means, distance_sums, separation
 from jaxssl.analysis.embeddings import Embeddings
-from jaxssl.analysis.exemplars import exemplars
+from jaxssl.analysis.exemplars import exemplars, nearest_neighbours
 from jaxssl.analysis.health import spread
+from jaxssl.analysis.outliers import find_outliers
 from jaxssl.analysis.results import (
     ClassExemplars,
     Distances,
@@ -31,10 +33,11 @@ from jaxssl.analysis.results import (
     Separation,
 )
 from jaxssl.analysis.retrieval import clustering_nmi, mean_silhouette, retrieval
-from jaxssl.analysis.tables import Sets, Tables, judged
+from jaxssl.analysis.tables import Sets, Tables, Together, judged, together, with_curves
 from jaxssl.files import plain, read_list, write_json
 
 METRICS: tuple[Metric, ...] = ("euclidean", "angular")
+NEAREST = 10
 
 
 def analyse(
@@ -49,8 +52,9 @@ def analyse(
 ) -> Results:
     """Compute everything that the report shows.
 
-    Distances, exemplars, spread and `knn_accuracy` are of the trained embedding h; the others have
-    a value for each embedding. "train" and "val" are not judged.
+    Clusters and outliers are of all images of the trained embedding h; distances, exemplars, spread
+    and `knn_accuracy` of its judged sets; the others have a value for each embedding. "train" and
+    "val" are not judged. What needs classes is of the labelled rows alone.
 
     Args:
         tables: Embedding -> set -> table; "h" is demanded.
@@ -79,18 +83,25 @@ def analyse(
     embedding = Embedded(layer, first.distance, first.vectors.shape[1])
     progress("exemplars")
     odd = {name: _exemplars(table) for name, table in of_h.items()}
+    progress("clusters and outliers")
+    every = together(h)
+    near = _neighbours(every)
+    clusters = find_clusters(every, seed=seed)
     progress("distances, retrieval and clustering")
     knn = _knn_accuracy(h)
     geometry = _geometry(tables, seed)
+    spread_of = {n: t for n, t in h.items() if n not in ("train", "val") and len(t)} or h
     return Results(
         embedding=embedding,
         sets={name: ImageCounts(len(t), _counts(t)) for name, t in h.items()},
-        spread={name: spread(table.vectors) for name, table in of_h.items()},
+        spread={name: spread(table.vectors) for name, table in spread_of.items()},
+        clusters=clusters,
+        outliers=find_outliers(every, *near) if near else (),
         exemplars=odd,
         knn_accuracy=knn,
         label_efficiency=tuple(
             LabelRow(set=name, embedding=kind, **point)
-            for name, kind, table in _with_curves(tables, progress)
+            for name, kind, table in _told(with_curves(tables), progress)
             for point in _curve(table, draws, sizes, seed, cache)
         ),
         label_sizes=tuple(sorted(set(sizes or ()))),
@@ -103,15 +114,28 @@ def analyse(
 
 
 def _knn_accuracy(h: Sets) -> float | None:
-    if "train" not in h or "test" not in h or h["train"].class_list != h["test"].class_list:
+    if "train" not in h or "test" not in h:
         return None
-    return probes.knn_accuracy(
-        h["train"].vectors, h["train"].labels, h["test"].vectors, h["test"].labels
+    bank, queries = h["train"].labelled, h["test"].labelled
+    label = {name: i for i, name in enumerate(bank.class_list)}
+    if not len(queries) or not {*queries.class_list} <= {*label}:
+        return None
+    wanted = np.array([label[name] for name in queries.class_names])
+    return probes.knn_accuracy(bank.vectors, bank.labels, queries.vectors, wanted)
+
+
+def _neighbours(images: Together) -> tuple[np.ndarray, np.ndarray] | None:
+    """Find the nearest others of every image; None where there are none."""
+    if len(images) < 2:
+        return None
+    return nearest_neighbours(
+        images.vectors, images.vectors, count=NEAREST, metric=images.distance, exclude_self=True
     )
 
 
 def _counts(table: Embeddings) -> dict[str, int]:
-    counts = np.bincount(table.labels, minlength=len(table.class_list))
+    labels = table.labels
+    counts = np.bincount(labels[labels >= 0], minlength=len(table.class_list))
     return dict(zip(table.class_list, counts.tolist(), strict=True))
 
 
@@ -169,19 +193,13 @@ def _matrix(values: np.ndarray) -> Matrix:
     return tuple(tuple(map(_number, row)) for row in values)
 
 
-def _with_curves(
-    tables: Tables, progress: Callable[[str], None]
+def _told(
+    found: Iterable[tuple[str, str, Embeddings]], progress: Callable[[str], None]
 ) -> Iterator[tuple[str, str, Embeddings]]:
     """Yield what has a label-efficiency curve, each told to `progress` as it comes."""
-
-    def several(table: Embeddings) -> bool:
-        # A draw needs an image to learn from and one to be tested on.
-        return len(table.class_list) > 1 and min(_counts(table).values()) > 1
-
-    for name, embedding, table in judged(tables):
-        if name.startswith("unseen") and several(table):
-            progress(f"label efficiency of {embedding} on {name}")
-            yield name, embedding, table
+    for name, embedding, table in found:
+        progress(f"label efficiency of {embedding} on {name}")
+        yield name, embedding, table
 
 
 def _curve(

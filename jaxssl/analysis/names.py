@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+NO_LABEL = "no label"
 EMBEDDINGS = {
     "h": "this embedding",
     "last": "its last step",
@@ -32,6 +33,16 @@ def set_title(name: str) -> str:
         ('unseen: lookalikes', 'test')
     """
     return name.replace("unseen-", "unseen: ", 1)
+
+
+def labels_title(name: str) -> str:
+    """Return the title of a set whose few labels are counted.
+
+    Example:
+        >>> labels_title("unseen"), labels_title("test")
+        ('unseen', 'test: held-out images of the seen classes')
+    """
+    return "test: held-out images of the seen classes" if name == "test" else set_title(name)
 
 
 def listed(names: Sequence[str]) -> str:

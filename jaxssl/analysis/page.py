@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -24,7 +24,8 @@ from matplotlib.figure import Figure
 from numpy.typing import ArrayLike
 
 from jaxssl.analysis.drawing import PALETTE, cell_text, save_png, to_svg
-from jaxssl.files import write_json
+from jaxssl.analysis.spreadsheets import csv_text
+from jaxssl.files import write_json, write_text
 
 _HERE = Path(__file__).parent
 _SHADES = 32
@@ -61,6 +62,21 @@ class FigureFiles:
             figure["wide"] = to_svg(wide, f"w{self._count}")
             figure["narrow"] = to_svg(narrow, f"n{self._count}")
         return figure
+
+    def table(
+        self, name: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+    ) -> dict[str, str]:
+        """Write `name.csv`, and return what the macro `csv` shows: the page holds the file too.
+
+        Args:
+            name: File name without ending.
+            columns: Names of the columns.
+            rows: Cells.
+        """
+        text = csv_text(columns, rows)
+        write_text(self._folder / f"{name}.csv", text)
+        body = base64.b64encode(b"\xef\xbb\xbf" + text.encode()).decode()
+        return {"name": f"{name}.csv", "data": f"data:text/csv;base64,{body}"}
 
 
 def seriation(matrix: ArrayLike) -> list[int]:

@@ -11,10 +11,12 @@ from jaxssl.analysis.results import Results
 from jaxssl.analysis.run import read_about
 from jaxssl.analysis.sections import (
     classifier,
+    clusters,
     distances,
     exemplars,
     labels,
     maps,
+    outliers,
     overview,
     retrieval,
     settings,
@@ -34,6 +36,8 @@ SECTIONS = [
     Section("training", "Training", training.make, "Training"),
     Section("views", "What training sees", views.make, "Views"),
     Section("map", "Map of the embedding", maps.make, "Map"),
+    Section("clusters", "Clusters", clusters.make, "Clusters"),
+    Section("outliers", "Outliers", outliers.make, "Outliers"),
     Section("distances", "Distances between classes", distances.make, "Distances"),
     Section("retrieval", "Retrieval and clustering", retrieval.make, "Retrieval"),
     Section("exemplars", "Typical and odd images", exemplars.make, "Exemplars"),

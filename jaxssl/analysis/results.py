@@ -41,11 +41,16 @@ class ImageCounts:
 
     Args:
         images: In all.
-        classes: Class -> its images.
+        classes: Class -> its images, of those that have a label.
     """
 
     images: int
     classes: Mapping[str, int]
+
+    @property
+    def unlabelled(self) -> int:
+        """Images without a label."""
+        return self.images - sum(self.classes.values())
 
 
 @dataclass(frozen=True)
@@ -128,11 +133,60 @@ class ClassExemplars:
 
 
 @dataclass(frozen=True)
+class Cluster:
+    """A group of look-alikes (`clusters.find_clusters`).
+
+    Args:
+        images: How many.
+        central: Ids of those nearest to its centre, the nearest first.
+        classes: Class -> its images in the cluster, the most first; {} where none has a label.
+    """
+
+    images: int
+    central: tuple[str, ...]
+    classes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """The clusters of all images of a run, found by h alone.
+
+    Args:
+        silhouettes: Number of clusters tried -> mean silhouette; the highest was taken.
+        clusters: The largest first.
+        members: Set -> the cluster of each row of its table, from 0.
+    """
+
+    silhouettes: Mapping[str, float | None]
+    clusters: tuple[Cluster, ...]
+    members: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Outlier:
+    """An image unlike all others (`outliers.find_outliers`).
+
+    Args:
+        id: Its name.
+        set: Its set.
+        class_name: Its class, "" where it has no label.
+        distance: Mean distance to its nearest others; degrees for "angular".
+        isolation: That over the mean of the same of these others: 1 where it lies as densely.
+    """
+
+    id: str
+    set: str
+    class_name: str
+    distance: float
+    isolation: float
+
+
+@dataclass(frozen=True)
 class LabelRow:
     """One point of a label-efficiency curve (`probes.label_efficiency`).
 
     Args:
-        set: The unseen set.
+        set: The unseen set; "test" where there is none.
         embedding: "h" or a baseline.
         classifier: "svc", "linear" or "knn".
         labels: How many images were labelled.
@@ -202,17 +256,21 @@ class Results:
     Args:
         embedding: What was judged.
         sets: Set -> its images, of all sets, "train" and "val" too.
-        spread: Judged set -> how much of its space h fills.
+        spread: Judged set -> how much of its space h fills, images without a label counted; of the
+            training images where no set is judged.
+        clusters: Of all images; None where there are fewer than 3.
+        outliers: Of all images, the farthest from the others first.
         distances: Judged set -> mean distances of h class by class.
         separation: Judged set of two classes or more -> embedding -> separation.
         retrieval: The same of retrieval.
         nmi: The same of the mutual information of classes and k-means clusters, 0 to 1.
         silhouette: The same of the mean silhouette, -1 to 1.
         exemplars: Judged set -> class -> its typical and odd images.
-        label_efficiency: The curves, of unseen sets with two classes of two images or more.
+        label_efficiency: The curves, of unseen sets with two classes of two images or more;
+            without unseen sets, of the test images.
         label_sizes: The numbers of labels that were asked for; () for those by default.
         knn_accuracy: Of h: share of test images whose class wins the vote of the 200 nearest
-            training images; None where the test images have other classes.
+            training images; None where the test images have other classes, or no labels.
         protocol: As `Facts`.
         training: As `Facts`.
         wall_seconds: As `Facts`.
@@ -222,6 +280,8 @@ class Results:
     embedding: Embedded
     sets: Mapping[str, ImageCounts]
     spread: Mapping[str, Spread] = field(default_factory=dict)
+    clusters: Clusters | None = None
+    outliers: tuple[Outlier, ...] = ()
     distances: Mapping[str, Distances] = field(default_factory=dict)
     separation: Mapping[str, Mapping[str, Separation]] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, RetrievalScores]] = field(default_factory=dict)

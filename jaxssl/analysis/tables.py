@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Collection, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from jaxssl.analysis.distances import Metric
 from jaxssl.analysis.embeddings import Embeddings, load, save
 from jaxssl.errors import InputError
 
@@ -79,17 +82,80 @@ def _read_sets(folder: Path) -> dict[str, Embeddings]:
 
 
 def judged(tables: Tables) -> list[tuple[str, str, Embeddings]]:
-    """List (set, embedding, table) of every set that is judged, h first.
+    """List (set, embedding, labelled rows) of every set that is judged, h first.
 
     Args:
-        tables: Embedding -> set -> table; a baseline's set counts where h has it too.
+        tables: Embedding -> set -> table; a baseline's set counts where h has it too, and no set
+            without a label.
     """
     return [
-        (name, embedding, table)
+        (name, embedding, table.labelled)
         for embedding, sets in sorted(tables.items(), key=lambda item: item[0] != "h")
         for name, table in sets.items()
-        if name in tables["h"] and name not in ("train", "val")
+        if name in tables["h"] and name not in ("train", "val") and (table.class_index >= 0).any()
     ]
+
+
+def with_curves(tables: Tables) -> list[tuple[str, str, Embeddings]]:
+    """List (set, embedding, rows) of what label efficiency is measured on, h first.
+
+    The unseen sets; where there is none, the held-out test images of the seen classes. Of both the
+    classes of two images or more, if there are two: a draw needs an image to learn from and one to
+    be tested on.
+    """
+    unseen = any(name.startswith("unseen") and len(table) for name, table in tables["h"].items())
+    found = []
+    for name, embedding, table in judged(tables):
+        if name.startswith("unseen") if unseen else name == "test":
+            counts = np.bincount(table.labels)
+            if (counts > 1).sum() > 1:
+                rows = table if (counts > 1).all() else table.select(counts[table.labels] > 1)
+                found.append((name, embedding, rows))
+    return found
+
+
+@dataclass(frozen=True, eq=False)
+class Together:
+    """All images of a run as one table, whatever their set; a class is its name.
+
+    Args:
+        vectors: `[n, d]`.
+        ids: n names.
+        paths: n file paths, "" where there is none.
+        class_names: n classes, "" for no label.
+        sets: n names of sets.
+        pictures: n PNGs, b"" for none.
+        distance: That of the embedding.
+    """
+
+    vectors: np.ndarray
+    ids: tuple[str, ...]
+    paths: tuple[str, ...]
+    class_names: tuple[str, ...]
+    sets: tuple[str, ...]
+    pictures: tuple[bytes, ...]
+    distance: Metric
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def together(sets: Sets) -> Together:
+    """Put all sets of an embedding into one table, in their order."""
+    every = list(sets.values())
+
+    def column(name: str) -> tuple[Any, ...]:
+        return tuple(itertools.chain.from_iterable(getattr(table, name) for table in every))
+
+    return Together(
+        vectors=np.concatenate([table.vectors for table in every]),
+        ids=column("ids"),
+        paths=column("paths"),
+        class_names=column("class_names"),
+        sets=tuple(name for name, table in sets.items() for _ in range(len(table))),
+        pictures=column("thumbnails"),
+        distance=every[0].distance,
+    )
 
 
 def with_map(tables: Tables, *, limit: int = 2500, seed: int = 0) -> Tables:

@@ -14,7 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import ArrayLike, NDArray
 
-from jaxssl.analysis.drawing import STYLE, class_style, literal, short
+from jaxssl.analysis.drawing import GREY, STYLE, class_style, literal, short
+from jaxssl.analysis.names import NO_LABEL
 
 
 @matplotlib.rc_context(STYLE)
@@ -27,7 +28,7 @@ def umap_panels(
     """Draw maps side by side with the same axes; each class keeps its colour and shape in all.
 
     Args:
-        panels: Title -> (xy `[n, 2]`, class name of each point).
+        panels: Title -> (xy `[n, 2]`, class name of each point, "" for no label).
         classes: All class names, in the order of `class_style`.
         columns: Panels side by side.
 
@@ -83,10 +84,10 @@ def _scatter(
 ) -> dict[str, Artist]:
     """Draw the classes that occur, and return the dots of each."""
     dots: dict[str, Artist] = {}
-    for i, name in enumerate(classes):
+    styles = {"": (GREY, "o")} | {name: class_style(i) for i, name in enumerate(classes)}
+    for name, (color, marker) in styles.items():
         x, y = points[owner == name].T
         if len(x):
-            color, marker = class_style(i)
             dots[name] = ax.scatter(
                 x, y, s=9, marker=marker, color=color, alpha=0.8, lw=0, rasterized=True
             )
@@ -94,7 +95,7 @@ def _scatter(
 
 
 def _legend(ax: Axes, dots: Mapping[str, Artist], counts: Mapping[str, int]) -> None:
-    said = [f"{short(name)} ({counts[name]:,})" for name in dots]
+    said = [f"{short(name or NO_LABEL)} ({counts[name]:,})" for name in dots]
     legend = ax.legend(
         dots.values(), said, loc="upper left", fontsize=8, markerscale=1.8,
         borderaxespad=0, handletextpad=0.2, borderpad=0,

@@ -39,7 +39,9 @@ def verdict(
         for labels, ranked in by_size.items()
     ]
     rest = where.partition("-")[2]
-    place = f"unseen classes ({rest})" if rest else "unseen classes"
+    place = "unseen classes" + (f" ({rest})" if rest else "")
+    if where == "test":
+        place = "held-out test images of the seen classes"
     which = "best trained" if len(trained) > 1 else "one trained"
     labels, ranked = list(by_size.items())[-1]
     ours = [row for row in ranked if row.embedding in trained]

@@ -49,6 +49,13 @@ def table(rng, classes, split, count, *, d=6, pictures=True, first=0):
     )
 
 
+def unlabelled(table, rows=slice(None)):
+    """The table with some labels taken away, all by default."""
+    names, index = np.array(table.class_names, object), table.class_index.copy()
+    names[rows], index[rows] = "", -1
+    return dataclasses.replace(table, class_names=tuple(names), class_index=index)
+
+
 def mapped(tables):
     """The tables with places on a map, which UMAP would take seconds for."""
 

@@ -78,6 +78,18 @@ def test_pandas_opens_it_and_what_pandas_writes_is_loaded(tmp_path):
     assert back.thumbnails == table.thumbnails
 
 
+def test_an_image_without_a_label_has_no_class(tmp_path):
+    names = ("part<Crustacea", "", "Bär, klein", "")
+    table = make(class_names=names, class_index=np.array([3, -1, 5, -1]))
+    save(tmp_path / "test.parquet", table)
+    table = load(tmp_path / "test.parquet")
+    assert table.class_list == ("part<Crustacea", "Bär, klein")
+    np.testing.assert_array_equal(table.labels, [0, -1, 1, -1])
+    assert table.labelled.ids == ("a/1", "c/1")
+    none = table.select([1, 3])
+    assert (none.class_list, len(none.labelled)) == ((), 0)
+
+
 def test_classes_are_listed_in_the_order_of_their_index():
     table = make()
     assert table.class_list == ("part<Crustacea", "other<living", "Bär, klein")
@@ -117,6 +129,8 @@ NOT_FINITE[[1, 3], 2] = np.nan, np.inf
         ({"extra": {"split": np.ones(4)}}, "'split' has a fixed column's name"),
         ({"class_index": np.array([0.0, 0.0, 5.0, 2.0])}, r"class_index is float64 \(4,\)"),
         ({"class_index": np.array([0, 0, 5, -2])}, "'other<living' has class_index -2"),
+        ({"class_index": np.array([0, 0, 5, -1])}, "an image without a label has -1 and no name"),
+        ({"class_names": ("", "", "x", "y")}, "class '' has class_index 0"),
         ({"class_index": np.array([0, 0, 2, 2])}, "class_index 2 is 'Bär, klein' and 'other"),
         ({"class_index": np.array([0, 1, 5, 2])}, "'part<Crustacea' has class_index 0 and 1"),
     ],

@@ -1,11 +1,14 @@
 """The page as a browser's parser meets it: closed, escaped, offline, true to results.json."""
 
 import base64
+import csv
 import dataclasses
 import hashlib
+import io
 import itertools
 import json
 import re
+from collections import Counter
 from html.parser import HTMLParser
 from urllib.parse import unquote
 
@@ -18,7 +21,7 @@ from jaxssl.analysis.results import Facts, Results
 from jaxssl.analysis.sections.base import Section
 from jaxssl.analysis.sections.overview import headlines
 
-from .conftest import CLASSIFICATION, DEEP, SEEN, UNSEEN, make_tables, write_run
+from .conftest import CLASSIFICATION, DEEP, SEEN, UNSEEN, make_tables, mapped, unlabelled, write_run
 
 DEEP_TITLE = DEEP.replace("unseen-", "unseen: ")
 VOID = {"meta", "img", "br", "hr", "link", "input"}
@@ -82,11 +85,39 @@ def test_ids_are_unique_and_every_anchor_leads_somewhere(page):
 
 
 def test_every_link_is_a_file_beside_the_page(run, page):
-    links = [link for link in page.values("href") if not link.startswith("#")]
+    links = [link for link in page.values("href") if not link.startswith(("#", "data:text/csv"))]
     assert len(links) >= 2 * 8
     for link in links:
         assert re.match(r"^[^/:]+\.(png|json)$", unquote(link))
         assert (run / "report" / unquote(link)).stat().st_size > 0
+
+
+def test_every_csv_is_in_the_page_as_it_stands_beside_it(run, page):
+    files = [found for _, found in page.tags if "download" in found]
+    assert {found["download"] for found in files} == {
+        path.name for path in (run / "report").glob("*.csv")
+    }
+    for found in files:
+        head, body = found["href"].split(",")
+        assert head == "data:text/csv;base64"
+        beside = (run / "report" / found["download"]).read_bytes()
+        assert base64.b64decode(body) == b"\xef\xbb\xbf" + beside
+        rows = list(csv.reader(io.StringIO(beside.decode(), newline="")))
+        assert len({len(row) for row in rows}) == 1
+
+
+def test_clusters_and_outliers_are_listed_image_by_image(run, tables, numbers):
+    with (run / "report/clusters.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    sizes = Counter(int(row["cluster"]) for row in rows)
+    assert [sizes[i + 1] for i in range(len(sizes))] == [
+        cluster.images for cluster in numbers.clusters.clusters
+    ]
+    assert [row["id"] for row in rows] == [i for t in tables["h"].values() for i in t.ids]
+    with (run / "report/outliers.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["id"] for row in rows] == [one.id for one in numbers.outliers]
+    assert [float(row["distance"]) for row in rows] == [one.distance for one in numbers.outliers]
 
 
 def test_nothing_is_fetched(source, page):
@@ -217,6 +248,7 @@ def test_figures_numbers_stand_beside_them(run, numbers):
     }
     assert json.loads((report / "exemplars-test.json").read_text()) == written["exemplars"]["test"]
     names = {path.stem for path in report.glob("*.png")} | {"index"}
+    names |= {path.stem for path in report.glob("*.csv")}
     assert {path.stem for path in report.iterdir()} == names  # a PNG and a JSON each, no leftovers
 
 
@@ -251,9 +283,10 @@ def test_a_page_speaks_only_of_what_the_run_has(seen_only):
     assert "its own classifier 75.0" in page.text
     assert "checkpoint step 1,000 (best) of 2,000" in page.text
     assert "no UMAP coordinates, so there is no map" in page.text
-    for absent in ("label-efficiency", "views", "z is the projection", "Dashed in", "z is what"):
+    for absent in ("unseen", "views", "z is the projection", "Dashed in", "z is what"):
         assert absent not in page.text
-    assert "#labels" not in page.values("href")
+    assert page.text.count("test: held-out images of the seen classes") >= 2
+    assert "#labels" in page.values("href")
     assert "Metrics over the steps." in page.text
 
 
@@ -275,6 +308,21 @@ def test_what_is_missing_is_a_sentence(tmp_path):
     assert "classifier" not in page.text
     encoded = base64.b64encode(b"\x89PNG picture").decode()
     assert f"data:image/png;base64,{encoded}" in page.values("src")
+
+
+def test_a_run_without_labels_gets_what_needs_none(tmp_path):
+    tables = make_tables(unseen=None, baselines=())
+    train = mapped({"h": {"train": unlabelled(tables["h"]["train"])}})
+    write_run(tmp_path, train)
+    page = Page((tmp_path / "report/index.html").read_text())
+    assert "Learnt from 32 images, all without a label." in page.text
+    assert "No image has a label" in page.text
+    assert page.values("id")[:1] == ["overview"]
+    wanted = {"overview", "training", "map", "clusters", "outliers", "settings"}
+    assert {i for i in page.values("id") if not i.startswith(("map-", "w", "n"))} == wanted
+    data = next(json.loads(raw) for raw in page.raw if raw.lstrip().startswith("{"))
+    assert data["classes"] == ["no label"]
+    assert (data["unlabelled"], set(base64.b64decode(data["label"]))) == (0, {0})
 
 
 def test_a_section_is_an_object_in_a_list(seen_only, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from jaxssl.analysis.measures import analyse
 from jaxssl.analysis.results import Facts, Results
 from jaxssl.errors import InputError
 
-from .conftest import CLASSIFICATION, DEEP, SEEN, UNSEEN, make_tables, table
+from .conftest import CLASSIFICATION, DEEP, SEEN, UNSEEN, make_tables, table, unlabelled
 
 
 @pytest.fixture(scope="module")
@@ -128,9 +128,44 @@ def test_classes_too_small_for_a_measure_are_left_out(tmp_path):
     assert list(found.retrieval) == ["test", "unseen-tiny"]
     assert found.distances["unseen"].classes == ("alone",)
     assert found.distances["unseen-tiny"].euclidean[1][1] is None  # no distinct pair
-    assert said == ["exemplars", "distances, retrieval and clustering"]
+    assert said == ["exemplars", "clusters and outliers", "distances, retrieval and clustering"]
     found.write(tmp_path / "results.json")
     assert Results.read(tmp_path / "results.json") == found
+
+
+def test_numbers_of_classes_are_of_the_labelled_rows_alone(tmp_path):
+    """Rows without a label change nothing of them, wherever they stand."""
+    plain = make_tables(baselines=("untrained",))
+    mixed = {}
+    for embedding, sets in plain.items():
+        mixed[embedding] = {}
+        for name, one in sets.items():
+            known, n = np.arange(0, 3 * len(one), 3), 3 * len(one)
+            rows = np.repeat(np.arange(len(one)), 3)
+            twice = dataclasses.replace(
+                one.select(rows), ids=tuple(f"{one.ids[row]}/{i}" for i, row in enumerate(rows))
+            )
+            mixed[embedding][name] = unlabelled(twice, np.setdiff1d(np.arange(n), known))
+    few, found = analyse(plain, draws=2), analyse(mixed, draws=2)
+    for name in ("distances", "separation", "retrieval", "nmi", "silhouette", "label_efficiency"):
+        assert getattr(found, name) == getattr(few, name), name
+    assert found.knn_accuracy == few.knn_accuracy
+    assert found.sets["unseen"].classes == few.sets["unseen"].classes
+    assert (found.sets["unseen"].images, found.sets["unseen"].unlabelled) == (108, 72)
+    found.write(tmp_path / "results.json")
+    assert Results.read(tmp_path / "results.json") == found
+
+
+def test_without_unseen_sets_curves_are_of_the_test_images():
+    """Classes of one image, which no draw can split, are left out."""
+    rng = np.random.default_rng(0)
+    test = table(rng, ("a", "b", "c"), "test", 8).select(np.arange(17))
+    train = table(rng, ("a", "b", "c"), "train", 8)
+    found = analyse({"h": {"train": train, "test": test}}, draws=2)
+    without = analyse({"h": {"train": train, "test": test.select(np.arange(16))}}, draws=2)
+    assert {row.set for row in found.label_efficiency} == {"test"}
+    assert found.label_efficiency == without.label_efficiency
+    assert found.knn_accuracy is not None  # the test images have fewer classes, and no others
 
 
 def test_an_unknown_distance_is_refused():

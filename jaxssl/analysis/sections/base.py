@@ -29,6 +29,11 @@ class Context:
     results: Results
     files: FigureFiles
 
+    @property
+    def labelled(self) -> bool:
+        """Whether any image of the run has a label."""
+        return any(counts.classes for counts in self.results.sets.values())
+
 
 @dataclass(frozen=True)
 class Section:

@@ -13,8 +13,10 @@ from jaxssl.analysis.sections.base import Context
 UNITS = {"euclidean": "Euclidean distance", "angular": "angle in degrees"}
 
 
-def make(context: Context) -> Markup:
-    """Draw the matrices, look-alikes side by side."""
+def make(context: Context) -> Markup | None:
+    """Draw the matrices, look-alikes side by side; None for a run without labels."""
+    if not context.labelled:
+        return None
     results, parts = context.results, []
     for name, found in results.distances.items():
         order = seriation(np.array(found.euclidean, np.float64))

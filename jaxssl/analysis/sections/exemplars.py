@@ -25,8 +25,10 @@ KINDS = {
 _SIDE = 64
 
 
-def make(context: Context) -> Markup:
-    """Show the pictures, class by class."""
+def make(context: Context) -> Markup | None:
+    """Show the pictures, class by class; None for a run without labels."""
+    if not context.labelled:
+        return None
     found = [name for name in context.results.exemplars if name in context.h]
     return fragment("exemplars.html.j2", exemplars=[_of_set(context, name) for name in found])
 

@@ -1,4 +1,4 @@
-"""How far few labels go: curves and all their numbers, a part for each unseen set."""
+"""How far few labels go: curves and all their numbers, a part for each set that has them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from jaxssl.analysis import figures
 from jaxssl.analysis.headlines import not_measured, without_curve
-from jaxssl.analysis.names import embedding_title, set_title
+from jaxssl.analysis.names import embedding_title, labels_title, set_title
 from jaxssl.analysis.page import FigureFiles, fragment, percent
 from jaxssl.analysis.results import ImageCounts, LabelRow
 from jaxssl.analysis.sections.base import Context
@@ -18,11 +18,11 @@ CLASSIFIERS = {"svc": "SVC", "linear": "Linear", "knn": "kNN"}
 
 
 def make(context: Context) -> Markup | None:
-    """Draw the curves; None for a run without unseen classes."""
+    """Draw the curves; None for a run without a set that they could be of."""
     results = context.results
-    if not any(name.startswith("unseen") for name in results.sets):
+    if not results.label_efficiency and not without_curve(results):
         return None
-    left = {set_title(name): why for name, why in not_measured(results).items()}
+    left = {labels_title(name): why for name, why in not_measured(results).items()}
     return fragment(
         "labels.html.j2",
         curves=curves(results.label_efficiency, results.sets, context.files),
@@ -34,7 +34,7 @@ def make(context: Context) -> Markup | None:
 def curves(
     rows: Sequence[LabelRow], sets: Mapping[str, ImageCounts], files: FigureFiles
 ) -> list[dict[str, Any]]:
-    """Draw label-efficiency curves, a figure for each unseen set.
+    """Draw label-efficiency curves, a figure for each set.
 
     Args:
         rows: Of a run, or of the methods of a comparison.
@@ -47,7 +47,8 @@ def curves(
     parts = []
     for name in dict.fromkeys(row.set for row in rows):
         here = [row for row in rows if row.set == name]
-        chance = 1 / len(sets[name].classes)
+        # A class of one image has no curve (`tables.with_curves`).
+        chance = 1 / sum(images > 1 for images in sets[name].classes.values())
         lines: dict[str, list[LabelRow]] = {}
         for row in here:
             lines.setdefault(embedding_title(row.embedding), []).append(row)
@@ -59,13 +60,13 @@ def curves(
         figure = files.add(
             f"label-efficiency-{name}",
             {"chance": chance, "rows": here},
-            alt=f"Balanced accuracy over labels, {set_title(name)}. SVC, all labels: {whole}",
+            alt=f"Balanced accuracy over labels, {labels_title(name)}. SVC, all labels: {whole}",
             wide=figures.label_efficiency(lines, chance=chance),
             narrow=figures.label_efficiency(lines, chance=chance, columns=1),
         )
         parts.append(
             {
-                "set": set_title(name),
+                "set": labels_title(name),
                 "draws": here[0].draws,
                 "chance": chance,
                 "figure": figure,

@@ -7,9 +7,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from jaxssl.analysis.headlines import accuracies, headline_labels, without_curve
+from jaxssl.analysis.headlines import (
+    accuracies,
+    compared_classes,
+    headline_labels,
+    without_curve,
+)
 from jaxssl.analysis.health import health
-from jaxssl.analysis.names import embedding_title, set_title
+from jaxssl.analysis.names import embedding_title, labels_title, set_title
 from jaxssl.analysis.page import fragment
 from jaxssl.analysis.results import LabelRow, Results
 from jaxssl.analysis.run import Run
@@ -33,6 +38,7 @@ def make(context: Context) -> Markup:
         headlines=headlines(results),
         without={set_title(name): why for name, why in without_curve(results).items()},
         accuracies=accuracies(results),
+        labelled=any(counts.classes for counts in results.sets.values()),
         health=verdict,
         of_z=any(name.startswith("z,") for name in verdict.measured),
         sets={set_title(name): found for name, found in results.sets.items()},
@@ -78,7 +84,8 @@ def headlines(results: Results) -> list[dict[str, Any]]:
         results: Of the run.
 
     Returns:
-        One object an unseen set: `set`, `classes` and `tiles`, one for each of `headline_labels`.
+        One object a set with curves: `set`, `classes` and `tiles`, one for each of
+        `headline_labels`.
     """
     found = []
     svc = [row for row in results.label_efficiency if row.classifier == "svc"]
@@ -88,8 +95,8 @@ def headlines(results: Results) -> list[dict[str, Any]]:
             _tile([row for row in rows if row.labels == labels])
             for labels in headline_labels(rows, results.label_sizes)
         ]
-        classes = len(results.sets[name].classes)
-        found.append({"set": set_title(name), "classes": classes, "tiles": tiles})
+        classes = len(compared_classes(results, name))
+        found.append({"set": labels_title(name), "classes": classes, "tiles": tiles})
     return found
 
 

@@ -11,8 +11,10 @@ from jaxssl.analysis.sections.base import Context
 NAMES = ("P@1", "R-precision", "MAP@R", "NMI", "silhouette", "separation")
 
 
-def make(context: Context) -> Markup:
-    """Tabulate the numbers, the best of a column marked."""
+def make(context: Context) -> Markup | None:
+    """Tabulate the numbers, the best of a column marked; None for a run without labels."""
+    if not context.labelled:
+        return None
     results, tables = context.results, []
     for name, found in results.retrieval.items():
         rows = {
