@@ -7,9 +7,9 @@ import os
 import re
 
 from jaxssl.data import labels
-from jaxssl.data.decode import Source
 from jaxssl.data.layout import choose_classes, order_by_class, read_folders
 from jaxssl.data.reading import Reading
+from jaxssl.data.source import Source
 from jaxssl.data.walk import Found, ImageFile, stamp_of
 from jaxssl.errors import InputError
 

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxssl.data import caption
-from jaxssl.data.decode import EXTENSIONS
 from jaxssl.data.images import ImageSet
+from jaxssl.data.look import Look, Verdict
 from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report, listing, shown
-from jaxssl.data.scan import Look, Verdict
+from jaxssl.data.source import EXTENSIONS
 from jaxssl.data.walk import Found, ImageFile, twins
 from jaxssl.errors import InputError
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from jaxssl.data.annotate import annotate
 from jaxssl.data.assemble import image_set, readable
-from jaxssl.data.decode import Source, UnreadableImage
+from jaxssl.data.decode import UnreadableImage
 from jaxssl.data.images import ImageSet
 from jaxssl.data.layout import choose_classes, order_by_class
+from jaxssl.data.look import Look, Verdict
 from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report
-from jaxssl.data.scan import Look, Verdict
+from jaxssl.data.source import Source
 from jaxssl.data.walk import Found, ImageFile
 from jaxssl.errors import InputError
 
