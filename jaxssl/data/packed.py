@@ -114,6 +114,8 @@ def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
 def _choose(found: Found, reading: Reading) -> None:
     """Labels as they were packed, unless others are asked for; then the classes."""
     if reading.labels_from not in ("auto", "folders") or reading.group_by:
+        # They come class by class; under other labels they are in the order of a folder again.
+        found.files.sort(key=lambda file: file.id.split("/"))
         annotate(found, None, reading)
         return
     found.classes = choose_classes(found, reading.classes, found.empty)

@@ -211,7 +211,7 @@ def twins(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def is_image(name: str) -> bool:
     """Whether the ending is one of an image read here."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
 
 
 def _passed_over(name: str) -> bool:
