@@ -61,10 +61,10 @@ def main(config: Pack) -> None:
     """List, decode part by part, write."""
     from jaxssl.data import Reading
     from jaxssl.data.assemble import find_crop, readable
+    from jaxssl.data.look import Look, look_of
     from jaxssl.data.opening import list_images
     from jaxssl.data.packed import table_of
     from jaxssl.data.reading import PACKED
-    from jaxssl.data.scan import Look, look_of
 
     out = Path(config.out).expanduser().absolute()
     if out.suffix != PACKED or out.exists():
@@ -162,7 +162,7 @@ def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str
 
 
 def _verdicts(part: Path) -> list[Any]:
-    from jaxssl.data.scan import Verdict
+    from jaxssl.data.look import Verdict
 
     with np.load(part) as arrays:
         return [Verdict(*verdict) for verdict in json.loads(arrays["verdicts"].tobytes())]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import re
 
 from jaxssl.data import labels
-from jaxssl.data.decode import Source
 from jaxssl.data.layout import choose_classes, order_by_class, read_folders
 from jaxssl.data.reading import Reading
+from jaxssl.data.source import Source
 from jaxssl.data.walk import Found, ImageFile, stamp_of
 from jaxssl.errors import InputError
 
@@ -36,8 +35,6 @@ def annotate(found: Found, table: ImageFile | None, reading: Reading) -> None:
     Raises:
       InputError: as `jaxssl.data.opening.open_images`.
     """
-    # A packed file's images come class by class; under other labels they are sorted anew.
-    found.files.sort(key=lambda file: file.id.split("/"))
     _label(found, table, reading)
     _group(found, reading.group_by)
     found.classes = choose_classes(found, reading.classes, found.empty)
@@ -71,28 +68,24 @@ def _label(found: Found, table: ImageFile | None, reading: Reading) -> None:
 
 def _join_if_it_fits(found: Found, there: list[ImageFile], reading: Reading) -> bool:
     """Use tables that were found, not named, where they fit the images, else mention them."""
-    tried = dataclasses.replace(
-        found,
-        files=[dataclasses.replace(file) for file in found.files],
-        said=list(found.said),
-        warnings=list(found.warnings),
-        other=dict(found.other),
-    )
-    read_folders(tried, reading.classes, labels=False)
+    before = [(file.label, file.split, file.group, file.object_id) for file in found.files]
+    said, warnings, other = list(found.said), list(found.warnings), dict(found.other)
+    read_folders(found, reading.classes, labels=False)
+    problem = ""
     try:
-        labels.join(tried, there, columns_of(reading))
+        labels.join(found, there, columns_of(reading))
+        if not any(file.label or file.object_id for file in found.files):
+            problem = f"{there[0].id} beside the images gives none of them a label"
     except InputError as error:
-        read_folders(tried, reading.classes)
-        if not any(file.label for file in tried.files):
+        read_folders(found, reading.classes)
+        if not any(file.label for file in found.files):
             raise
-        found.warnings.append(f"a table beside the images is not used: {error}")
-        return False
-    if not any(file.label or file.object_id for file in tried.files):
-        found.warnings.append(f"{there[0].id} beside the images gives none of them a label")
-        return False
-    for name in ("files", "said", "warnings", "other"):
-        setattr(found, name, getattr(tried, name))
-    return True
+        problem = f"a table beside the images is not used: {error}"
+    if problem:
+        for file, known in zip(found.files, before, strict=True):
+            file.label, file.split, file.group, file.object_id = known
+        found.said, found.warnings, found.other = said, [*warnings, problem], other
+    return not problem
 
 
 def _group(found: Found, group_by: str) -> None:

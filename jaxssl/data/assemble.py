@@ -10,20 +10,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxssl.data import caption
-from jaxssl.data.decode import EXTENSIONS
 from jaxssl.data.images import ImageSet
+from jaxssl.data.look import Look, Verdict
 from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report, listing, shown
-from jaxssl.data.scan import Look, Verdict
+from jaxssl.data.source import EXTENSIONS
 from jaxssl.data.walk import Found, ImageFile, twins
 from jaxssl.errors import InputError
 
+# Fewer pictures may be alike by chance: a caption is then looked for only where asked.
+_SURE = 8
+
 
 def find_crop(found: Found, asked: int | Literal["auto"]) -> int:
-    """The rows to take off under every picture."""
-    if asked != "auto":
+    """Return the rows to take off under every picture; mentions a caption that is left there."""
+    if asked != "auto" and (asked or len(found.files) < _SURE):
         return asked
     rows = caption.find([file.source for file in found.files])
+    if asked != "auto":
+        if rows:
+            found.warnings.append(
+                f"a scale bar or caption of {rows} pixels lies under every picture and will be "
+                "learnt; set crop bottom to auto to take it off"
+            )
+        return 0
     if rows:
         found.crop_example = caption.before_and_after(found.files[0].source, rows)
     found.said.append(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jaxssl.data.decode import FORMATS, MAX_PIXELS, Source, open_file
+from jaxssl.data.source import FORMATS, MAX_PIXELS, Source, open_file
 
 _SAMPLE = 48
 _ROWS, _COLUMNS = 128, 512

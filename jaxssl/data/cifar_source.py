@@ -17,7 +17,7 @@ from PIL import Image
 
 from jaxssl.data.cifar_archive import read_files
 from jaxssl.data.cifar_kinds import COUNTS, PAGE, Cifar, Progress, Split
-from jaxssl.data.decode import EXTENSIONS, FORMATS
+from jaxssl.data.source import EXTENSIONS, FORMATS
 from jaxssl.errors import InputError
 
 _PIXELS = 3 * 32 * 32

@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import os
-import stat
 import zlib
-from collections.abc import Iterator
-from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from jaxssl.data.zips import open_zip
+from jaxssl.data.source import (
+    FORMATS,
+    MAX_PIXELS,
+    Refused,
+    Source,
+    opened,
+    refuse_irregular,
+    too_large,
+)
 from jaxssl.errors import InputError
-
-FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
-EXTENSIONS = frozenset({".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".gif"})
-# Where Pillow begins to warn of decompression bombs; here the header alone is enough to refuse.
-MAX_PIXELS = 89_478_485
 
 Fit = Literal["squash", "pad"]
 
@@ -37,31 +35,6 @@ class UnreadableImage(InputError):
     def __init__(self, text: str, reason: str = "") -> None:
         super().__init__(text)
         self.reason = reason
-
-
-class _Refused(ValueError):
-    """A readable file that is not to be used; the text is the reason in the user's words."""
-
-
-class Source(NamedTuple):
-    """Where the pixels of one image lie: a file, or a part of one.
-
-    Args:
-      path: the file on the disk.
-      member: the name inside, where the file is a zip.
-      frame: the page of a TIFF, from 0.
-      box: (left, top, width, height) in pixels, where the image is cut from a larger one.
-      raw: (offset, height, width), where a file holds bare uint8 pixels, row by row.
-    """
-
-    path: str
-    member: str = ""
-    frame: int = 0
-    box: tuple[int, int, int, int] | None = None
-    raw: tuple[int, int, int] | None = None
-
-    def __str__(self) -> str:
-        return f"{self.path}/{self.member}" if self.member else self.path
 
 
 class Decoded(NamedTuple):
@@ -169,10 +142,10 @@ def inspect(
         )
     source = source if isinstance(source, Source) else Source(os.fspath(source))
     try:
-        _refuse_irregular(source.path)
-        with _opened(source) as (image, frames):
+        refuse_irregular(source.path)
+        with opened(source) as (image, frames):
             if image.width * image.height > MAX_PIXELS:
-                raise _Refused(_too_large())
+                raise Refused(too_large())
             if not crop_bottom and source.box is None:
                 image.draft(None, (2 * size, 2 * size))  # type: ignore[arg-type]  # the mode stays
             ImageOps.exif_transpose(image, in_place=True)
@@ -192,66 +165,11 @@ def inspect(
     return Decoded(pixels.reshape(size, size, channels), high, border, frames, filled)
 
 
-def _refuse_irregular(path: str) -> None:
-    status = os.stat(path)  # before open(): a FIFO would wait for a writer for ever
-    if not stat.S_ISREG(status.st_mode):
-        raise _Refused("not a regular file")
-    if status.st_size == 0:
-        raise _Refused("an empty file")
-
-
-@contextlib.contextmanager
-def _opened(source: Source) -> Iterator[tuple[Image.Image, int]]:
-    """The image, not decoded yet where it is a file of its own, and how many frames there are."""
-    if source.raw is not None:
-        offset, height, width = source.raw
-        content = _content(source.path, source.member, offset, height * width)
-        if len(content) < height * width:
-            raise _Refused("the file ends before its pixels do")
-        yield Image.frombytes("L", (width, height), content), 1
-        return
-    if source.box is not None:
-        left, top, width, height = source.box
-        whole = _collage(source.path, source.member, os.stat(source.path).st_mtime_ns)
-        if left < 0 or top < 0 or left + width > whole.width or top + height > whole.height:
-            raise _Refused("its place lies outside the collage")
-        yield whole.crop((left, top, left + width, top + height)), 1
-        return
-    # A file object, not its name: by name Pillow 13 maps uncompressed TIFFs into memory, and
-    # scrambles those whose orientation swaps height and width.
-    with open_file(source.path, source.member) as file, Image.open(file, formats=FORMATS) as image:
-        frames = getattr(image, "n_frames", 1)
-        if source.frame:
-            image.seek(source.frame)
-        yield image, frames
-
-
-def open_file(path: str, member: str = "") -> IO[bytes]:
-    """A file, or what a zip holds under a name, open for reading and seeking."""
-    return io.BytesIO(open_zip(path).read(member)) if member else open(path, "rb")
-
-
-def _content(path: str, member: str, offset: int, length: int) -> bytes:
-    with open_file(path, member) as file:
-        file.seek(offset)
-        return file.read(length)
-
-
-@lru_cache(maxsize=4)
-def _collage(path: str, member: str, mtime: int) -> Image.Image:
-    """A sheet of many images, decoded once for all that are cut from it."""
-    with open_file(path, member) as file, Image.open(file, formats=FORMATS) as image:
-        if image.width * image.height > MAX_PIXELS:
-            raise _Refused(_too_large())
-        image.load()
-        return image.copy()
-
-
 def _without_bottom(image: Image.Image, rows: int) -> Image.Image:
     if not rows:
         return image
     if rows >= image.height:
-        raise _Refused(f"{image.height} pixels high, and {rows} are to be taken off its bottom")
+        raise Refused(f"{image.height} pixels high, and {rows} are to be taken off its bottom")
     return image.crop((0, 0, image.width, image.height - rows))
 
 
@@ -277,16 +195,16 @@ def _eight_bit(image: Image.Image, white: int | None) -> Image.Image:
     if not _deep(image):
         return image
     if getattr(image, "tag_v2", {}).get(262) == 0:  # PhotometricInterpretation: WhiteIsZero
-        raise _Refused("a 16-bit or float TIFF that stores white as 0; save it with black as 0")
+        raise Refused("a 16-bit or float TIFF that stores white as 0; save it with black as 0")
     values = np.asarray(image)
     low, high = values.min(), values.max()
     if image.mode == "F":
         if not (low >= 0 and high <= 1):  # also true of NaN
-            raise _Refused(f"float pixels from {low:g} to {high:g}; only 0 to 1 can be scaled")
+            raise Refused(f"float pixels from {low:g} to {high:g}; only 0 to 1 can be scaled")
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
     states_depth = white is not None or high > 255
     if image.mode == "I" and not (low >= 0 and states_depth and high <= 65535):
-        raise _Refused(
+        raise Refused(
             f"32-bit integer pixels from {low} to {high}, a range that states no depth; "
             "save it with 8 or 16 bits"
         )
@@ -314,18 +232,14 @@ def _resize(image: Image.Image, size: int, fill: int, fit: Fit) -> Image.Image:
     return canvas
 
 
-def _too_large() -> str:
-    return f"more than {MAX_PIXELS // 10**6} megapixels; shrink it or cut it into parts"
-
-
 def _reason(error: Exception) -> str:
     """Why a file could not be read, short, in the user's words, on one line."""
     detail = " ".join(str(error).split())[:120]
     match error:
-        case _Refused():
+        case Refused():
             return str(error)
         case Image.DecompressionBombError() | Image.DecompressionBombWarning():
-            return _too_large()
+            return too_large()
         case FileNotFoundError():
             return "no such file, or a link to none"
         case BadZipFile() | zlib.error():

@@ -47,7 +47,9 @@ def read_collages(found: Found) -> None:
             kept.append(file)
     if cut:
         found.said.append(f"{len(cut):,} images cut from {left_out:,} FlowCam collages")
-    found.files = sorted([*kept, *cut], key=lambda file: file.id.split("/"))
+    found.files = kept
+    if cut:
+        found.files = sorted([*kept, *cut], key=lambda file: file.id.split("/"))
 
 
 def _cut(lst: ImageFile, run: str, by_id: dict[str, ImageFile]) -> list[ImageFile]:

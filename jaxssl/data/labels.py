@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxssl.data import tables
-from jaxssl.data.decode import Source
 from jaxssl.data.layout import SPLIT_NAMES
+from jaxssl.data.matching import Index
+from jaxssl.data.source import Source
 from jaxssl.data.tables import Table
 from jaxssl.data.walk import Found, ImageFile, is_image, stamp_of
 from jaxssl.errors import InputError
@@ -144,46 +145,6 @@ def _label_column(table: Table, named: str) -> str:
 # ----------------------------------------------------------------------------- rows to their images
 
 
-class _Index:
-    """Images by their name, for rows that know only its end, or its stem."""
-
-    def __init__(self, files: Sequence[ImageFile]) -> None:
-        self.by_id = {file.id: i for i, file in enumerate(files)}
-        self.by_end: dict[str, list[int]] = defaultdict(list)
-        self.by_stem: dict[str, list[int]] = defaultdict(list)
-        for i, file in enumerate(files):
-            name = file.id.rpartition("/")[2]
-            self.by_end[name].append(i)
-            self.by_stem[name.rpartition(".")[0] or name].append(i)
-        self.ids = [file.id for file in files]
-
-    def find(self, value: str, folder: str) -> int | None:
-        """The image that a row means: by its path, or by as much of its end as is unique."""
-        name = os.path.normpath(value.replace("\\", "/")) if value else ""
-        for exact in (os.path.normpath(folder + name), name):
-            if exact in self.by_id:
-                return self.by_id[exact]
-        last = name.rpartition("/")[2]
-        same = self.by_end.get(last) or self.by_stem.get(last) or []
-        if len(same) < 2:
-            return same[0] if same else None
-        wanted = name.split("/")[::-1]
-        agreed = [_agreement(wanted, self.ids[i].split("/")[::-1]) for i in same]
-        best = max(agreed)
-        if agreed.count(best) == 1:
-            return same[agreed.index(best)]
-        # A table speaks first of the images in its own folder.
-        near = [i for i in same if self.ids[i].startswith(folder)] if folder else []
-        return near[0] if len(near) == 1 else None
-
-
-def _agreement(a: Sequence[str], b: Sequence[str]) -> int:
-    for place, (x, y) in enumerate(zip(a, b, strict=False)):
-        if x != y:
-            return place
-    return min(len(a), len(b))
-
-
 def join(found: Found, files: Sequence[ImageFile], columns: Columns) -> None:
     """Give images what the tables' rows say of them: label, split, group, EcoTaxa's object.
 
@@ -200,7 +161,7 @@ def join(found: Found, files: Sequence[ImageFile], columns: Columns) -> None:
     """
     read = [tables.read_table(file) for file in files]
     rows = [row for i, table in enumerate(read) for row in read_rows(table, i, columns)]
-    index = _Index(found.files)
+    index = Index(found.files)
     for file in found.files:
         file.label = None
     seen: dict[int, Row] = {}

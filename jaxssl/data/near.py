@@ -10,8 +10,8 @@ from PIL import Image
 
 from jaxssl.data.images import ImageSet
 
-_SIDE = 16  # of the thumbnails
-_CHUNK = 2048
+_SIDE = 32  # of the thumbnails
+_CHUNK = 512
 _CANDIDATES = 16  # of one band and image: a set of blank images costs no more than others
 _BITS = 8
 _LEVELS = 4.0
@@ -22,7 +22,7 @@ def near_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
     """Find the images of one set that are nearly one of another's: saved again, scaled, lit.
 
     Candidates have equal bits in one of the four quarters of a 64-bit hash (signs of the lowest
-    8 x 8 cosine frequencies of a grey thumbnail of 16 x 16, against their median) and differ in 8
+    8 x 8 cosine frequencies of a grey thumbnail of 32 x 32, against their median) and differ in 8
     bits at most. One counts where thumbnails correlate at .99 and differ by 4 of 255 levels at most
     on average; blank images have no shape and count for nothing. The cost is that of reading all
     images once, and of at most 4 x 16 comparisons an image of `a`.
@@ -69,7 +69,7 @@ def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _thumbnails(images: ImageSet) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """Grey thumbnails [n, 256] and their hashes [n]."""
+    """Grey thumbnails [n, 1024] and their hashes [n]."""
     small = np.empty((len(images), _SIDE * _SIDE), np.uint8)
     for i in range(len(images)):
         pixels = images.load(i)

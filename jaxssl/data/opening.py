@@ -16,13 +16,14 @@ from numpy.typing import NDArray
 from jaxssl.data import labels, tables
 from jaxssl.data.annotate import annotate, columns_of
 from jaxssl.data.assemble import find_crop, image_set, readable
-from jaxssl.data.decode import EXTENSIONS, Source, UnreadableImage, decode
+from jaxssl.data.decode import UnreadableImage, decode
 from jaxssl.data.flowcam import read_collages
 from jaxssl.data.ifcb import read_rois
 from jaxssl.data.images import ImageSet
 from jaxssl.data.reading import PACKED, Reading
 from jaxssl.data.report import Report
 from jaxssl.data.scan import cache_folder, scan
+from jaxssl.data.source import EXTENSIONS, Source
 from jaxssl.data.stacks import read_pages
 from jaxssl.data.walk import Found, ImageFile, is_image, stamp_of, walk
 from jaxssl.errors import InputError
@@ -157,7 +158,7 @@ def _of_table(table: ImageFile, reading: Reading) -> tuple[Found, ImageFile]:
 def _nothing(place: str | Path, found: Found) -> InputError:
     kinds = Counter(os.path.splitext(id_)[1].lower() or "none" for id_ in found.other)
     there = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common(5)) or "nothing"
-    links = len(found.links)
+    links, first = len(found.links), next(iter(found.left_out.items()), None)
     return InputError(
         f"{place} holds no image ({' '.join(sorted(EXTENSIONS))}); it holds {there}"
         + (
@@ -166,7 +167,7 @@ def _nothing(place: str | Path, found: Found) -> InputError:
             if links
             else ""
         )
-        + (f"; left out: {next(iter(found.left_out))}" if found.left_out else "")
+        + (f"; {len(found.left_out)} left out, {first[1]} ({first[0]!r})" if first else "")
     )
 
 

@@ -20,12 +20,13 @@ from numpy.typing import NDArray
 
 from jaxssl.data.annotate import annotate
 from jaxssl.data.assemble import image_set, readable
-from jaxssl.data.decode import Source, UnreadableImage
+from jaxssl.data.decode import UnreadableImage
 from jaxssl.data.images import ImageSet
 from jaxssl.data.layout import choose_classes, order_by_class
+from jaxssl.data.look import Look, Verdict
 from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report
-from jaxssl.data.scan import Look, Verdict
+from jaxssl.data.source import Source
 from jaxssl.data.walk import Found, ImageFile
 from jaxssl.errors import InputError
 
@@ -113,6 +114,8 @@ def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
 def _choose(found: Found, reading: Reading) -> None:
     """Labels as they were packed, unless others are asked for; then the classes."""
     if reading.labels_from not in ("auto", "folders") or reading.group_by:
+        # They come class by class; under other labels they are in the order of a folder again.
+        found.files.sort(key=lambda file: file.id.split("/"))
         annotate(found, None, reading)
         return
     found.classes = choose_classes(found, reading.classes, found.empty)

@@ -30,7 +30,7 @@ class Reading:
       group_by: a column of that table, or a regular expression on the ids of images (its first
         group, or all that it matches): images of equal value stay on one side of every split.
       validated_only: of EcoTaxa's labels, whether only those count that a person has validated.
-      follow_links: whether links to folders are followed.
+      follow_links: whether links to folders, and to files outside of the place, are followed.
       image_root: the folder that the paths of a table begin at; "" is the table's own.
       pages: "all" takes every page of a TIFF as an image, "first" its first alone.
       cache_dir: where checked images are kept; None is `jaxssl.files.cache_dir()`.

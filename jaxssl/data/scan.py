@@ -15,7 +15,7 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import astuple, dataclass, replace
 from errno import ELOOP, ENOENT
@@ -26,7 +26,9 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from jaxssl.data.decode import Source, UnreadableImage, inspect, open_file
+from jaxssl.data.decode import UnreadableImage, inspect
+from jaxssl.data.look import Look, Verdict, look_of
+from jaxssl.data.source import Source, open_file
 from jaxssl.data.walk import ImageFile
 from jaxssl.errors import InputError
 from jaxssl.files import atomic
@@ -38,53 +40,6 @@ MAX_CACHED_BYTES = 2 * 1024**3
 # Change the number whenever `decode` gives other pixels or other verdicts.
 DECODER = f"2, Pillow {PIL.__version__}"
 _CHUNK = 128
-_DEPTHS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What one full decode said: the sha256 of file or part, or the reason why it is of no use.
-
-    `high`, `border`, `frames` and `filled` are those of `jaxssl.data.decode.Decoded`.
-    """
-
-    sha256: str
-    reason: str = ""
-    high: int = 0
-    border: int = 255
-    frames: int = 1
-    filled: bool = False
-    lasting: bool = True  # False: the system's fault (permission, memory, disk); ask again
-
-
-@dataclass(frozen=True)
-class Look:
-    """What the images of a set have in common: decided over all of them, not image by image.
-
-    Args:
-      fill: the grey of the background, 0 (black) to 255 (white).
-      white: the stored value of deep pixels that becomes 255.
-      crop_bottom: rows taken off under every picture.
-      deep: how many images have more than 8 bits.
-      minority: the share of images whose own background is on the other side of grey, where the
-        background was read off them.
-    """
-
-    fill: int = 255
-    white: int = 65535
-    crop_bottom: int = 0
-    deep: int = 0
-    minority: float = 0.0
-
-    def settings(self) -> dict[str, int]:
-        """The keyword arguments of `decode`."""
-        return {"fill": self.fill, "white": self.white, "crop_bottom": self.crop_bottom}
-
-    def changes(self, verdict: Verdict, first: Look) -> bool:
-        """Whether an image that was decoded with another look has other pixels with this one."""
-        return (verdict.high > 0 and self.white != first.white) or (
-            verdict.filled and self.fill != first.fill
-        )
 
 
 @dataclass(frozen=True)
@@ -94,30 +49,6 @@ class Scan:
     verdicts: list[Verdict]
     look: Look
     pixels: NDArray[np.uint8] | None
-
-
-def look_of(
-    verdicts: Iterable[Verdict], *, background: int | Literal["auto"], crop_bottom: int
-) -> Look:
-    """The look of a set from what each of its images said.
-
-    The background is the median of the images' borders; within 15 of white or black it is white or
-    black. Deep pixels are scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds all.
-
-    Example:
-      >>> twelve_bits = [Verdict("", high=h, border=b) for h, b in ((4000, 40), (900, 32))]
-      >>> look_of(twelve_bits, background="auto", crop_bottom=0)
-      Look(fill=0, white=4095, crop_bottom=0, deep=2, minority=0.0)
-    """
-    good = [verdict for verdict in verdicts if not verdict.reason]
-    deep = [verdict.high for verdict in good if verdict.high]
-    white = next(full for full in _DEPTHS if full >= max(deep, default=65535))
-    borders = np.array([v.border * 255 // white if v.high else v.border for v in good] or [255])
-    fill = int(np.median(borders)) if background == "auto" else background
-    if background == "auto":
-        fill = 255 if fill >= 240 else 0 if fill <= 15 else fill
-    minority = float(((borders < 128) != (fill < 128)).mean()) if background == "auto" else 0.0
-    return Look(fill, white, crop_bottom, len(deep), minority)
 
 
 def scan(

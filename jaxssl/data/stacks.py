@@ -11,7 +11,7 @@ from typing import Literal
 
 from PIL import Image
 
-from jaxssl.data.decode import open_file
+from jaxssl.data.source import open_file
 from jaxssl.data.walk import Found, ImageFile
 from jaxssl.files import atomic
 

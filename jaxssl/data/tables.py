@@ -86,7 +86,7 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
 
     Example:
       >>> import tempfile
-      >>> from jaxssl.data.decode import Source
+      >>> from jaxssl.data.source import Source
       >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as out:
       ...     _ = out.write("path;label\\na.png;cat\\n"), out.flush()
       ...     table = read_table(ImageFile("labels.csv", Source(out.name), (0, 0)))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxssl.data.decode import EXTENSIONS, Source, open_file
+from jaxssl.data.source import EXTENSIONS, Source, open_file
 from jaxssl.data.zips import MAX_MEMBER_BYTES, members
 from jaxssl.errors import InputError
 
@@ -76,13 +76,14 @@ class Found:
 def walk(root: str, *, follow_links: bool) -> Found:
     """List a folder or a zip.
 
-    Hidden names, `__MACOSX`, `Thumbs.db` and `desktop.ini` are passed over. Links to files are
-    followed; links to folders only where asked, each real folder once, so that no circle is.
+    Hidden names, `__MACOSX`, `Thumbs.db` and `desktop.ini` are passed over. Links to files inside
+    the folder are followed; links to files outside, and links to folders, only where asked, each
+    real folder once, so that no circle is.
     Order is by code point, folder by folder.
 
     Args:
       root: the real path of a folder or a zip.
-      follow_links: whether links to folders are followed.
+      follow_links: whether links to folders, and to files outside, are followed.
 
     Raises:
       InputError: it cannot be opened; a zip that is not to be used (`jaxssl.data.zips.members`).
@@ -98,20 +99,20 @@ def walk(root: str, *, follow_links: bool) -> Found:
     except OSError as error:
         raise InputError(f"cannot open the image folder {root}: {error.strerror}") from error
     visited: set[str] = set()
-    _gather(found, root, "", visited)
+    _gather(found, root, "", visited, follow_links)
     while follow_links and found.links:
         id_, path = found.links.pop(0)
         if os.path.realpath(path) in visited:
             found.warnings.append(f"a link to a folder that is read already: {id_}")
         else:
             found.folders.append(id_)
-            _gather(found, path, f"{id_}/", visited)
+            _gather(found, path, f"{id_}/", visited, follow_links)
     found.warnings += [f"a link to a folder is not followed: {id_}" for id_, _ in found.links]
     found.files.sort(key=lambda file: file.id.split("/"))
     return found
 
 
-def _gather(found: Found, folder: str, prefix: str, visited: set[str]) -> None:
+def _gather(found: Found, folder: str, prefix: str, visited: set[str], follow_links: bool) -> None:
     visited.add(os.path.realpath(folder))
     try:
         with os.scandir(folder) as entries:
@@ -129,11 +130,17 @@ def _gather(found: Found, folder: str, prefix: str, visited: set[str]) -> None:
             found.unreadable[readable] = "the name is not valid UTF-8; rename it"
         elif entry.is_dir(follow_symlinks=False):
             found.folders.append(id_)
-            _gather(found, entry.path, f"{id_}/", visited)
+            _gather(found, entry.path, f"{id_}/", visited, follow_links)
         elif entry.is_symlink() and os.path.isdir(entry.path):
             found.links.append((id_, entry.path))
+        elif entry.is_symlink() and not follow_links and _outside(entry.path, found.root):
+            found.left_out[id_] = "links that lead outside; follow links to read them"
         else:
             _note(found, ImageFile(id_, Source(entry.path), stamp_of(entry.path)))
+
+
+def _outside(path: str, root: str) -> bool:
+    return not os.path.realpath(path).startswith(root.rstrip(os.sep) + os.sep)
 
 
 def _walk_zip(found: Found) -> None:
@@ -204,7 +211,7 @@ def twins(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def is_image(name: str) -> bool:
     """Whether the ending is one of an image read here."""
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
+    return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
 
 
 def _passed_over(name: str) -> bool:

@@ -469,6 +469,10 @@ def test_padding_has_the_background_of_the_set(home):
 def test_without_the_bar_the_picture_is_whole(home):
     images, report = read(scale_bar(home / "data"), crop_bottom="auto")
     assert report.crop_bottom == 31
+    left, said = read(home / "data")
+    assert "caption of 31 pixels lies under every picture" in said.warnings[0]
+    assert said.crop_bottom == 0
+    assert not np.array_equal(left.images(), images.images())
     named, _ = read(home / "data", crop_bottom=31)
     np.testing.assert_array_equal(images.images(), named.images())
     first = Image.open(images.paths[0]).convert("L")
@@ -478,7 +482,9 @@ def test_without_the_bar_the_picture_is_whole(home):
     np.testing.assert_array_equal(both[:-31, first.width + 8 :], np.asarray(cut))
     want = np.asarray(cut.resize((16, 16), Image.Resampling.BILINEAR))
     np.testing.assert_array_equal(images[0]["image"][..., 0], want)
-    assert read(classes(home / "plain"), crop_bottom="auto")[1].crop_bottom == 0
+    plain = read(classes(home / "plain"), crop_bottom="auto")[1]
+    assert (plain.crop_bottom, plain.crop_example) == (0, None)
+    assert read(home / "plain")[1].warnings == ()
 
 
 @pytest.mark.parametrize("group_by", [r"cast\d", "cast(.)"])

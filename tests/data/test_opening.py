@@ -175,6 +175,19 @@ def test_the_root_may_be_a_link_and_files_may_be_links(root):
     assert report.duplicates == (("a/again.png", "b/0.png"),)
 
 
+def test_links_to_files_outside_are_followed_only_where_asked(root):
+    outside = save(root.parent / "outside.png", 7)
+    (root / "a" / "z.png").symlink_to(outside)
+    images, report = read(root)
+    assert "a/z.png" not in images.ids
+    assert "1 left out, links that lead outside; follow links to read them: a/z.png" in str(report)
+    images, report = read(root, follow_links=True)
+    assert images.load(images.ids.index("a/z.png")).max() == 7
+    (root.parent / "linked").mkdir()
+    (root.parent / "linked" / "z.png").symlink_to(outside)
+    assert "1 left out, links that lead outside; follow" in refusal(root.parent / "linked")
+
+
 # --------------------------------------------------------------------------------------- bad images
 
 
