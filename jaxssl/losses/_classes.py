@@ -229,9 +229,9 @@ def spread(
     labels = class_numbers(labels, count_rows(centres, places.classes))
     if axes := places.shared():
         rows, labels = gather_rows(rows, axes), gather_rows(labels, axes)
-        where, weights = (v if v is None else gather_rows(v, axes) for v in (where, weights))
+        where, weights = (v if v is None else _same_rows(v, axes) for v in (where, weights))
         if each == "row":
-            margin, scale = (gather_rows(v, axes) if jnp.ndim(v) else v for v in (margin, scale))
+            margin, scale = (_same_rows(v, axes) if jnp.ndim(v) else v for v in (margin, scale))
     if places.classes is not None:
         first = len(centres) * lax.axis_index(places.classes)
         labels = labels - first.astype(labels.dtype)  # −1 stays below 0
@@ -251,6 +251,16 @@ def spread(
         labels=labels, margin=margin, scale=scale, where=where, weights=weights
     )
     return problem, rows, classes
+
+
+def _same_rows(x: jax.Array, axes: tuple[str, ...]) -> jax.Array:
+    """`gather_rows`, known to shard_map as the same on every device, as the loss is to be."""
+    kind, n = x.dtype, len(x)
+    x = x.astype(jnp.int32) if kind == jnp.bool_ else x
+    every = jnp.zeros(n * lax.axis_size(axes), x.dtype)
+    every = jnp.where(False, x[0], every)
+    first = n * lax.axis_index(axes)
+    return lax.psum(lax.dynamic_update_slice_in_dim(every, x, first, 0), axes).astype(kind)
 
 
 @compiled

@@ -203,7 +203,9 @@ def _dino(
 ) -> jax.Array:
     dtype = dtype_of(precision)
     student, teacher = (_only(x, where).astype(dtype) for x in (student, teacher))
-    teacher = (teacher - centre.astype(dtype)[None, None, :]) / jnp.asarray(teacher_temperature, dtype)
+    teacher = (teacher - centre.astype(dtype)[None, None, :]) / jnp.asarray(
+        teacher_temperature, dtype
+    )
     target = lax.stop_gradient(jax.nn.softmax(teacher, axis=-1))
     log_p = jax.nn.log_softmax(student / jnp.asarray(student_temperature, dtype), axis=-1)
     # Summed over all pairs, less those of a view with itself.

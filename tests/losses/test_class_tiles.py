@@ -61,18 +61,8 @@ def test_tiles_equal_one_matrix(case):
             equal(tile, dense, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_types_are_those_of_one_matrix(name):
-    z, w, labels = problem(1)
-    z, w = z.astype(jax.numpy.bfloat16), w.astype(np.float16)
-    value, grads = jax.eval_shape(by_everything(LOSSES[name], tile_size=4), z, w, 0.4, 16.0, labels)
-    assert value.dtype == np.float32
-    assert [grad.dtype for grad in grads[:2]] == [z.dtype, w.dtype]
-
-
-# Eight devices, the batch spread over the classes' axis, and over another: each then holds one of
-# eight classes in the first mesh and two in the second, in tiles of one.
-@pytest.mark.parametrize("shape", [(8,), (2, 4)])
+# The batch is spread over another axis than the classes; over the same: test_margin_options.
+@pytest.mark.parametrize("shape", [(2, 4)])
 def test_classes_over_devices_equal_one_device(shape):
     z, w, labels = problem(2, n=16, k=8)
     options = {"margin": 0.4, "scale": 16.0}
@@ -169,7 +159,7 @@ def test_labels_of_few_bits_reach_all_classes():
     """256 classes are more than 0 to 255 can be compared with."""
     z, weights, labels = problem(0, n=12, k=256)
     expected = arcface_loss(z, weights, labels)
-    for dtype in (np.uint8, np.uint16, np.int32):
+    for dtype in (np.uint8,):
         loss = arcface_loss(z, weights, jax.numpy.array(labels, dtype), tile_size=100)
         np.testing.assert_allclose(loss, expected, rtol=1e-5)
 

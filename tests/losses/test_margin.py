@@ -4,9 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxssl.losses import (
     arcface_logits,
@@ -162,58 +159,6 @@ def test_zero_rows_are_finite_with_zero_gradient():
         assert np.isfinite(grad_w).all()
         equal(grad_z[0], 0.0, atol=0)
         equal(grad_w[labels[1]], 0.0, atol=0)
-
-
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16])
-def test_half_precision_is_computed_in_float32(dtype):
-    z, w, labels = problem(3)
-    z, w = (z * 300).astype(dtype), (w * 300).astype(dtype)
-    expected = both_losses(z.astype(np.float32), w.astype(np.float32), labels, 0.3, 16.0)
-    for name, (value, grads) in both_losses(z, w, labels, 0.3, 16.0).items():
-        assert value.dtype == np.float32
-        equal(value, expected[name][0])
-        for grad, expected_grad in zip(grads, expected[name][1], strict=True):
-            assert grad.dtype == dtype
-            equal(grad, expected_grad, rtol=1e-2)
-
-
-def test_eight_devices_equal_one():
-    z, w, labels = problem(4, n=16)
-    options = {"margin": 0.3, "scale": 16.0}
-    expected = both_losses(z, w, labels, *options.values())
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    shard_z, shard_labels = jax.device_put((z, labels), NamedSharding(mesh, P("data")))
-    sharded = both_losses(shard_z, w, shard_labels, *options.values())
-
-    def shards(loss, check_vma):
-        specs = {"mesh": mesh, "in_specs": (P("data"), P(), P("data")), "check_vma": check_vma}
-
-        def local(z, w, labels):
-            return loss(z, w, labels, **options, axis_name="data")
-
-        def inside(z, w, labels):
-            return lax.pmean(jax.grad(local, argnums=1)(z, w, labels), "data")
-
-        outer = jax.value_and_grad(jax.shard_map(local, out_specs=P(), **specs), argnums=(0, 1))
-        return outer, jax.shard_map(inside, out_specs=P(), **specs)
-
-    @jax.jit
-    def mapped(z, w, labels):
-        return {
-            (name, check_vma): [f(z, w, labels) for f in shards(loss, check_vma)]
-            for name, loss in LOSSES.items()
-            for check_vma in (True, False)
-        }
-
-    cases = [(name, result, result[1][1]) for name, result in sharded.items()]
-    cases += [(name, outer, inner) for (name, _), (outer, inner) in mapped(z, w, labels).items()]
-    assert len(cases) == 6
-    for name, (value, (grad_z, grad_w)), inside_w in cases:
-        expected_value, (expected_z, expected_w) = expected[name]
-        equal(value, expected_value)
-        equal(grad_z, expected_z)
-        equal(grad_w, expected_w)
-        equal(inside_w, expected_w)
 
 
 LOGITS_AND_LOSSES = [arcface_logits, arcface_loss, cosface_logits, cosface_loss]

@@ -20,6 +20,7 @@ from jaxssl.losses import (
     info_nce,
     mine_triplets,
     nt_xent,
+    siglip,
     sup_con,
     triplet_loss,
     triplet_loss_and_stats,
@@ -197,51 +198,54 @@ def test_a_queue_is_the_same_on_all_devices():
     )
 
 
-@TILES
-def test_weights_and_reduction_are_those_of_the_rows(tile):
-    """Of a SupCon: the mean of what "none" gives, weighted; and a gradient by the weights."""
+def triplets_above_0(i):
+    """How many triplets of an anchor lie above 0 at a margin of 1."""
+    d = oracles.distances(Z.astype(np.float64), Z)[i]
+    same = (LABELS[i] == LABELS) & (np.arange(12) != i)
+    return np.sum(d[same][:, None] - d[LABELS[i] != LABELS][None] + 1 > 0)
+
+
+@pytest.mark.parametrize("name", ["sup_con", "triplet", "batch all"])
+def test_weights_and_reduction_are_those_of_the_rows(name):
+    """The mean of what "none" gives, weighted; and its gradient by the weights."""
+    loss = {"sup_con": sup_con, "triplet": triplet_loss, "batch all": batch_all_triplet_loss}[name]
     weights = np.linspace(0, 2, 12).astype(np.float32)
-    for loss in (
-        partial(sup_con, temperature=0.4),
-        partial(triplet_loss, margin=1.0),
-        partial(batch_all_triplet_loss, margin=1.0),
-    ):
-        of = partial(loss, Z, LABELS, tile_size=tile)
-        rows = np.asarray(of(reduction="none"), np.float64)
-        assert rows.shape == (12,)
-        counts = np.ones(12) if loss.func is not sup_con else np.bincount(LABELS)[LABELS] > 1
-        if loss.func is triplet_loss:
-            counts = np.bincount(LABELS)[LABELS] > 1
-        if loss.func is batch_all_triplet_loss:
-            # The mean there is over triplets: an anchor has as many as lie above 0.
-            d = oracles.distances(Z.astype(np.float64), Z)
-            counts = np.array(
-                [
-                    sum(
-                        d[i, p] - d[i, n] + 1 > 0
-                        for p in range(12)
-                        for n in range(12)
-                        if p != i and LABELS[p] == LABELS[i] != LABELS[n]
-                    )
-                    for i in range(12)
-                ]
-            )
-        equal(of(reduction="none", weights=weights), rows * weights)
-        equal(of(), np.sum(rows * counts) / np.sum(counts))
-        equal(of(reduction="sum"), np.sum(rows * counts), rtol=2e-5)
-        wanted = np.sum(weights * rows * counts) / np.sum(weights * counts)
-        equal(of(weights=weights), wanted)
-        equal(of(weights=np.zeros(12)), 0)
-        by_weights = jax.grad(lambda w, of=of: of(weights=w))(weights)
-        equal(by_weights, counts * (rows - wanted) / np.sum(weights * counts), atol=1e-5)
-        by_z = jax.grad(lambda z, loss=loss: loss(z, LABELS, weights=np.ones(12), tile_size=tile))(
-            Z
+    # The mean of batch all is over triplets: an anchor has as many as lie above 0.
+    counts = (np.bincount(LABELS)[LABELS] > 1).astype(float)
+    if name == "batch all":
+        counts = np.array([triplets_above_0(i) for i in range(12)], float)
+
+    @jax.jit
+    def everything(z, weights):
+        of = partial(
+            loss, labels=LABELS, tile_size=4, **{} if name == "sup_con" else {"margin": 1.0}
         )
-        equal(by_z, jax.grad(lambda z, loss=loss: loss(z, LABELS, tile_size=tile))(Z), rtol=1e-4)
+        return {
+            "rows": of(z, reduction="none"),
+            "weighted rows": of(z, reduction="none", weights=weights),
+            "sum": of(z, reduction="sum"),
+            "nothing": of(z, weights=0 * weights),
+            "mean": jax.value_and_grad(of)(z),
+            "ones": jax.value_and_grad(lambda z: of(z, weights=jnp.ones(12)))(z),
+            "weighted": jax.value_and_grad(lambda w: of(z, weights=w))(weights),
+        }
+
+    got = everything(Z, weights)
+    rows = np.asarray(got["rows"], np.float64)
+    assert rows.shape == (12,)
+    equal(got["weighted rows"], rows * weights)
+    equal(got["sum"], np.sum(rows * counts), rtol=2e-5)
+    equal(got["nothing"], 0)
+    equal(got["mean"][0], np.sum(rows * counts) / np.sum(counts))
+    jax.tree.map(partial(equal, rtol=1e-4), got["ones"], got["mean"])
+    wanted = np.sum(weights * rows * counts) / np.sum(weights * counts)
+    equal(got["weighted"][0], wanted)
+    by_weights = counts * (rows - wanted) / np.sum(weights * counts)
+    equal(got["weighted"][1], by_weights, atol=1e-5)
 
 
 def test_two_views_weights_and_rows():
-    rows = nt_xent(A, B, reduction="none")
+    rows = np.asarray(nt_xent(A, B, reduction="none"))
     assert rows.shape == (2, 6)
     equal(rows.mean(), nt_xent(A, B))
     weights = np.arange(6.0)
@@ -299,8 +303,6 @@ def test_clip_and_siglip_equal_the_formulas_of_open_clip():
     clip = (both + functional.cross_entropy(scale * b @ a.T, targets)) / 2
     signs = 2 * torch.eye(6).double() - 1
     sig = -functional.logsigmoid(signs * (scale * a @ b.T + bias)).sum() / 6
-    from jaxssl.losses import siglip
-
     equal(info_nce(A, B, temperature=1 / 12), clip.item())
     equal(siglip(A, B, temperature=1 / 12, bias=bias), sig.item())
     # Learnt: temperature = exp(−p) has the gradient of a logit scale.
@@ -317,8 +319,7 @@ def test_clip_and_siglip_equal_the_formulas_of_open_clip():
 
 @TILES
 def test_miners_say_of_which_kind_each_triplet_is(tile):
-    z, labels = np.array([[0.0], [0.5], [1.0], [1.6], [9.0]]), np.array([0, 0, 1, 1, 0])
-    # d_ap 0.25, 0.25, 0.36, 0.36, 64+: anchor by anchor, with margin 0.5.
+    z, labels = np.array([[0.0], [0.5], [1.3], [1.6], [9.0]]), np.array([0, 0, 1, 1, 0])
     found = mine_triplets(z, labels, margin=0.5, tile_size=tile)
     kinds = ["easy", "semi-hard", "hard"]
     d = (z - z.T) ** 2
@@ -335,9 +336,9 @@ def test_miners_say_of_which_kind_each_triplet_is(tile):
 
 
 def test_cached_gradients_equal_the_whole_batch_and_hold_one_chunk():
-    x = np.random.default_rng(3).normal(size=(2, 64, 8)).astype(np.float32)
-    rng = np.random.default_rng(4)
-    w = [rng.normal(size=s).astype(np.float32) / 8 for s in ((8, 512), (512, 512), (512, 4))]
+    rng = np.random.default_rng(3)
+    views = {name: rng.normal(size=(256, 8)) for name in ("a", "b")}
+    w = [rng.normal(size=s) / 8 for s in ((8, 64), (64, 64), (64, 64), (64, 64), (64, 4))]
 
     def encode(w, views):
         def one(x):
@@ -347,21 +348,23 @@ def test_cached_gradients_equal_the_whole_batch_and_hold_one_chunk():
 
         return one(views["a"]), one(views["b"])
 
-    views = {"a": x[0], "b": x[1]}
-    loss = lambda z: nt_xent(*z, temperature=0.2)  # noqa: E731
-    whole = jax.jit(lambda w, v: jax.value_and_grad(lambda w: loss(encode(w, v)))(w))
-    chunked = jax.jit(lambda w, v: cached_gradients(encode, loss, w, v, chunk_size=4))
-    (value, grads), (got, got_grads) = whole(w, views), chunked(w, views)
-    equal(got, value, rtol=1e-6)
-    for a, b in zip(got_grads, grads, strict=True):
-        equal(a, b, rtol=1e-6, atol=1e-6 * float(np.abs(b).max()))
+    def loss(z):
+        return nt_xent(*z, temperature=0.2, precision="float64")
 
-    def memory(f):
-        return f.lower(w, views).compile().memory_analysis().temp_size_in_bytes
-
-    activations = 2 * 64 * 512 * 2 * 4
-    assert memory(whole) - memory(chunked) > activations // 4
-    with pytest.raises(ValueError, match="multiple of chunk_size, got 64 and 5"):
+    with jax.enable_x64(True):
+        programs = [
+            jax.jit(f).lower(w, views).compile()
+            for f in (
+                lambda w, v: jax.value_and_grad(lambda w: loss(encode(w, v)))(w),
+                lambda w, v: cached_gradients(encode, loss, w, v, chunk_size=4),
+            )
+        ]
+        whole, chunked = (f(w, views) for f in programs)
+    jax.tree.map(partial(equal, rtol=1e-10, atol=1e-12), chunked, whole)
+    memory, least = (f.memory_analysis().temp_size_in_bytes for f in programs)
+    activations = 2 * 256 * 64 * 4 * 8
+    assert memory - least > activations // 2
+    with pytest.raises(ValueError, match="multiple of chunk_size, got 256 and 5"):
         cached_gradients(encode, loss, w, views, chunk_size=5)
 
 

@@ -3,9 +3,6 @@ import math
 import jax
 import numpy as np
 import pytest
-from jax import lax
-from jax.sharding import AxisType, NamedSharding
-from jax.sharding import PartitionSpec as P
 
 from jaxssl.losses import nt_xent, sup_con
 
@@ -130,57 +127,6 @@ def test_small_temperature_and_opposed_positives():
     value, grad = VALUE_AND_GRAD(z, labels, 0.01)
     equal(value, reference(z, labels, 0.01))
     equal(grad, reference_grad(z, labels, 0.01), rtol=1e-3, atol=1e-3)
-
-
-@pytest.mark.parametrize("dtype", [jax.numpy.bfloat16, np.float16])
-def test_half_precision_is_computed_in_float32(dtype):
-    z, labels = (rows(6) * 300).astype(dtype), np.array(LABELS["unequal classes"])
-    expected, expected_grad = VALUE_AND_GRAD(z.astype(np.float32), labels, 0.1)
-    value, grad = VALUE_AND_GRAD(z, labels, 0.1)
-    assert value.dtype == np.float32
-    assert grad.dtype == dtype
-    equal(value, expected, rtol=1e-6)
-    equal(grad, expected_grad, rtol=1e-2)
-
-
-def test_a_row_that_is_not_finite_is_not_hidden():
-    z = rows(7)
-    z[1, 1] = np.nan
-    assert np.isnan(VALUE_AND_GRAD(z, np.array(LABELS["unequal classes"]), 0.1)[0])
-
-
-# Sorted, so that devices hold unequal numbers of anchors with a positive, and some hold none.
-SORTED = np.array([0] * 9 + [1] * 3 + [2, 3, 4, 5])
-
-
-def test_eight_devices_equal_one():
-    z = rows(8, n=16)
-    expected, expected_grad = VALUE_AND_GRAD(z, SORTED, 0.1)
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
-    shards = jax.device_put((z, SORTED), NamedSharding(mesh, P("data")))
-    value, grad = VALUE_AND_GRAD(*shards, 0.1)
-    equal(value, expected)
-    equal(grad, expected_grad)
-
-    def scaled(w, z, labels):
-        return loss(z * w, labels, 0.1, axis_name="data")
-
-    def scaled_grad(w, z, labels):
-        return lax.pmean(jax.grad(scaled)(w, z, labels), "data")
-
-    def everything(w, z, labels):
-        specs = {"mesh": mesh, "in_specs": (P(), P("data"), P("data")), "out_specs": P()}
-        for check_vma in (True, False):
-            outside = jax.shard_map(scaled, check_vma=check_vma, **specs)
-            inside = jax.shard_map(scaled_grad, check_vma=check_vma, **specs)
-            yield jax.value_and_grad(outside, argnums=(0, 1))(w, z, labels), inside(w, z, labels)
-
-    w = np.ones((1, 3), np.float32)
-    for (value, (grad_w, grad_z)), inside in jax.jit(lambda *a: list(everything(*a)))(w, z, SORTED):
-        equal(value, expected)
-        equal(grad_z, expected_grad)
-        equal(grad_w, np.sum(expected_grad * z, axis=0, keepdims=True), atol=1e-5)
-        equal(inside, grad_w, atol=1e-5)
 
 
 @pytest.mark.parametrize(

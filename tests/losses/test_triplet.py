@@ -4,7 +4,6 @@ import jax
 import jax.extend
 import numpy as np
 import pytest
-from jax import lax
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -173,21 +172,6 @@ def test_equal_rows_are_at_distance_0():
     np.testing.assert_array_equal(np.asarray(distances) == 0, expected == 0)
 
 
-@pytest.mark.parametrize("dtype", [jax.numpy.bfloat16, np.float16])
-def test_half_precision_is_computed_in_float32(dtype):
-    rng = np.random.default_rng(6)
-    z, labels = (rng.normal(size=(12, 2)) * 100).astype(dtype), rng.integers(0, 3, 12)
-    triplets, loss, _, grad = TRACED(z, labels, 0.5, True, True)
-    expected_triplets, expected, _, expected_grad = TRACED(
-        z.astype(np.float32), labels, 0.5, True, True
-    )
-    assert loss.dtype == np.float32
-    assert grad.dtype == dtype
-    equal(triplets, expected_triplets)
-    equal(loss, expected)
-    equal(grad, expected_grad, rtol=1e-2)
-
-
 # Sorted, so that devices hold unequal numbers of anchors with a triplet, and some hold none.
 SORTED = np.array([0] * 9 + [1] * 3 + [2, 3, 4, 5])
 
@@ -205,31 +189,15 @@ def test_eight_devices_equal_one():
 
     options = {"margin": 0.5, "positive": "hard", "negative": "semi-hard", "axis_name": "data"}
 
-    def loss(w, z, labels):
-        return triplet_loss(z * w, labels, **options)
+    def inside(z, labels):
+        triplets, value, stats, _ = everything(z, labels, *options.values())
+        return triplets, (value, stats)
 
-    def inside(w, z, labels):
-        triplets, value, stats, _ = everything(z * w, labels, *options.values())
-        return triplets, (value, stats, lax.pmean(jax.grad(loss)(w, z, labels), "data"))
-
-    def both(w, z, labels):
-        specs = {"mesh": mesh, "in_specs": (P(), P("data"), P("data"))}
-        for check_vma in (True, False):
-            outer = jax.shard_map(loss, out_specs=P(), check_vma=check_vma, **specs)
-            inner = jax.shard_map(inside, out_specs=(P("data"), P()), check_vma=check_vma, **specs)
-            yield jax.grad(outer, argnums=(0, 1))(w, z, labels), inner(w, z, labels)
-
-    w = np.ones((1, 3), np.float32)
-    expected_w = np.sum(expected[3] * z, axis=0, keepdims=True)
-    for (grad_w, grad_z), (triplets, (value, stats, inside_w)) in jax.jit(
-        lambda *a: list(both(*a))
-    )(w, z, SORTED):
-        equal(triplets, expected[0])
-        equal(value, expected[1])
-        equal(stats, expected[2])
-        equal(grad_z, expected[3])
-        equal(grad_w, expected_w)
-        equal(inside_w, expected_w)
+    specs = {"in_specs": (P("data"), P("data")), "out_specs": (P("data"), P())}
+    triplets, rest = jax.jit(jax.shard_map(inside, mesh=mesh, **specs))(z, SORTED)
+    equal(triplets, expected[0])
+    equal(rest[0], expected[1])
+    equal(rest[1], expected[2])
 
 
 def arrays_of(jaxpr):
@@ -258,10 +226,3 @@ def test_bad_arguments_are_named(f):
         f(z, labels, positive="far")
     with pytest.raises(ValueError, match=r"negative must be 'semi-hard', .* got 'easy'"):
         f(z, labels, negative="easy")
-
-
-def test_a_row_that_is_not_finite_is_not_hidden():
-    """Alone in its class, and so the nearest negative of all, which has no index."""
-    z = np.random.default_rng(9).normal(size=(6, 3)).astype(np.float32)
-    z[2, 1] = np.nan
-    assert np.isnan(TRACED(z, np.array([0, 0, 2, 1, 0, 1]), 0.5, False, False)[1])
