@@ -34,7 +34,7 @@ def make_folder(top, counts, colour=200):
         (top / name).mkdir(parents=True)
         for i in range(count):
             pixels = np.full((20, 20), colour, np.uint8)
-            pixels[1:10, 1:19], pixels[10:19, 1:19] = 40 * k, i
+            pixels[2:10, 2:18], pixels[10:18, 2:18] = 40 * k, i
             Image.fromarray(pixels).save(top / name / f"{i}.png")
     return str(top)
 
