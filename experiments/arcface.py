@@ -54,7 +54,7 @@ class ArcFace(EncoderConfig):
 
     @property
     def title(self) -> str:
-        """The kind's name."""
+        """Return the kind's name."""
         return {"arcface": "ArcFace", "cosface": "CosFace"}[self.kind]
 
 
@@ -62,7 +62,10 @@ PRESETS = presets.of(ArcFace)
 
 
 def make_method(config: ArcFace, data: Data) -> training.Method:
-    """A margin loss on h, of one random view of each image; class weights are of the model."""
+    """Make the method: a margin loss on h, of one random view of each image.
+
+    The class weights are part of the model.
+    """
     encoder, start, rngs = study.make_encoder(config)
     weights = models.ClassWeights(len(data.classes), encoder.features, rngs=rngs)
     margin_loss = losses.arcface_loss if config.kind == "arcface" else losses.cosface_loss
@@ -98,9 +101,9 @@ def make_method(config: ArcFace, data: Data) -> training.Method:
 
 
 def main(config: ArcFace) -> None:
-    """Data, method, training, embedding, report."""
+    """Run it: data, method, training, embedding, report."""
     with study.open(config) as run:
-        data = study.load(run)
+        data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))
         embedded = study.embed(run, data, trained)
         study.report(embedded, draws=config.draws, labels=config.labels)

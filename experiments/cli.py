@@ -28,7 +28,7 @@ from jaxssl.files import read_object
 # The programs that train an embedding, each a file of this folder.
 STUDIES = ("simclr", "supcon", "triplet", "arcface", "softmax", "rnn", "finetune")
 # The others.
-TOOLS = ("embed", "linear_eval", "report", "compare", "tune", "describe")
+TOOLS = ("predict", "embed", "linear_eval", "report", "compare", "tune", "describe")
 _FRONT = ["jaxssl"]  # what the front door was called with, "jaxssl simclr"
 
 
@@ -50,7 +50,7 @@ def front_door() -> None:
 
 
 def _menu() -> str:
-    """Every program with the first line of its docstring, none of them imported."""
+    """List every program with the first line of its docstring, none of them imported."""
     lines = ["usage: jaxssl PROGRAM [flags]; jaxssl PROGRAM --help lists them", ""]
     for name in (*STUDIES, *TOOLS):
         source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
@@ -171,7 +171,7 @@ def parse(arguments: list[str], presets: Mapping[str, Any]) -> Any:
 
 
 def _groups(kind: type) -> dict[str, type]:
-    """The fields of a configuration as a class a group, titled: its own first, then its bases'."""
+    """Part a configuration's fields into a class a group: its own first, then its bases'."""
     import tyro
 
     hints = get_type_hints(kind, include_extras=True)
@@ -195,7 +195,7 @@ def _groups(kind: type) -> dict[str, type]:
 
 
 def _part(group: type, config: Any) -> Any:
-    """The fields of a group, with a configuration's values."""
+    """Make a group's fields, with a configuration's values."""
     return group(**{f.name: getattr(config, f.name) for f in dataclasses.fields(group)})
 
 
@@ -204,7 +204,7 @@ def _datasets(presets: Mapping[str, Any]) -> set[str]:
 
 
 def _without(flag: str, arguments: list[str]) -> list[str]:
-    """The arguments without a flag and its value, which becomes that of `--preset`."""
+    """Give a flag's value to `--preset` instead."""
     return [
         argument.replace(flag, "--preset", 1) if argument.split("=", 1)[0] == flag else argument
         for argument in arguments
@@ -248,7 +248,7 @@ def load_program(name: str) -> ModuleType:
 
 
 def flags_of(program: ModuleType) -> type:
-    """The configuration class of a study's program."""
+    """Return the configuration class of a study's program."""
     return type(next(iter(program.PRESETS.values())))
 
 
@@ -261,7 +261,7 @@ def program_of(config: Any) -> str:
 
 
 def _flags_of(file: str, kind: type) -> list[str]:
-    """The settings of a JSON file as the flags that would give them."""
+    """Turn the settings of a JSON file into the flags that would give them."""
     if not Path(file).is_file():
         raise InputError(f"--config {file}: there is no such file")
     settings = read_object(Path(file))
@@ -279,7 +279,7 @@ def _flags_of(file: str, kind: type) -> list[str]:
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
-    """The last one given."""
+    """Return the last one given."""
     value = None
     for i, argument in enumerate(arguments):
         if argument == flag and i + 1 < len(arguments):
@@ -307,7 +307,7 @@ def _end(message: object, code: int) -> None:
 
 
 def _processes() -> Any:
-    """The module that knows of other processes; None where nothing loaded it, nor JAX."""
+    """Return the module that knows of other processes; None where nothing loaded it, nor JAX."""
     return sys.modules.get("jaxssl.training.processes")
 
 

@@ -28,7 +28,7 @@ class Compare:
 
 
 def main(config: Compare) -> None:
-    """Runs, methods, page."""
+    """Read the runs, then draw the page."""
     from jaxssl.analysis.compare import write_comparison
 
     out = config.out or time.strftime("runs/compare-%Y%m%d-%H%M%S")

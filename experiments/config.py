@@ -65,7 +65,7 @@ class Limit(NamedTuple):
     most: float = math.inf
 
     def allows(self, value: float) -> bool:
-        """Whether a number is in the range; one that is not finite never is."""
+        """Tell whether a number is in the range; one that is not finite never is."""
         return self.least <= value <= self.most and self.above < value < math.inf
 
 
@@ -74,6 +74,7 @@ AtLeast1 = Annotated[T, Limit("1 or more", least=1)]
 AtLeast2 = Annotated[T, Limit("2 or more", least=2)]
 Positive = Annotated[T, Limit("above 0", above=0)]
 Share = Annotated[T, Limit("above 0 and at most 1", above=0, most=1)]
+Share0 = Annotated[T, Limit("0 to 1", least=0, most=1)]
 Below1 = Annotated[T, Limit("0 or more and below 1", least=0, most=math.nextafter(1, 0))]
 
 # A run keeps to it to the last bit, but with another value it is the same method.
@@ -91,39 +92,70 @@ Process = Annotated[T, Scope(method=False, resume=True, own=True, kept=False)]
 
 
 @dataclasses.dataclass(frozen=True)
-class Images:
-    """Which images, which classes, which views."""
+class Reading:
+    """How images and labels are read, where they are yours."""
 
-    dataset: Literal["digits", "folder", "cifar10"] = "digits"
-    """digits: scikit-learn's, nothing to download; folder: one folder a class, in --data-dir;
-    cifar10: through TFDS, downloaded where it is not there. Also names the preset."""
-    data_dir: Source[str] = ""
-    """The folder of class folders, or the file that scripts/pack_images.py made of it (folder);
-    the folder of TFDS's data sets (cifar10; default TFDS's)."""
-    seen: tuple[str, ...] = ()
-    """Classes to learn from. Default: of a folder all that are not --unseen."""
-    unseen: tuple[str, ...] = ()
-    """Classes kept for the test of how few labels the embedding needs."""
-    lookalikes: tuple[str, ...] | None = None
-    """A second, harder set of unseen classes, judged apart. Default: the preset's, where its own
-    seen and unseen classes are used, else none."""
-    image_size: AtLeast1[int] = 48
-    """Side in pixels to which images are resized."""
-    color: Literal["rgb", "grey"] = "grey"
-    """Channels the network sees."""
+    labels_from: Source[str] = "auto"
+    """auto: the folders' names, or a table that lies with the images; folders; none; or a table
+    (CSV, TSV, Parquet; EcoTaxa's exports and import files as they are)."""
+    image_column: str = ""
+    """The table's column of image paths or ids. Default: by its usual names."""
+    label_column: str = ""
+    """The table's column of labels. Default: by its usual names."""
+    validated_only: bool = True
+    """Of EcoTaxa's annotations only validated ones are labels; --no-validated-only: predicted ones
+    too."""
+    group_by: str = ""
+    """A column of the table, or a regular expression on the path: images of a group (a cast, a day)
+    stay on one side of the split. Default: EcoTaxa's objects."""
+    image_root: Source[str] = ""
+    """The folder that a table's paths start from. Default: where the table lies."""
+    follow_links: bool = False
+    """Follow links to folders, which may lead outside."""
+    pages: Literal["all", "first"] = "all"
+    """Pages of a TIFF: each an image, or the first alone."""
+    crop_bottom: str = "0"
+    """Pixels to cut off below (a scale bar, a caption); auto finds it."""
     fit: Literal["squash", "pad"] = "squash"
     """squash: to a square whatever the shape, as the study did; pad: keep the shape, fill up."""
-    views: Literal["plankton", "digits", "cifar", "none"] = "plankton"
-    """The recipe of random views: plankton turns, crops, flips and blurs; cifar is SimCLR's; none:
-    the images as they are."""
     background: str = "auto"
     """Colour that fills corners and padding, 0 (black) to 255; auto: as the images' borders."""
     on_bad_image: Evaluation[Literal["fail", "skip"]] = "fail"
     """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
 
+
+@dataclasses.dataclass(frozen=True)
+class Images(Reading):
+    """Which images, which classes, which views."""
+
+    dataset: Literal["digits", "folder", "cifar10", "cifar100"] = "digits"
+    """digits: scikit-learn's, nothing to download; folder: what --data-dir names; cifar10 and
+    cifar100: through TFDS, downloaded where they are not there. Also names the preset."""
+    data_dir: Source[str] = ""
+    """A folder of images (class folders, flat, or both), a zip of one, a table, or the file that
+    scripts/pack_images.py made (folder); the folder of TFDS's data sets (cifar; default TFDS's)."""
+    seen: tuple[str, ...] = ()
+    """Classes to learn from. Default, and "all": every class with enough images that is not
+    --unseen."""
+    unseen: tuple[str, ...] = ()
+    """Classes kept for the test of how few labels the embedding needs, or how many, drawn by seed.
+    Default: none, and label efficiency is measured on the test images."""
+    lookalikes: tuple[str, ...] | None = None
+    """A second, harder set of unseen classes, judged apart. Default: the preset's, where its own
+    seen and unseen classes are used, else none."""
+    min_images: AtLeast1[int] = 3
+    """Classes with fewer images are left out, unless they are named."""
+    image_size: AtLeast1[int] = 48
+    """Side in pixels to which images are resized."""
+    color: Literal["rgb", "grey"] = "grey"
+    """Channels the network sees."""
+    views: Literal["plankton", "digits", "cifar", "none"] = "plankton"
+    """The recipe of random views: plankton turns, crops, flips and blurs; cifar is SimCLR's; none:
+    the images as they are."""
+
     @property
     def channels(self) -> int:
-        """Of the images: 1 or 3."""
+        """Return the images' channels, 1 or 3."""
         return 1 if self.color == "grey" else 3
 
 
@@ -150,7 +182,7 @@ class Network:
 
     @property
     def frozen_trunk(self) -> bool:
-        """Whether --freeze leaves the trunk as it is."""
+        """Tell whether --freeze leaves the trunk as it is."""
         auto = "plankton_v2_s" in self.encoder and bool(self.pretrained)
         return self.freeze == "trunk" or (self.freeze == "auto" and auto)
 
@@ -255,11 +287,11 @@ class Config(Defaults, Processes, Devices, Judging, Training, Images):
 
     @property
     def title(self) -> str:
-        """The method's name as reports show it."""
+        """Return the method's name as reports show it."""
         return type(self).__name__
 
     def for_structure(self) -> Config:
-        """The same with nothing to read for the initial weights, which a checkpoint replaces."""
+        """Return the same with no file to read for weights that a checkpoint replaces."""
         return self
 
 
@@ -268,7 +300,7 @@ class EncoderConfig(Config, Optimization, Network):
     """The flags of a study that chooses its encoder and its optimizer."""
 
     def for_structure(self) -> EncoderConfig:
-        """The same network, its trunk frozen or not as it was, without reading --pretrained."""
+        """Return the same network, its trunk frozen as it was, without reading --pretrained."""
         frozen: Literal["trunk", "none"] = "trunk" if self.frozen_trunk else "none"
         return dataclasses.replace(self, pretrained="", freeze=frozen)
 
@@ -277,24 +309,24 @@ class EncoderConfig(Config, Optimization, Network):
 
 
 def scopes(kind: Any) -> dict[str, Scope]:
-    """The scope of every field of a configuration."""
+    """Return the scope of every field of a configuration."""
     return {name: _of(marks, Scope) or RECIPE for name, marks in _marks(kind).items()}
 
 
 def searches(kind: Any) -> dict[str, Between | OneOf]:
-    """The fields that `tune` searches, and where."""
+    """Return the fields that `tune` searches, and where."""
     found = {name: _of(marks, Between | OneOf) for name, marks in _marks(kind).items()}
     return {name: where for name, where in found.items() if where is not None}
 
 
 def recipe(settings: dict[str, Any], kind: Any) -> dict[str, Any]:
-    """The settings that make a method: no seed, nothing of a session, a process or a place."""
+    """Pick the settings that make a method: no seed, nothing of a session, a process or a place."""
     belongs = scopes(kind)
     return {name: value for name, value in settings.items() if belongs.get(name, RECIPE).method}
 
 
 def hash_of(settings: dict[str, Any]) -> str:
-    """Twelve hex digits that name a recipe.
+    """Name a recipe by twelve hex digits.
 
     Example:
       >>> hash_of({"b": 1, "a": 2}) == hash_of({"a": 2, "b": 1})
@@ -313,12 +345,12 @@ def check_ranges(config: Any) -> None:
 
 
 def flag(name: str) -> str:
-    """A field's name as the command line spells it."""
+    """Spell a field's name as the command line spells it."""
     return f"--{name.replace('_', '-')}"
 
 
 def help_of(kind: Any) -> dict[str, str]:
-    """The string under each field of a configuration, its own and inherited ones."""
+    """Read the string under each field of a configuration, its own and inherited ones."""
     texts: dict[str, str] = {}
     for base in reversed(kind.__mro__):
         try:

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import sys
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments import presets
+from experiments.config import flag
 from jaxssl import data as images_room
 from jaxssl.errors import InputError
 
@@ -62,19 +65,17 @@ class Data:
     @property
     def fingerprint(self) -> str:
         """Changes when an image, its label or the order does."""
-        import hashlib
-
         parts = [self.train, self.val, self.test, *self.unseen.values()]
         return hashlib.sha256("".join(p.fingerprint() for p in parts).encode()).hexdigest()
 
     def outline(self) -> dict[str, Any]:
-        """What a method knows of it, for config.json: a run is opened again without its images."""
+        """Tell what a method knows of it, for config.json: a run is opened without its images."""
         names = ("classes", "shape", "steps_per_epoch", "total_steps")
         return {name: getattr(self, name) for name in names}
 
 
 def of_outline(outline: Mapping[str, Any], settings: Images) -> Data:
-    """The data of a run's config.json, without an image."""
+    """Make the data of a run's config.json, without an image."""
     classes, shape = tuple(outline["classes"]), (*outline["shape"],)
     none = images_room.ImageSet(
         *((), (), np.zeros(0, np.int32), classes),
@@ -99,8 +100,21 @@ def read(settings: Images, seed: int) -> Data:
     return data
 
 
+def only_labelled(data: Data, method: str) -> Data:
+    """Leave out the training images without a label; refuse data that has none."""
+    train = data.train.labelled()
+    if not len(train):
+        raise InputError(
+            f"{method} learns from labels, and no image has one: sort the images into a folder a "
+            "class, name a table with --labels-from, or take a method without labels (simclr)"
+        )
+    if len(train) < len(data.train):
+        print(f"learning from the {len(train):,} of {len(data.train):,} images that have a label")
+    return dataclasses.replace(data, train=train)
+
+
 def with_label_fraction(data: Data, fraction: float, *, seed: int) -> Data:
-    """The same with only a fraction of the training images of each class."""
+    """Keep only a fraction of the training images of each class."""
     if fraction == 1:
         return data
     train = images_room.label_fraction(data.train, fraction, seed=seed)
@@ -109,7 +123,7 @@ def with_label_fraction(data: Data, fraction: float, *, seed: int) -> Data:
 
 
 def recipe_of(settings: Images, background: int) -> Recipe | None:
-    """The recipe of random views that the flags name, on a background of 0 to 255."""
+    """Make the recipe of random views that the flags name, on a background of 0 to 255."""
     from jaxssl import augment
 
     fill = background / 255
@@ -122,103 +136,150 @@ def recipe_of(settings: Images, background: int) -> Recipe | None:
     return recipes[settings.views]
 
 
+def name_of(place: str) -> str:
+    """Return a folder's name with a mark of its path, since many are called "images"."""
+    path = Path(place).expanduser().resolve()
+    return f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+
+
 def _digits(settings: Images, seed: int) -> Data:
     images = images_room.load_digits(size=settings.image_size, channels=settings.channels)
-    return _split(images, settings, seed, _background(settings, lambda: 0))
+    return _split(images, settings, seed, _number(settings.background, "background", auto=0))
 
 
 def _folder(settings: Images, seed: int) -> Data:
     if not settings.data_dir:
-        raise InputError("--dataset folder needs --data-dir, a folder of class folders")
-    named = list(dict.fromkeys([*settings.seen, *settings.unseen, *harder_unseen(settings)]))
-
-    def open_with(fill: int) -> Any:
-        return images_room.open_images(
-            settings.data_dir,
-            classes=named if settings.seen else None,
-            size=settings.image_size,
-            channels=settings.channels,
-            fill=fill,
-            fit=settings.fit,
-            on_bad_image=settings.on_bad_image,
-            progress=_reading(),
-        )
-
-    fill = _background(settings, lambda: _border(open_with(255)[0]))
-    images, report = open_with(fill)
+        raise InputError("--dataset folder needs --data-dir: a folder, zip or table of images")
+    settings = _without_foreign_classes(settings)
+    images, report = images_room.open_images(
+        settings.data_dir, reading_of(settings), progress=_reading()
+    )
     print(report)
     skipped = tuple({"path": path, "reason": why} for path, why in report.unreadable.items())
-    return dataclasses.replace(_split(images, settings, seed, fill), skipped=skipped)
+    data = _split(images, settings, seed, report.background)
+    return dataclasses.replace(data, skipped=skipped)
 
 
-def _cifar10(settings: Images, seed: int) -> Data:
-    """Its own test images, and a tenth of its training images to validate on."""
+def reading_of(settings: Images, **changes: Any) -> images_room.Reading:
+    """Collect how the flags say that images are read."""
+    named = [*settings.seen, *settings.unseen, *harder_unseen(settings)]
+    background: Any = "auto"
+    if settings.background != "auto":
+        background = _number(settings.background, "background")
+    crop: Any = "auto"
+    if settings.crop_bottom != "auto":
+        crop = _number(settings.crop_bottom, "crop_bottom", most=10_000)
+    names = ("labels_from", "image_column", "label_column", "validated_only", "group_by")
+    more = ("image_root", "follow_links", "pages", "fit", "on_bad_image")
+    reading = images_room.Reading(
+        size=settings.image_size,
+        channels=settings.channels,
+        background=background,
+        crop_bottom=crop,
+        classes=tuple(dict.fromkeys(named)) if _names_all(settings) else None,
+        **{name: getattr(settings, name) for name in (*names, *more)},
+    )
+    return dataclasses.replace(reading, **changes)
+
+
+def _names_all(settings: Images) -> bool:
+    """Tell whether the flags name every class that is wanted, so that no other need be read."""
+    by_number = len(settings.unseen) == 1 and settings.unseen[0].isdecimal()
+    return bool(settings.seen) and settings.seen != ("all",) and not by_number
+
+
+def _without_foreign_classes(settings: Images) -> Images:
+    """Drop a preset's classes, which are never demanded of a folder that has others."""
+    chosen = (settings.seen, settings.unseen)
+    if not settings.seen or chosen not in presets.CLASSES:
+        return settings
+    top = Path(settings.data_dir).expanduser()
+    there = {path.name for path in top.iterdir() if path.is_dir()} if top.is_dir() else set()
+    if {*settings.seen, *settings.unseen} <= there or top.suffix == ".array_record":
+        return settings
+    print(f"the preset's classes are not in {settings.data_dir}: its own are seen")
+    return dataclasses.replace(settings, seen=(), unseen=(), lookalikes=())
+
+
+def _cifar(settings: Images, seed: int) -> Data:
+    """Take its own test images, and a tenth of its training images to validate on."""
     official = {}
     for part in ("train", "test"):
-        images = images_room.load_cifar10(
+        images = images_room.load_cifar(
+            settings.dataset,
             part,
             size=settings.image_size,
             channels=settings.channels,
             data_dir=settings.data_dir or None,
             progress=_reading(),
         )
-        official[part] = images_room.split_classes(
-            images, settings.seen or images.class_names, settings.unseen
-        )
+        names = settings.seen
+        if names in ((), ("all",)):
+            names = tuple(name for name in images.class_names if name not in settings.unseen)
+        official[part] = images_room.split_classes(images, names, settings.unseen)
     train, val = images_room.train_val(official["train"][0], fraction=0.1, seed=seed)
     test, unseen = official["test"]
     sets = {"unseen": unseen} if settings.unseen else {}
-    return Data(train, val, test, sets, recipe_of(settings, _background(settings, lambda: 0)))
+    return Data(train, val, test, sets, recipe_of(settings, 0))
 
 
 READERS: dict[str, Callable[[Images, int], Data]] = {
     "digits": _digits,
     "folder": _folder,
-    "cifar10": _cifar10,
+    "cifar10": _cifar,
+    "cifar100": _cifar,
 }
 
 
 def harder_unseen(settings: Images) -> tuple[str, ...]:
-    """The look-alikes: as given, or the preset's own."""
+    """Return the look-alikes: as given, or the preset's own."""
     if settings.lookalikes is not None:
         return settings.lookalikes
     return presets.LOOKALIKES.get((settings.seen, settings.unseen), ())
 
 
 def _split(images: ImageSet, settings: Images, seed: int, background: int) -> Data:
-    """By class and by part, as the protocol has it: 75 % train, 5 % validate, 20 % test."""
+    """Split by class and by part, as the protocol has it: 75 % train, 5 % validate, 20 % test."""
     harder = harder_unseen(settings)
-    kept = {*settings.unseen, *harder}
-    names = settings.seen or tuple(name for name in images.class_names if name not in kept)
-    seen, unseen = images_room.split_classes(images, names, settings.unseen)
-    sets = {"unseen": unseen} if settings.unseen else {}
+    names, unseen = settings.seen, settings.unseen
+    wanted: Any = unseen or None
+    if len(unseen) == 1 and unseen[0].isdecimal() and unseen[0] not in images.class_names:
+        wanted = int(unseen[0])
+    if names in ((), ("all",)) and harder:
+        names = tuple(n for n in images.class_names if n not in {*unseen, *harder})
+    parts = images_room.split_protocol(
+        images,
+        seen=None if names in ((), ("all",)) else names,
+        unseen=wanted,
+        min_images=settings.min_images,
+        seed=seed,
+        look_for_near=settings.dataset == "folder",
+    )
+    if settings.dataset == "folder":
+        print(parts)
+    sets = {"unseen": parts.unseen} if len(parts.unseen) else {}
     if harder:
-        sets["unseen-lookalikes"] = images_room.split_classes(images, names, harder)[1]
-    parts = images_room.train_val_test(seen, seed=seed)
-    return Data(*parts, sets, recipe_of(settings, background))
+        seen = parts.train.class_names
+        sets["unseen-lookalikes"] = images_room.split_classes(images.labelled(), seen, harder)[1]
+    train, val = parts.train, parts.val
+    if not len(val):
+        # Nothing is held out where nothing is labelled: the loss is watched on a part of all.
+        count = max(1, round(0.05 * len(train)))
+        val = train.subset(np.sort(np.random.default_rng(seed).permutation(len(train))[:count]))
+    return Data(train, val, parts.test, sets, recipe_of(settings, background))
 
 
-def _background(settings: Images, measure: Callable[[], int]) -> int:
-    """The colour that fills corners: as the flag says, or measured."""
-    if settings.background == "auto":
-        found = measure()
-        print(f"background: {found} of 255, as the images' borders")
-        return found
-    if not settings.background.isdecimal() or int(settings.background) > 255:
-        raise InputError(f"--background is {settings.background!r}: it must be auto or 0 to 255")
-    return int(settings.background)
-
-
-def _border(images: ImageSet) -> int:
-    """The median of the border pixels of at most 200 images."""
-    rows = np.linspace(0, len(images) - 1, min(200, len(images))).astype(int)
-    pixels = images.batch(rows)["image"]
-    sides = [pixels[:, [0, -1]].ravel(), pixels[:, :, [0, -1]].ravel()]
-    return int(np.median(np.concatenate(sides)))
+def _number(text: str, name: str, *, auto: int = 0, most: int = 255) -> int:
+    """Read a whole number that a flag gives as text."""
+    if text == "auto":
+        return auto
+    if not text.isdecimal() or int(text) > most:
+        raise InputError(f"{flag(name)} is {text!r}: it must be auto or 0 to {most}")
+    return int(text)
 
 
 def _reading() -> Callable[[int, int], None]:
-    """A bar while the images are checked; the second time they come from the cache."""
+    """Show a bar while images are checked; the second time they come from the cache."""
     from tqdm import tqdm
 
     from jaxssl.training import processes

@@ -17,7 +17,7 @@ from jaxssl.errors import InputError
 
 
 def main(program: Any, settings: Any) -> None:
-    """Network, then table."""
+    """Make the network, then print its table."""
     config.check_ranges(settings)
     shape = (settings.image_size, settings.image_size, settings.channels)
     outline = {"classes": settings.seen or ("a class",), "shape": shape}
@@ -33,7 +33,7 @@ def main(program: Any, settings: Any) -> None:
 
 
 def parse(arguments: list[str]) -> tuple[Any, Any]:
-    """The program, and its flags."""
+    """Read the program, and its flags."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{__doc__}\nPrograms: {', '.join(cli.STUDIES)}, or the Python file of a study.")
         sys.exit(0)

@@ -9,56 +9,53 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
-from experiments import cli, finished, study
-from experiments.config import Devices
-from jaxssl import training
-from jaxssl.analysis.embeddings import save
+from experiments import cli, datasets, finished, study
+from experiments.config import Devices, Reading
+from jaxssl import analysis, training
+from jaxssl import data as images_room
 from jaxssl.errors import InputError
 
 
 @dataclasses.dataclass(frozen=True)
-class Embed(Devices):
+class Embed(Reading, Devices):
     """The flags of embedding."""
 
     run_dir: tyro.conf.Positional[str] = ""
     """The folder of a run."""
     data_dir: str = ""
-    """A folder of class folders, or the file that scripts/pack_images.py made of it."""
+    """What to embed: a folder, zip or table of images, as in training."""
     out: str = ""
-    """The table. Default: RUN/embeddings/other/<name of DIR>.parquet."""
+    """The table, .parquet or .csv. Default: RUN/embeddings/other/<name of DIR>.parquet."""
     checkpoint: str = "best"
     """Which of the run's checkpoints: best, last or a step."""
-    on_bad_image: Literal["fail", "skip"] = "fail"
-    """As in training."""
     method: str | None = None
     """The Python file of a run whose method is not of this package; it is run."""
 
 
 def main(config: Embed) -> None:
-    """Run, images, model, embedding."""
+    """Embed: run, images, model, table."""
     run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
-        raise InputError("--data-dir is missing: a folder of class folders to embed")
+        raise InputError("--data-dir is missing: a folder, zip or table of images to embed")
     study.start_devices(config)
     import jax
 
     from jaxssl import embedding
 
-    images, report = run.read_other(config.data_dir, config.on_bad_image)
+    images, report = images_room.open_images(config.data_dir, run.reading(config))
     print(report)
     placement = training.data_placement(jax.device_count())
     step = run.step(config.checkpoint)
     encode = embedding.compile_output(run.method.model, run.method.encode, placement)
     vectors = embedding.embed_set(encode, run.restore(step, placement), images, placement)
-    name = Path(config.data_dir).resolve().name
-    out = Path(config.out or run.folder / "embeddings" / "other" / f"{name}.parquet")
+    name = datasets.name_of(config.data_dir)
+    out = Path(config.out or run.folder / "embeddings" / "other" / f"{name}.parquet").expanduser()
     about = {"layer": "h", "checkpoint": step, "distance": run.method.distance}
     table = study.table_of(images, "other", vectors, about, pictures=True)
-    save(out, table)
+    analysis.export(out, table)
     print(f"{len(images)} embeddings of {vectors.shape[1]} values: {out}")
 
 

@@ -65,12 +65,12 @@ class FineTune(Devices, Judging, Training):
 
     @property
     def title(self) -> str:
-        """What is trained."""
+        """Say what is trained."""
         how = "Linear layer" if self.freeze else "Fine-tuning"
         return f"{how} from random weights" if self.random else how
 
     def for_structure(self) -> FineTune:
-        """The same network without reading the weights that it started from."""
+        """Return the same network without reading the weights that it started from."""
         return dataclasses.replace(self, random=True)
 
 
@@ -78,7 +78,7 @@ PRESETS = {"finetune": FineTune()}
 
 
 def make_method(config: FineTune, data: Data) -> training.Method:
-    """Cross-entropy of a new linear layer on the run's h."""
+    """Make the method: cross-entropy of a new linear layer on the run's h."""
     import optax  # it imports JAX, for which --help does not wait
 
     encoder, start = finished.open(config.start, method=config.method).encoder(
@@ -111,10 +111,10 @@ def make_method(config: FineTune, data: Data) -> training.Method:
 
 
 def main(config: FineTune) -> None:
-    """Run, data, method, training, embedding, report."""
+    """Run it: start, data, method, training, embedding, report."""
     start = finished.open(config.start, data_dir=config.data_dir, method=config.method)
     with study.open(config, start) as run:
-        data = study.load(run)
+        data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))
         embedded = study.embed(run, data, trained)
         study.report(embedded, draws=config.draws, labels=config.labels)

@@ -43,36 +43,36 @@ class Finished:
 
     @property
     def title(self) -> str:
-        """Method and data set, for a page."""
+        """Name method and data set, for a page."""
         return f"{self.record['study']} on {self.record['dataset']}"
 
     @functools.cached_property
     def method(self) -> Method:
-        """The method as its program makes it, with random weights."""
+        """Make the method as its program makes it, with random weights."""
         outline = datasets.of_outline(self.record["outline"], self.images)
         return self.program.make_method(self.config.for_structure(), outline)
 
     @property
     def checkpoints(self) -> Checkpoints:
-        """Its checkpoints, only to be read."""
+        """Open its checkpoints, only to be read."""
         folder = (self.folder / "checkpoints").resolve()
         if not folder.is_dir():
             raise InputError(f"{self.folder} has no checkpoint: train it first")
         return training.Checkpoints(folder)
 
     def untrained(self, placement: Placement) -> TrainState:
-        """The state of a network with random weights."""
+        """Make the state of a network with random weights."""
         return placement.replicate(training.create_state(self.method))
 
     def steps(self) -> list[int]:
-        """The checkpoints there are, oldest first."""
+        """List the checkpoints there are, oldest first."""
         steps = self.checkpoints.steps()
         if not steps:
             raise InputError(f"{self.folder} has no checkpoint: train it first")
         return steps
 
     def step(self, checkpoint: str) -> int:
-        """The step that "best", "last" or a number names."""
+        """Return the step that "best", "last" or a number names."""
         steps = self.steps()
         if checkpoint == "last":
             return steps[-1]
@@ -87,11 +87,11 @@ class Finished:
         return int(checkpoint)
 
     def restore(self, step: int, placement: Placement) -> TrainState:
-        """The state at a checkpoint, on the devices of `placement`."""
+        """Load the state at a checkpoint, on the devices of `placement`."""
         return self.checkpoints.restore(self.untrained(placement), step=step)[0]
 
     def encoder(self, checkpoint: str | None, *, seed: int) -> tuple[Any, str]:
-        """The encoder as a module whose every parameter learns, and in words what it starts as.
+        """Make the encoder, whose every parameter learns; and say what it starts as.
 
         Args:
           checkpoint: Whose weights it has; None: random ones.
@@ -116,11 +116,11 @@ class Finished:
         return method.encoder(method.model), start
 
     def epoch(self, step: int) -> float:
-        """The epoch in which a step ends."""
+        """Return the epoch in which a step ends."""
         return step / self.record["outline"]["steps_per_epoch"]
 
     def load_data(self) -> Data:
-        """The images of the run, split as in training; refuses others."""
+        """Read the images of the run, split as in training; refuse others."""
         seed = self.config.seed
         data = datasets.read(self.images, seed)
         fraction = getattr(self.config, "label_fraction", 1.0)
@@ -132,15 +132,17 @@ class Finished:
             )
         return data
 
-    def read_other(self, data_dir: str, on_bad_image: Any = "fail") -> tuple[ImageSet, Any]:
-        """Other images, read as the run read its own, and the report of what was found."""
-        return images_room.open_images(
-            data_dir,
-            size=self.images.image_size,
-            channels=self.images.channels,
-            fit=self.images.fit,
-            on_bad_image=on_bad_image,
-        )
+    def reading(self, flags: config.Reading) -> images_room.Reading:
+        """Say how other images are read: in the run's size, colour and fit, else as told."""
+        names = [field.name for field in dataclasses.fields(config.Reading)]
+        told = {name: getattr(flags, name) for name in names}
+        told |= {name: getattr(self.images, name) for name in ("fit", "background")}
+        settings = dataclasses.replace(self.images, **told, seen=(), unseen=(), lookalikes=())
+        return datasets.reading_of(settings)
+
+    def read_other(self, data_dir: str) -> tuple[ImageSet, Any]:
+        """Read other images as the run read its own; and report what was found."""
+        return images_room.open_images(data_dir, self.reading(self.images))
 
 
 def open(run_dir: str, *, data_dir: str = "", method: str | None = None) -> Finished:
@@ -181,7 +183,7 @@ def open(run_dir: str, *, data_dir: str = "", method: str | None = None) -> Fini
 
 
 def _settings_of(stored: dict[str, Any], kind: type) -> dict[str, Any]:
-    """What an evaluation takes over; JSON has lists where flags have tuples."""
+    """Pick what an evaluation takes over; JSON has lists where flags have tuples."""
     scopes = config.scopes(kind)
     kept = {name: stored[name] for name, scope in scopes.items() if scope.kept}
     return {n: tuple(value) if isinstance(value, list) else value for n, value in kept.items()}

@@ -60,7 +60,7 @@ class LinearEval(Devices):
 
 
 def output_of(run: Finished, layer: str) -> Output:
-    """`(model, images) -> features [b, d]` of a layer by its name."""
+    """Make `(model, images) -> features [b, d]` of a layer by its name."""
     if layer == "h":
         return run.method.encode
     if layer == "z":
@@ -69,7 +69,7 @@ def output_of(run: Finished, layer: str) -> Output:
 
 
 def main(config: LinearEval) -> None:
-    """Run, images, features, numbers, page."""
+    """Evaluate: run, images, features, numbers, page."""
     study.start_devices(config)
     run = finished.open(config.run_dir, data_dir=config.data_dir, method=config.method)
     import jax
@@ -157,7 +157,7 @@ def _labels(sets: Sets) -> dict[str, np.ndarray]:
 
 
 def _few(sets: Sets, seed: int) -> Sets:
-    """A part of the images, the same for every checkpoint."""
+    """Draw a part of the images, the same for every checkpoint."""
     from jaxssl.analysis.sampling import stratified_sample
 
     def part(images: ImageSet, limit: int) -> ImageSet:

@@ -98,6 +98,9 @@ CIFAR10: dict[str, Any] = {
 }
 # What two CPU cores train in minutes.
 CIFAR10_CPU = CIFAR10 | {"encoder": "convnet", "epochs": 10}
+# The same recipe on 100 classes.
+CIFAR100 = CIFAR10 | {"dataset": "cifar100", "seen": ()}
+CIFAR100_CPU = CIFAR100 | {"encoder": "convnet", "epochs": 10}
 PRESETS = {
     "digits": DIGITS,
     "folder": FOLDER,
@@ -107,6 +110,8 @@ PRESETS = {
     "plankton-wide-cpu": PLANKTON_WIDE_CPU,
     "cifar10": CIFAR10,
     "cifar10-cpu": CIFAR10_CPU,
+    "cifar100": CIFAR100,
+    "cifar100-cpu": CIFAR100_CPU,
 }
 
 
@@ -140,3 +145,5 @@ LOOKALIKES: dict[tuple[tuple[str, ...], tuple[str, ...]], tuple[str, ...]] = {
         "chaetognath_sagitta",
     ),
 }
+# The classes that a preset chooses: nobody typed them.
+CLASSES = {(p["seen"], p["unseen"]) for p in (PLANKTON, PLANKTON_WIDE)}

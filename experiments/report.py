@@ -30,7 +30,7 @@ class Report:
 
 
 def main(config: Report) -> None:
-    """Tables, then numbers, then page."""
+    """Read the tables, then make numbers and page."""
     run = analysis.read_run(config.run_dir)
     folder = Path(config.run_dir)
     if config.redraw and run.results is not None:

@@ -53,16 +53,17 @@ class RNN(Config):
 
     @property
     def title(self) -> str:
-        """The cell's name."""
+        """Return the cell's name."""
         return self.cell.upper()
 
 
-OWN = {"cifar10": {"epochs": 100, "resident": True, "steps_per_dispatch": 10}}
+LONG = {"epochs": 100, "resident": True, "steps_per_dispatch": 10}
+OWN = {"cifar10": LONG, "cifar100": LONG}
 PRESETS = presets.of(RNN, OWN, views="none")
 
 
 def make_optimizer(config: RNN, data: Data) -> Any:
-    """Adam with L2, whose rate falls to a tenth when the training loss stands still.
+    """Make Adam with L2, whose rate falls to a tenth when the training loss stands still.
 
     The loss is the mean over an epoch's batches, as they were trained on (with dropout): it is
     known to the step without a validation. torch's scheduler waits one epoch longer.
@@ -79,7 +80,7 @@ def make_optimizer(config: RNN, data: Data) -> Any:
 
 
 def make_method(config: RNN, data: Data) -> training.Method:
-    """Cross-entropy of a small classifier on h."""
+    """Make the method: cross-entropy of a small classifier on h."""
     rngs = models.Rngs(config.seed)
     size, _, channels = data.shape
     encoder = models.RowEncoder(
@@ -114,9 +115,9 @@ def make_method(config: RNN, data: Data) -> training.Method:
 
 
 def main(config: RNN) -> None:
-    """Data, method, training, embedding, report."""
+    """Run it: data, method, training, embedding, report."""
     with study.open(config) as run:
-        data = study.load(run)
+        data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))
         embedded = study.embed(run, data, trained)
         study.report(embedded, draws=config.draws, labels=config.labels)

@@ -54,11 +54,12 @@ OWN: dict[str, dict[str, Any]] = {
     "cifar10": PAPER | {"resident": True, "steps_per_dispatch": 10},
     "cifar10-cpu": {"temperature": 0.5, "head": "mlp2", "learning_rate": 0.001},
 }
+OWN |= {"cifar100": OWN["cifar10"], "cifar100-cpu": OWN["cifar10-cpu"]}
 PRESETS = presets.of(SimCLR, OWN)
 
 
 def make_model(config: SimCLR) -> tuple[models.Embedder, str]:
-    """h = f(x) is what we want, z = g(h) is what the loss sees; and what f starts as, in words."""
+    """Make f and g, and say what f starts as: h = f(x) is what we want, z = g(h) feeds the loss."""
     encoder, start, rngs = study.make_encoder(config)
     head = models.ProjectionHead(
         encoder.features, kind=config.head, out_features=config.features, rngs=rngs
@@ -67,7 +68,7 @@ def make_model(config: SimCLR) -> tuple[models.Embedder, str]:
 
 
 def make_method(config: SimCLR, data: Data) -> training.Method:
-    """NT-Xent over two views of each image."""
+    """Make the method: NT-Xent over two views of each image."""
     model, start = make_model(config)
 
     def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
@@ -81,7 +82,7 @@ def make_method(config: SimCLR, data: Data) -> training.Method:
 
 
 def main(config: SimCLR) -> None:
-    """Data, method, training, embedding, report."""
+    """Run it: data, method, training, embedding, report."""
     with study.open(config) as run:
         data = study.load(run)
         trained = study.train(run, data, make_method(config, data))

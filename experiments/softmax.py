@@ -44,7 +44,7 @@ PRESETS = presets.of(Softmax)
 
 
 def cross_entropy(logits: Any, labels: Any) -> Any:
-    """The mean cross-entropy, and the share that is right."""
+    """Return the mean cross-entropy, and the share that is right."""
     import optax  # it imports JAX, for which --help does not wait
 
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
@@ -52,7 +52,7 @@ def cross_entropy(logits: Any, labels: Any) -> Any:
 
 
 def make_method(config: Softmax, data: Data) -> training.Method:
-    """Cross-entropy of a linear layer on h, of one random view of each image."""
+    """Make the method: cross-entropy of a linear layer on h, of one random view of each image."""
     encoder, start, rngs = study.make_encoder(config)
     head = models.Classifier(encoder.features, len(data.classes), rngs=rngs)
 
@@ -79,9 +79,9 @@ def make_method(config: Softmax, data: Data) -> training.Method:
 
 
 def main(config: Softmax) -> None:
-    """Data, method, training, embedding, report."""
+    """Run it: data, method, training, embedding, report."""
     with study.open(config) as run:
-        data = study.load(run)
+        data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))
         embedded = study.embed(run, data, trained)
         study.report(embedded, draws=config.draws, labels=config.labels)

@@ -52,7 +52,7 @@ class Run:
 
     @property
     def images(self) -> config.Images:
-        """The flags that say which images."""
+        """Return the flags that say which images."""
         return self.start.images if self.start else self.config
 
 
@@ -100,10 +100,17 @@ def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
         yield Run(settings, placement, start, closing)
 
 
-def load(run: Run) -> Data:
-    """Read the images and split them; refuses a batch that they cannot fill."""
+def load(run: Run, *, labels: bool = False) -> Data:
+    """Read the images and split them; refuse a batch that they cannot fill.
+
+    Args:
+      run: From `open`.
+      labels: Whether the method learns from labels: images without one are then left out.
+    """
     settings = run.config
     data = run.start.load_data() if run.start else datasets.read(run.images, settings.seed)
+    if labels:
+        data = datasets.only_labelled(data, settings.title)
     fraction = getattr(settings, "label_fraction", 1.0)
     data = datasets.with_label_fraction(data, fraction, seed=settings.seed)
     per_epoch = len(data.train) // settings.batch_size
@@ -145,7 +152,7 @@ def make_encoder(settings: EncoderConfig) -> tuple[Any, str, models.Rngs]:
 
 
 def dtype(settings: Any) -> Any:
-    """What --bfloat16 asks to compute in."""
+    """Return what --bfloat16 asks to compute in."""
     import jax.numpy as jnp
 
     return jnp.bfloat16 if settings.bfloat16 else jnp.float32
@@ -259,7 +266,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     from jaxssl.training import processes
 
     settings, placement, method = run.config, run.placement, trained.method
-    judged = {"test": data.test, **data.unseen}
+    judged = {name: x for name, x in {"test": data.test, **data.unseen}.items() if len(x)}
     judge, other = settings.judge, "last" if settings.judge == "best" else "best"
     wanted = {
         "h": (trained.states[judge], {"train": data.train, "val": data.val, **judged}),
@@ -357,11 +364,11 @@ def table_of(
     *,
     pictures: bool = False,
 ) -> analysis.Embeddings:
-    """A set and its vectors as a table; `about` stands in its metadata."""
+    """Make a table of a set and its vectors; `about` stands in its metadata."""
     return analysis.Embeddings(
         ids=images.ids,
         paths=images.paths,
-        class_names=tuple(images.class_names[label] for label in images.labels),
+        class_names=tuple(images.class_names[i] if i >= 0 else "" for i in images.labels),
         class_index=images.labels,
         split=(split,) * len(images),
         vectors=vectors,
@@ -394,7 +401,7 @@ def start_devices(settings: config.Devices) -> None:
 
 
 def _plan(settings: config.Training, data: Data, method: training.Method) -> training.Plan:
-    """When the loop evaluates, saves and ends."""
+    """Plan when the loop evaluates, saves and ends."""
     import jax
 
     # A checkpoint is saved with each validation: as often as one is to be kept.
@@ -413,7 +420,7 @@ def _plan(settings: config.Training, data: Data, method: training.Method) -> tra
 
 
 def _recipe(run: Run) -> dict[str, Any]:
-    """The settings that make the method: the program's, and those of the images."""
+    """Pick the settings that make the method: the program's, and those of the images."""
     own = dataclasses.asdict(run.config)
     return config.recipe(own, type(run.config)) | config.recipe(_image_settings(run), config.Images)
 
@@ -425,7 +432,7 @@ def _image_settings(run: Run) -> dict[str, Any]:
 
 
 def _run_folder(run: Run, data: Data, method: training.Method) -> training.RunFolder:
-    """The run's folder, locked; checks a resumed one against this configuration."""
+    """Make the run's folder, which checks a resumed one against this configuration."""
     from jaxssl.training import devices, runs
 
     settings, dataset = run.config, run.images.dataset
@@ -478,7 +485,8 @@ def _validation(
         )
     order = random.permutation(len(data.val))[: len(data.val) // size * size]
     batches = [data.val.batch(rows[placement.part(size)]) for rows in order.reshape(-1, size)]
-    bank = data.train.subset(np.sort(random.permutation(len(data.train))[:KNN_BANK]))
+    labelled = data.train.labelled()
+    bank = labelled.subset(np.sort(random.permutation(len(labelled))[:KNN_BANK]))
 
     def validate(state: training.TrainState) -> dict[str, float]:
         rows = []
@@ -488,7 +496,7 @@ def _validation(
             rows.append({"loss": loss, **metrics})
         rows = jax.device_get(rows)
         means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        if plan.ends_epoch(int(state.step)):
+        if plan.ends_epoch(int(state.step)) and len(bank):
             h_bank = embedding.embed_set(encode, state, bank, placement)
             h_val = embedding.embed_set(encode, state, data.val, placement)
             means["knn_accuracy"] = analysis.knn_accuracy(
@@ -520,7 +528,7 @@ def _check_together(
 
 
 def _save_what_goes_in(path: Path, data: Data, seed: int) -> None:
-    """`report/views.png`, x, t1(x), t2(x) of a few training images; `skipped.json` of bad files."""
+    """Write `report/views.png`, a few images with two views each, and `skipped.json`."""
     import jax
 
     from jaxssl.analysis import figures

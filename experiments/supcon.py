@@ -34,7 +34,7 @@ PRESETS = presets.of(SupCon)
 
 
 def make_method(config: SupCon, data: Data) -> training.Method:
-    """SupCon over two views of each image."""
+    """Make the method: SupCon over two views of each image."""
     model, start = make_model(config)
 
     def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
@@ -57,9 +57,9 @@ def make_method(config: SupCon, data: Data) -> training.Method:
 
 
 def main(config: SupCon) -> None:
-    """Data, method, training, embedding, report."""
+    """Run it: data, method, training, embedding, report."""
     with study.open(config) as run:
-        data = study.load(run)
+        data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))
         embedded = study.embed(run, data, trained)
         study.report(embedded, draws=config.draws, labels=config.labels)

@@ -44,7 +44,7 @@ PRESETS = presets.of(Triplet)
 
 
 def make_method(config: Triplet, data: Data) -> training.Method:
-    """Triplets mined in the step, of one random view of each image."""
+    """Make the method: triplets mined in the step, of one random view of each image."""
     encoder, start, _ = study.make_encoder(config)
 
     def triplets(model: Any, images: Any, labels: Any, **policy: Any) -> Any:
@@ -81,9 +81,9 @@ def make_method(config: Triplet, data: Data) -> training.Method:
 
 
 def main(config: Triplet) -> None:
-    """Data, method, training, embedding, report."""
+    """Run it: data, method, training, embedding, report."""
     with study.open(config) as run:
-        data = study.load(run)
+        data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))
         embedded = study.embed(run, data, trained)
         study.report(embedded, draws=config.draws, labels=config.labels)

@@ -52,7 +52,7 @@ class Tuning:
 
 
 def parse(arguments: list[str]) -> tuple[ModuleType, Any, Space]:
-    """The program, its flags with those of tuning, and what is searched."""
+    """Read the program, its flags with those of tuning, and what is searched."""
     if not arguments or arguments[0] in ("-h", "--help"):
         print(f"{__doc__}\n`python -m experiments.tune PROGRAM --help` shows the flags.")
         sys.exit(0)
@@ -69,7 +69,7 @@ def parse(arguments: list[str]) -> tuple[ModuleType, Any, Space]:
 
 
 def main(program: ModuleType, flags: Any, space: Space) -> None:
-    """Study, trials, the best of them."""
+    """Search: study, trials, the best of them."""
     if flags.trials < 1 or not space:
         raise InputError(f"--trials {flags.trials} of {len(space)} settings: nothing to search")
     kind = cli.flags_of(program)
@@ -99,7 +99,7 @@ def main(program: ModuleType, flags: Any, space: Space) -> None:
 def _run_trial(
     search: optuna.Study, program: ModuleType, flags: Any, space: Space, folder: Path
 ) -> None:
-    """One run of the program; its value, or why it has none, into the study."""
+    """Make one run of the program; its value, or why it has none, into the study."""
     import optuna
 
     trial = search.ask(tuning.distributions(space))
@@ -127,7 +127,7 @@ def _run_trial(
 def _train(
     trial: optuna.Trial, program: ModuleType, flags: Any, run_dir: Path
 ) -> tuple[str, float]:
-    """Open, load, make_method, train; the validation number of the state that would be judged."""
+    """Open, load, make_method, train; return the number of the state that would be judged."""
     import optuna
 
     kind = cli.flags_of(program)
@@ -164,13 +164,13 @@ def _train(
 
 
 def _score(method: Method, row: Mapping[str, float]) -> tuple[float, int]:
-    """As the checkpoints rate a validation: of equals, the latest."""
+    """Rate as the checkpoints rate a validation: of equals, the latest."""
     score = method.score(row)
     return (float("inf") if score is None else score, -int(row["step"]))
 
 
 def _write_best(search: optuna.Study, program: ModuleType, flags: Any, folder: Path) -> None:
-    """`best.json` and the plots."""
+    """Write `best.json` and the plots."""
     if not tuning.trials(search, "complete"):
         raise InputError(
             f"none of {len(search.trials)} trials came to its end, so none is the best: raise "

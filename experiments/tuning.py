@@ -20,7 +20,7 @@ Space = Mapping[str, Between | OneOf]
 
 
 def distributions(space: Space) -> dict[str, Any]:
-    """The space as Optuna wants it."""
+    """Turn the space into what Optuna wants."""
     from optuna.distributions import CategoricalDistribution, FloatDistribution
 
     def distribution(where: Between | OneOf) -> Any:
@@ -35,7 +35,7 @@ def distributions(space: Space) -> dict[str, Any]:
 def open_study(
     storage: Path, settings: Mapping[str, Any], *, seed: int, warm_up: int
 ) -> Iterator[optuna.Study]:
-    """The study in a SQLite file, new or going on, held by one process at a time.
+    """Open the study in a SQLite file, new or going on, held by one process at a time.
 
     A trial that was running when its process ended fails, and waits to be tried again.
 
@@ -78,19 +78,19 @@ def open_study(
 
 
 def trials(study: optuna.Study, *states: str) -> list[optuna.trial.FrozenTrial]:
-    """Those in one of the states: "complete", "pruned", "fail", "running", "waiting"."""
+    """List those in one of the states: "complete", "pruned", "fail", "running", "waiting"."""
     from optuna.trial import TrialState
 
     return study.get_trials(states=[TrialState[state.upper()] for state in states])
 
 
 def folder_name(trial: optuna.Trial | optuna.trial.FrozenTrial) -> str:
-    """The trial's number, or that of the one that it tries again."""
+    """Return the trial's number, or that of the one that it tries again."""
     return trial.user_attrs.get("folder", f"{trial.number:04}")
 
 
 def draw(study: optuna.Study, folder: Path) -> None:
-    """Optuna's own plots as SVG, by matplotlib: its others need plotly."""
+    """Draw Optuna's own plots as SVG, by matplotlib: its others need plotly."""
     import warnings
 
     import matplotlib
@@ -115,7 +115,7 @@ def draw(study: optuna.Study, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(storage: Path) -> Iterator[None]:
-    """One process a study: a trial that runs when it is opened was therefore cut short."""
+    """Hold one process a study: a trial that runs when it is opened was therefore cut short."""
     from jaxssl.training.runs import lock
 
     try:

@@ -1,8 +1,8 @@
-"""Pack a folder of class folders: every image decoded and resized once, into one file.
+"""Pack the images of any place: every one decoded and resized once, into one file.
 
 `python scripts/pack_images.py --data-dir FOLDER --out x.array_record --image-size 64`
 
-Then `--data-dir x.array_record` gives a program the images of the folder at that size. The same
+Then `--data-dir x.array_record` gives a program the same images at that size. The same
 command after a kill goes on with the parts that are whole; the file appears when all of it is
 written.
 """
@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,7 +34,7 @@ class Pack:
     """Where from, where to, and what images are made into."""
 
     data_dir: str
-    """A folder of class folders."""
+    """What holds the images: a folder, a zip, a table."""
     out: str
     """The file to write; it ends in .array_record."""
     image_size: int = 64
@@ -42,6 +43,14 @@ class Pack:
     """Channels."""
     fit: Literal["squash", "pad"] = "squash"
     """squash: to a square whatever the shape; pad: keep the shape, fill up."""
+    background: int | Literal["auto"] = "auto"
+    """Grey around what is shown, 0 to 255; auto: the median of the images' borders."""
+    crop_bottom: int | Literal["auto"] = 0
+    """Rows to take off under every picture; auto finds a scale bar or caption they share."""
+    labels_from: str = "auto"
+    """auto (a table beside the images, else folders), folders, none, or a table."""
+    follow_links: bool = False
+    """Follow links to folders."""
     on_bad_image: Literal["fail", "skip"] = "fail"
     """fail: stop and list the unreadable images; skip: leave them out, and say so in the file."""
     classes: tuple[str, ...] = ()
@@ -50,74 +59,83 @@ class Pack:
 
 def main(config: Pack) -> None:
     """List, decode part by part, write."""
-    from jaxssl.data.folder import list_folder, readable
-    from jaxssl.data.packed import EXTENSION, FORMAT
+    from jaxssl.data import Reading
+    from jaxssl.data.assemble import find_crop, readable
+    from jaxssl.data.opening import list_images
+    from jaxssl.data.packed import table_of
+    from jaxssl.data.reading import PACKED
+    from jaxssl.data.scan import Look, look_of
 
     out = Path(config.out).expanduser().absolute()
-    if out.suffix != EXTENSION or out.exists():
+    if out.suffix != PACKED or out.exists():
         raise InputError(
             f"--out {config.out}: "
-            + ("is there already; remove it" if out.exists() else f"must end in {EXTENSION}")
+            + ("is there already; remove it" if out.exists() else f"must end in {PACKED}")
         )
     if config.image_size < 1:
         raise InputError(f"--image-size is {config.image_size}: it must be at least 1")
     begin = time.perf_counter()
-    top, classes, found = list_folder(config.data_dir, config.classes or None)
-    settings = {
-        "size": config.image_size,
-        "channels": 1 if config.color == "grey" else 3,
-        "fill": 255,
-        "fit": config.fit,
-    }
+    reading = Reading(
+        size=config.image_size,
+        channels=1 if config.color == "grey" else 3,
+        fit=config.fit,
+        background=config.background,
+        crop_bottom=config.crop_bottom,
+        on_bad_image=config.on_bad_image,
+        classes=config.classes or None,
+        labels_from=config.labels_from,
+        follow_links=config.follow_links,
+    )
+    found = list_images(config.data_dir, reading)
+    crop = find_crop(found, reading.crop_bottom)
+    first = Look(crop_bottom=crop)
     parts = out.with_name(f".{out.name}.parts")
     try:
         parts.mkdir(parents=True, exist_ok=True)
-        names = _decode(found.files, settings, parts)
+        names = _decode(found.files, reading.settings() | first.settings(), parts)
         verdicts = [verdict for name in names for verdict in _verdicts(parts / name)]
-        reasons = [reason for _, reason in verdicts]
-        listed = dict(found.unreadable)  # names and folders that could not even be opened
-        good = readable(top, classes, found, reasons, config.on_bad_image)
-        table = {
-            "format": FORMAT,
-            "settings": settings,
-            "classes": classes,
-            "ids": [file.id for file in found.files],
-            "paths": [file.path for file in found.files],
-            "sha256": [sha256 for sha256, _ in verdicts],
-            "reasons": reasons,
-            "unreadable": listed,
-            "other_files": found.other_files,
-            "warnings": found.warnings,
-        }
-        _write(out, parts, names, table)
+        look = look_of(verdicts, background=reading.background, crop_bottom=crop)
+        table = table_of(found, verdicts, look, reading)
+        again = [i for i, verdict in enumerate(verdicts) if look.changes(verdict, first)]
+        good = readable(found, verdicts, reading)
+        settings = reading.settings() | look.settings()
+        _write(out, parts, names, table, lambda: _redone(found.files, again, settings))
         shutil.rmtree(parts)
     except OSError as error:
         raise InputError(f"cannot write {out}: {error.strerror or error}") from error
     took = time.perf_counter() - begin
     left_out = f", {len(found.unreadable)} left out" if found.unreadable else ""
     print(
-        f"{out}: {len(good):,} images of {len(classes)} classes{left_out}, "
+        f"{out}: {len(good):,} images of {len(found.classes)} classes{left_out}, "
         f"{out.stat().st_size / 1e6:,.0f} MB in {took:.0f} s"
     )
+
+
+def _redone(files: list[Any], again: list[int], settings: dict[str, Any]) -> Iterator[Any]:
+    """(position, pixels) of images whose pixels follow from what the whole set has in common."""
+    from jaxssl.data.scan import examine
+
+    for i, (_, image) in examine(files, again, settings, None):
+        yield i, image
 
 
 def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str]:
     """Every part as a file that is whole; its name says what is in it, so that a part of files
     that changed since, or of other settings, is made again."""
-    from jaxssl.data.scan import DECODER, examine, hash_of
+    from jaxssl.data.scan import DECODER, examine, hash_of, key_of
     from jaxssl.files import atomic
 
     names, begin, decoded = [], time.perf_counter(), 0
     with tqdm(total=len(files), unit="image", disable=not sys.stderr.isatty()) as bar:
         for start in range(0, len(files), PART):
             part = files[start : start + PART]
-            name = f"{hash_of([DECODER, settings, [[f.id, *f.stamp] for f in part]])[:32]}.npz"
+            name = f"{hash_of([DECODER, settings, [[f.id, key_of(f)] for f in part]])[:32]}.npz"
             if not (parts / name).exists():
-                verdicts: list[list[str]] = []
+                verdicts: list[list[Any]] = []
                 pixels, lasting = [], True
                 for _, (verdict, image) in examine(part, range(len(part)), settings, None):
                     lasting &= verdict.lasting
-                    verdicts.append([verdict.sha256, verdict.reason])
+                    verdicts.append([*dataclasses.astuple(verdict)])
                     pixels += [] if verdict.reason else [image]
                     bar.update()
                 if not lasting:
@@ -143,22 +161,33 @@ def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str
     return names
 
 
-def _verdicts(part: Path) -> list[list[str]]:
+def _verdicts(part: Path) -> list[Any]:
+    from jaxssl.data.scan import Verdict
+
     with np.load(part) as arrays:
-        return json.loads(arrays["verdicts"].tobytes())
+        return [Verdict(*verdict) for verdict in json.loads(arrays["verdicts"].tobytes())]
 
 
-def _write(out: Path, parts: Path, names: list[str], table: dict[str, Any]) -> None:
+def _write(
+    out: Path,
+    parts: Path,
+    names: list[str],
+    table: dict[str, Any],
+    redone: Callable[[], Iterator[Any]],
+) -> None:
     """One record an image, compressed a little and alone, so that any of them is read by itself."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     temporary = parts / "whole.tmp"  # what a kill leaves of it goes with the parts
     try:
         writer = ArrayRecordWriter(str(temporary), "group_size:1,zstd:1")
-        for name in names:
-            with np.load(parts / name) as arrays:
-                for image in arrays["pixels"]:
-                    writer.write(image.tobytes())
+        replaced = redone()
+        at, pixels = next(replaced, (-1, None))
+        for number, image in _good(parts, names):
+            if number == at:
+                image = pixels
+                at, pixels = next(replaced, (-1, None))
+            writer.write(image.tobytes())
         writer.write(json.dumps(table).encode())
         writer.close()
         with open(temporary, "rb") as file:
@@ -168,6 +197,19 @@ def _write(out: Path, parts: Path, names: list[str], table: dict[str, Any]) -> N
         raise InputError(f"cannot write {out}: {error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _good(parts: Path, names: list[str]) -> Iterator[tuple[int, Any]]:
+    """(position among all files, pixels) of the images that can be read."""
+    number = 0
+    for name in names:
+        verdicts = _verdicts(parts / name)
+        with np.load(parts / name) as arrays:
+            pixels = iter(arrays["pixels"])
+            for verdict in verdicts:
+                if not verdict.reason:
+                    yield number, next(pixels)
+                number += 1
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Prepare CIFAR-10 for TensorFlow Datasets from an archive or a folder, without TensorFlow.
+"""Prepare CIFAR-10 or CIFAR-100 for TensorFlow Datasets from an archive or a folder.
 
-`python scripts/prepare_cifar10.py --source cifar-10-python.tar.gz`
+It needs no TensorFlow: `python scripts/prepare_cifar10.py --source cifar-10-python.tar.gz`
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 import time
+from typing import Literal
 
 import tyro
 from tqdm import tqdm
@@ -20,8 +21,10 @@ class Prepare:
     """Where from and where to."""
 
     source: str
-    """cifar-10-python.tar.gz, cifar-10-binary.tar.gz, or a folder or tar(.gz) of images as
-    train/<class>/NAME and test/<class>/NAME."""
+    """cifar-10-python.tar.gz, cifar-10-binary.tar.gz (or -100-), or a folder or tar(.gz) of images
+    as train/<class>/NAME and test/<class>/NAME."""
+    name: Literal["cifar10", "cifar100"] = "cifar10"
+    """Which of the two."""
     data_dir: str = ""
     """The folder of TensorFlow Datasets; $TFDS_DATA_DIR or ~/tensorflow_datasets unless named."""
     subset: int = 0
@@ -30,7 +33,7 @@ class Prepare:
 
 def main(config: Prepare) -> None:
     """Prepare, with a bar for reading and one for writing."""
-    from jaxssl.data.cifar_tfds import prepare_cifar10
+    from jaxssl.data.cifar_tfds import prepare_cifar
 
     start = time.perf_counter()
     with tqdm(unit="image", disable=not sys.stderr.isatty()) as bar:
@@ -41,7 +44,8 @@ def main(config: Prepare) -> None:
             bar.total = of
             bar.update(done - bar.n)
 
-        folder = prepare_cifar10(
+        folder = prepare_cifar(
+            config.name,
             config.source,
             data_dir=config.data_dir or None,
             subset=config.subset or None,

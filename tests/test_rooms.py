@@ -15,7 +15,7 @@ ROOMS = {
     "losses": {"jax"},
     "augment": {"jax"},
     "models": {"jax", "flax", "numpy"},
-    "data": {"numpy", "grain", "tensorflow_datasets", "PIL", "sklearn"},
+    "data": {"numpy", "grain", "tensorflow_datasets", "PIL", "sklearn", "pyarrow"},
     "training": {"jax", "flax", "optax", "orbax", "numpy", "tqdm", "tensorboardX"},
     "analysis": {
         *("numpy", "sklearn", "scipy", "matplotlib", "pyarrow", "jinja2", "umap", "PIL"),

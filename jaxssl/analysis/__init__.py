@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from jaxssl.analysis.classifier import classification
     from jaxssl.analysis.compare import write_comparison
     from jaxssl.analysis.embeddings import Embeddings
+    from jaxssl.analysis.export import export
+    from jaxssl.analysis.few_labels import FewLabels, fit_few_labels
     from jaxssl.analysis.headlines import headline
     from jaxssl.analysis.measures import analyse
     from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
@@ -32,11 +34,14 @@ __all__ = [
     "Classification",
     "Embeddings",
     "Facts",
+    "FewLabels",
     "Results",
     "Run",
     "Tables",
     "analyse",
     "classification",
+    "export",
+    "fit_few_labels",
     "headline",
     "knn_accuracy",
     "knn_votes",
@@ -55,6 +60,8 @@ _MODULES = {
     "classifier": ("classification",),
     "compare": ("write_comparison",),
     "embeddings": ("Embeddings",),
+    "export": ("export",),
+    "few_labels": ("FewLabels", "fit_few_labels"),
     "headlines": ("headline",),
     "measures": ("analyse",),
     "probes": ("knn_accuracy", "knn_votes", "label_efficiency"),

@@ -60,7 +60,7 @@ def plankton(
         ValueError: an option out of its range, or not an image.
 
     Example:
-        >>> plankton(jax.random.key(0), jnp.ones((48, 48, 1))).shape
+        >>> jax.jit(plankton)(jax.random.key(0), jnp.ones((48, 48, 1))).shape
         (48, 48, 1)
     """
     image = geometry.check_image(image)
@@ -111,7 +111,7 @@ def digits(
         ValueError: an option out of its range, or not an image.
 
     Example:
-        >>> digits(jax.random.key(0), jnp.zeros((16, 16, 1))).max().item()
+        >>> jax.jit(digits)(jax.random.key(0), jnp.zeros((16, 16, 1))).max().item()
         0.0
     """
     if not 0 <= degrees < 90:
@@ -172,7 +172,7 @@ def cifar(
         Chen et al. 2020 (SimCLR), appendices A and B.9.
 
     Example:
-        >>> cifar(jax.random.key(0), jnp.ones((32, 32, 3))).shape
+        >>> jax.jit(cifar)(jax.random.key(0), jnp.ones((32, 32, 3))).shape
         (32, 32, 3)
     """
     key_crop, key_flip, key_chance, key_color, key_grey, key_blur = jax.random.split(key, 6)
@@ -215,7 +215,7 @@ def view(key: Array, images: Array, recipe: Recipe | None) -> Array:
 
     Example:
         >>> images = jnp.full((4, 16, 16, 1), 255, jnp.uint8)
-        >>> view(jax.random.key(0), images, digits).shape
+        >>> view(jax.random.key(0), images, geometry.random_flip).shape  # an operation is a recipe
         (4, 16, 16, 1)
         >>> view(jax.random.key(0), images, None).max().item()
         1.0
@@ -255,7 +255,7 @@ def views(key: Array, images: Array, recipe: Recipe, *, number: int = 2) -> Arra
 
     Example:
         >>> images = jnp.zeros((4, 16, 16, 1), jnp.uint8)
-        >>> first, second = views(jax.random.key(0), images, digits)
+        >>> first, second = views(jax.random.key(0), images, geometry.random_rotation)
         >>> first.shape, second.dtype
         ((4, 16, 16, 1), dtype('float32'))
     """

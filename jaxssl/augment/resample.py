@@ -56,8 +56,9 @@ def in_two_passes(image: Array, matrix: Array, fill: Array, size: tuple[int, int
     |m10| > |m00| the input is transposed first, so |s| <= 1 and an angle is at most 45 degrees.
 
     Both passes are linear between pixels. Crops, flips, zooms, shifts and quarter turns equal the
-    bilinear form; else it reads along an output column instead of along an input column: on smooth
-    images (features of 4 px and more) the two differ by less than .001 on average.
+    bilinear form. At other angles rows are joined along a column of the output, not of the input:
+    on smooth images (blobs of 3 px standard deviation, 48 px) the two differ by less than 7e-4 on
+    average and by .04 where a blob is sharpest, which is about what either is off from the truth.
 
     Reference:
         Catmull and Smith 1980, 3-D Transformations of Images in Scanline Order.
@@ -73,10 +74,7 @@ def in_two_passes(image: Array, matrix: Array, fill: Array, size: tuple[int, int
     across = matrix[1] + jnp.array([0, 0, (w - 1) / 2], jnp.float32)
     transposed = jnp.abs(across[0]) > jnp.abs(down[0])
     planes = jnp.where(transposed, planes.swapaxes(1, 2), planes)
-    down, across = (
-        jnp.where(transposed, across, down),
-        jnp.where(transposed, down, across),
-    )
+    down, across = jnp.where(transposed, across, down), jnp.where(transposed, down, across)
 
     rows, columns = _centred(size[0]), _centred(size[1])
     # If no row of the output changes what is read, neither number depends on it: any slope will do.
@@ -89,8 +87,8 @@ def in_two_passes(image: Array, matrix: Array, fill: Array, size: tuple[int, int
     y = down[0] * rows[None, :] + down[1] * columns[:, None] + down[2]
     # In bfloat16 as it comes a TPU would be off by 1 of 255; three products leave 1e-5.
     precision = lax.Precision.HIGH
-    # These orders of axes, batch first and the weights' long axis last, are those for which XLA
-    # fuses the weights into the products; others put 4 GB of them into memory.
+    # With the weights' axes in this order (batch, summed, kept) XLA fuses their making into the
+    # products; in others it puts 4 GB of them into memory, for 512 views of 128 px.
     half = jnp.einsum("yxc,kyx->ykc", _triangles(x, side), planes, precision=precision)
     whole = jnp.einsum("cyr,ykc->ckr", _triangles(y, side), half, precision=precision)
     return whole.transpose(2, 0, 1) + fill

@@ -1,4 +1,4 @@
-"""CIFAR-10 from the folder of TensorFlow Datasets, decoded once and kept as packed pixels."""
+"""CIFAR-10 and CIFAR-100 from the folder of TensorFlow Datasets, decoded once and kept."""
 
 from __future__ import annotations
 
@@ -13,39 +13,31 @@ import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from jaxssl.data.cifar_source import CLASS_NAMES, COUNTS, PAGE, Progress, Split
+from jaxssl.data.cifar_kinds import COUNTS, KINDS, PAGE, VERSION, Cifar, Progress, Split
 from jaxssl.data.images import ImageSet
 from jaxssl.data.scan import remove_stale
 from jaxssl.errors import InputError
 from jaxssl.files import atomic, cache_dir
 
-VERSION = "3.0.2"
-_ARCHIVE = "cifar-10-binary.tar.gz"
-_URL = f"https://www.cs.toronto.edu/~kriz/{_ARCHIVE}"
+_URL = "https://www.cs.toronto.edu/~kriz/"
+_COMMAND = "python scripts/prepare_cifar10.py"
 # `group`: equal for images of equal pixels.
 _ROW = np.dtype([("image", "u1", (32, 32, 3)), ("label", "u1"), ("group", "<i4")])
 
 
-def cifar10_folder(data_dir: str | Path | None = None) -> Path:
-    """Where TFDS keeps CIFAR-10: DATA_DIR/cifar10/3.0.2, there or not.
-
-    Args:
-      data_dir: None is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-
-    Example:
-      >>> cifar10_folder("/data").as_posix()
-      '/data/cifar10/3.0.2'
-    """
-    top = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return Path(top).expanduser().absolute() / "cifar10" / VERSION
+def load_cifar10(split: Split, **options: Any) -> ImageSet:
+    """Read one split of CIFAR-10: `load_cifar("cifar10", split, **options)`."""
+    return load_cifar("cifar10", split, **options)
 
 
-def load_cifar10(
+def load_cifar(
+    name: str,
     split: Split,
     *,
     channels: int = 3,
@@ -53,13 +45,14 @@ def load_cifar10(
     data_dir: str | None = None,
     progress: Progress | None = None,
 ) -> ImageSet:
-    """One split of CIFAR-10, as TFDS has it; downloads and prepares it where it is absent.
+    """Read one split of CIFAR-10 or CIFAR-100; downloads and prepares it where it is absent.
 
     The images are decoded the first time and then kept as pixels in `cache_dir()`: the
     next start maps them into memory. Other sizes (Pillow's bilinear filter) and grey (ITU-R 601
     luma) are made when an image is asked for.
 
     Args:
+      name: "cifar10" or "cifar100".
       split: "train" (50,000 images) or "test" (10,000).
       channels: 3 (RGB) or 1 (grey).
       size: height and width in pixels, at least 1.
@@ -67,12 +60,12 @@ def load_cifar10(
       progress: called with (images done, images to do) from time to time.
 
     Returns:
-      An ImageSet with the ten class names, ids "train/00000"... in the order of the official
+      An ImageSet with the class names, ids "train/00000"... in the order of the official
       files, whatever the order of the records is; images of equal pixels are of one group.
 
     Raises:
       InputError: no data and no network, a folder of another version, or damaged records.
-      ValueError: an unknown split, size below 1, or channels neither 1 nor 3.
+      ValueError: an unknown name or split, size below 1, or channels neither 1 nor 3.
 
     Reference:
       A. Krizhevsky, Learning multiple layers of features from tiny images, 2009.
@@ -81,24 +74,26 @@ def load_cifar10(
       >>> from unittest.mock import patch
       >>> from jaxssl.data.cifar_tfds import prepare_cifar10
       >>> with tempfile.TemporaryDirectory() as tmp, patch.dict(os.environ, XDG_CACHE_HOME=tmp):
-      ...     for folder in (f"{tmp}/images/{s}/{c}" for s in COUNTS for c in CLASS_NAMES):
+      ...     names = [f"{s}/{c}" for s in COUNTS for c in KINDS["cifar10"].class_names]
+      ...     for folder in (f"{tmp}/images/{name}" for name in names):
       ...         os.makedirs(folder)
       ...         Image.new("RGB", (32, 32), "navy").save(f"{folder}/0.png")
       ...     _ = prepare_cifar10(f"{tmp}/images", data_dir=tmp, subset=1)
-      ...     images = load_cifar10("test", data_dir=tmp)
+      ...     images = load_cifar("cifar10", "test", data_dir=tmp)
       >>> images.ids[8], images.class_names[images.labels[8]], images[8]["image"][0, 0].tolist()
       ('test/00008', 'ship', [0, 0, 128])
     """
-    if split not in COUNTS or size < 1 or channels not in (1, 3):
+    if name not in KINDS or split not in COUNTS or size < 1 or channels not in (1, 3):
         raise ValueError(
-            "CIFAR-10 has splits 'train' and 'test', and needs size >= 1 and channels 1 or 3, "
-            f"got {split=}, {size=}, {channels=}"
+            "CIFAR has splits 'train' and 'test', and needs size >= 1 and channels 1 or 3, "
+            f"got {name=}, {split=}, {size=}, {channels=}"
         )
-    folder = cifar10_folder(data_dir)
+    kind = KINDS[name]
+    folder = kind.folder(data_dir)
     if not folder.is_dir():
         _refuse_other_versions(folder)
-        _download(folder, progress)
-    rows = _rows(folder, split, progress)
+        _download(kind, folder, progress)
+    rows = _rows(kind, folder, split, progress)
     n = len(rows)
     load: Callable[[int], NDArray[np.uint8]] = rows["image"].__getitem__
     if (size, channels) != (32, 3):
@@ -107,7 +102,7 @@ def load_cifar10(
         ids=tuple(f"{split}/{i:05d}" for i in range(n)),
         paths=("",) * n,
         labels=rows["label"].astype(np.int32),
-        class_names=CLASS_NAMES,
+        class_names=kind.class_names,
         load=load,
         groups=rows["group"].astype(np.int64),
         shape=(size, size, channels),
@@ -131,30 +126,32 @@ def _refuse_other_versions(folder: Path) -> None:
     )
     if there:
         raise InputError(
-            f"{folder.parent} holds cifar10 in version {', '.join(there)}, not {VERSION}; name "
-            "another folder with --data-dir, or prepare it there with "
-            "python scripts/prepare_cifar10.py --source PATH"
+            f"{folder.parent} holds version {', '.join(there)}, not {VERSION}; name another data "
+            "folder, or prepare it there with "
+            f"{_COMMAND} --source PATH"
         )
 
 
-def _download(folder: Path, progress: Progress | None) -> None:
+def _download(kind: Cifar, folder: Path, progress: Progress | None) -> None:
     """Fetches the official archive, checks its sha256 and prepares it in `folder`."""
-    from jaxssl.data.cifar_tfds import prepare_cifar10  # seconds to import: TFDS
+    from jaxssl.data.cifar_tfds import prepare_cifar  # seconds to import: TFDS
 
     data_dir = folder.parent.parent
     try:
-        with urllib.request.urlopen(_URL, timeout=20) as reply:
+        with urllib.request.urlopen(_URL + kind.archive, timeout=20) as reply:
             data_dir.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryDirectory(dir=data_dir, prefix="cifar10-download-") as temporary:
-                archive = Path(temporary, _ARCHIVE)
+            with tempfile.TemporaryDirectory(
+                dir=data_dir, prefix=f"{kind.name}-download-"
+            ) as temporary:
+                archive = Path(temporary, kind.archive)
                 _receive(reply, archive, progress)
-                prepare_cifar10(archive, data_dir=data_dir, progress=progress)
+                prepare_cifar(kind.name, archive, data_dir=data_dir, progress=progress)
     except (OSError, http.client.HTTPException) as error:  # URLError is an OSError
         reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
         raise InputError(
-            f"CIFAR-10 is not in {folder} and cannot be downloaded ({reason}): fetch {_ARCHIVE} "
-            f"or cifar-10-python.tar.gz from {PAGE}, then run "
-            f"python scripts/prepare_cifar10.py --source PATH --data-dir {data_dir}"
+            f"{kind.title} is not in {folder} and cannot be downloaded ({reason}): fetch "
+            f"{' or '.join(kind.sha256)} from {PAGE}, then run {_COMMAND} --name {kind.name} "
+            f"--source PATH --data-dir {data_dir}"
         ) from error
 
 
@@ -172,17 +169,17 @@ def _receive(reply: http.client.HTTPResponse, archive: Path, progress: Progress 
 # ----------------------------------------------------------------------------- pixels, decoded once
 
 
-def _rows(folder: Path, split: Split, progress: Progress | None) -> NDArray[np.void]:
+def _rows(kind: Cifar, folder: Path, split: Split, progress: Progress | None) -> NDArray[np.void]:
     """The packed split from the cache, or decoded and put there."""
-    cache = cache_dir() / f"cifar10-{_digest(os.path.realpath(folder))}"
-    packed = cache / f"{split}-{_identity(folder)}.npy"
+    cache = cache_dir() / f"{kind.name}-{_digest(os.path.realpath(folder))}"
+    packed = cache / f"{split}-{_identity(kind, folder)}.npy"
     try:
         rows = np.load(packed, mmap_mode="r")
         if rows.dtype == _ROW:
             return rows.view(np.ndarray)  # rows of an np.memmap cost twenty times as much to slice
     except (OSError, ValueError, EOFError):  # absent or damaged: made again
         pass
-    rows = _decode_all(folder, split, progress)
+    rows = _decode_all(kind, folder, split, progress)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         remove_stale(cache, split, packed)
@@ -196,7 +193,7 @@ def _rows(folder: Path, split: Split, progress: Progress | None) -> NDArray[np.v
     return rows
 
 
-def _identity(folder: Path) -> str:
+def _identity(kind: Cifar, folder: Path) -> str:
     """Changes with any file of the data set; refuses a folder that is not what its name says."""
     try:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
@@ -204,16 +201,18 @@ def _identity(folder: Path) -> str:
         said = [info["name"], info["version"], info["fileFormat"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unusable(folder, f"dataset_info.json: {error}") from error
-    if said != ["cifar10", VERSION, "array_record"]:
+    if said != [kind.name, VERSION, "array_record"]:
         raise InputError(
-            f"{folder} holds {' '.join(map(str, said))}, not cifar10 {VERSION} array_record; name "
-            "another folder with --data-dir, or prepare it there with "
-            "python scripts/prepare_cifar10.py --source PATH"
+            f"{folder} holds {' '.join(map(str, said))}, not {kind.name} {VERSION} array_record; "
+            "name another data folder, or prepare it there with "
+            f"{_COMMAND} --source PATH"
         )
     return _digest(repr(sorted(stamps)))
 
 
-def _decode_all(folder: Path, split: Split, progress: Progress | None) -> NDArray[np.void]:
+def _decode_all(
+    kind: Cifar, folder: Path, split: Split, progress: Progress | None
+) -> NDArray[np.void]:
     from jaxssl.data.cifar_tfds import read_records  # seconds to import: TFDS
 
     try:
@@ -224,7 +223,7 @@ def _decode_all(folder: Path, split: Split, progress: Progress | None) -> NDArra
             record = records[i]
             position = _position(record["id"], split, n)
             label, image = int(record["label"]), _pixels(record["image"])
-            if seen[position] or not 0 <= label < len(CLASS_NAMES):
+            if seen[position] or not 0 <= label < len(kind.class_names):
                 raise ValueError(f"record {record['id']!r} comes twice, or its label is {label}")
             seen[position] = True
             rows["image"][position], rows["label"][position] = image, label
@@ -255,7 +254,7 @@ def _pixels(png: bytes) -> NDArray[np.uint8]:
 def _unusable(folder: Path, why: str) -> InputError:
     return InputError(
         f"{folder} cannot be read ({' '.join(why.split())[:160]}): if it is damaged, remove it and "
-        "prepare it again with python scripts/prepare_cifar10.py --source PATH"
+        f"prepare it again with {_COMMAND} --source PATH"
     )
 
 

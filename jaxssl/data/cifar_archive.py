@@ -14,8 +14,8 @@ from typing import IO
 
 from jaxssl.errors import InputError
 
-# Twice and more what any form of CIFAR-10 needs (a batch file: 31 MB; all of it: 184 MB).
-MAX_FILE_BYTES = 64 * 1024**2
+# What any form of CIFAR needs and some more (CIFAR-100's one training file: 154 MB; all: 184 MB).
+MAX_FILE_BYTES = 256 * 1024**2
 MAX_BYTES = 512 * 1024**2
 MAX_FILES = 100_000
 
@@ -56,7 +56,7 @@ def read_files(source: str | Path) -> dict[str, bytes]:
             if file is None:
                 continue
             if name in files:
-                raise InputError(f"{path}: {name!r} comes twice; this is no archive of CIFAR-10")
+                raise InputError(f"{path}: {name!r} comes twice; this is no archive of CIFAR")
             content = file.read(size)
             if len(content) != size:
                 raise EOFError
@@ -142,6 +142,6 @@ def _not_plain(path: Path, name: str) -> InputError:
 
 def _too_large(path: Path) -> InputError:
     return InputError(
-        f"{path} holds more than CIFAR-10 can ({MAX_FILES:,} files, {MAX_FILE_BYTES >> 20} MiB "
+        f"{path} holds more than CIFAR can ({MAX_FILES:,} files, {MAX_FILE_BYTES >> 20} MiB "
         f"each, {MAX_BYTES >> 20} MiB in all); it is something else, or hostile"
     )

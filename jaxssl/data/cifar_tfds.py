@@ -1,7 +1,7 @@
-"""CIFAR-10 as a data set of TensorFlow Datasets, written and read without TensorFlow.
+"""CIFAR-10 and CIFAR-100 as data sets of TensorFlow Datasets, without TensorFlow.
 
-TFDS's own builder calls TensorFlow to download and to encode. This one has its name, version,
-features, keys and so its order of records, and hands over images already encoded.
+TFDS's own builder calls TensorFlow to download and to encode. These have their names, version,
+features, keys and so their order of records, and hand over images already encoded.
 """
 
 from __future__ import annotations
@@ -15,28 +15,33 @@ from typing import Any
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from jaxssl.data.cifar import VERSION, cifar10_folder
-from jaxssl.data.cifar_source import CLASS_NAMES, PAGE, Labelled, Progress, Split, read_cifar10
+from jaxssl.data.cifar_kinds import CIFAR10, CIFAR100, KINDS, PAGE, VERSION, Cifar, Progress, Split
+from jaxssl.data.cifar_source import Labelled, read_cifar
 from jaxssl.errors import InputError
 
 
-# TFDS has this class under the same name already; what is prepared here is read by that one.
-class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
-    """TFDS's `cifar10` from arrays in memory, set as `parts` before it prepares."""
+class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
+    """TFDS's data set from arrays in memory, set as `parts` before it prepares."""
 
     VERSION = tfds.core.Version(VERSION)
+    kind: Cifar
     parts: dict[Split, Labelled]
     progress: Progress | None = None
 
     def _info(self) -> tfds.core.DatasetInfo:
+        k, coarse = len(self.kind.class_names), {}
+        labels = tfds.features.ClassLabel(names=self.kind.class_names)
+        if self.kind.groups:
+            coarse = {"coarse_label": tfds.features.ClassLabel(num_classes=20)}
         return tfds.core.DatasetInfo(
             builder=self,
-            description="60,000 colour images of 32 x 32 pixels in 10 classes.",
+            description=f"60,000 colour images of 32 x 32 pixels in {k} classes.",
             features=tfds.features.FeaturesDict(
                 {
                     "id": tfds.features.Text(),
                     "image": tfds.features.Image(shape=(32, 32, 3)),
-                    "label": tfds.features.ClassLabel(names=CLASS_NAMES),
+                    "label": labels,
+                    **coarse,
                 }
             ),
             supervised_keys=("image", "label"),
@@ -54,49 +59,76 @@ class Cifar10(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type:
             png = io.BytesIO()
             Image.fromarray(image).save(png, "PNG")
             # The key decides the order of records: the same as in TFDS's own builder.
-            yield i, {"id": f"{split}_{i:05d}", "image": png.getvalue(), "label": label}
+            record = {"id": f"{split}_{i:05d}", "image": png.getvalue(), "label": label}
+            if self.kind.groups:
+                record["coarse_label"] = self.kind.groups[label]
+            yield i, record
             done = before + i + 1
             if self.progress is not None and (done % 500 == 0 or done == total):
                 self.progress(done, total)
 
 
-def prepare_cifar10(
+# TFDS has classes of these names already; what is prepared here is read by those.
+class Cifar10(_Builder, skip_registration=True):  # type: ignore[call-arg]
+    """TFDS's `cifar10`."""
+
+    kind = CIFAR10
+
+
+class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
+    """TFDS's `cifar100`."""
+
+    kind = CIFAR100
+
+
+_BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}
+
+
+def prepare_cifar10(source: str | Path, **options: Any) -> Path:
+    """Make TFDS's `cifar10`: `prepare_cifar("cifar10", source, **options)`."""
+    return prepare_cifar("cifar10", source, **options)
+
+
+def prepare_cifar(
+    name: str,
     source: str | Path,
     *,
     data_dir: str | Path | None = None,
     subset: int | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """Makes TFDS's `cifar10` from an archive or folder; `tfds.data_source("cifar10")` reads it.
+    """Make TFDS's `cifar10` or `cifar100` from an archive or folder; `tfds.data_source` reads it.
 
     All of the source is read and checked before the first byte is written, to a temporary folder
     that takes its name when it is whole.
 
     Args:
-      source: see `read_cifar10`.
+      name: "cifar10" or "cifar100".
+      source: see `read_cifar`.
       data_dir: TFDS's folder; None is `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
       subset: None prepares all 60,000 images and refuses a source that has not all of them; n the
         first n of each class and split.
       progress: called with (images done, images to do), first of reading, then of writing.
 
     Returns:
-      The new folder, DATA_DIR/cifar10/3.0.2.
+      The new folder, DATA_DIR/<name>/3.0.2.
 
     Raises:
       InputError: the folder is there already, the source cannot be used, or the disk is full.
     """
-    folder = cifar10_folder(data_dir)
+    kind = KINDS[name]
+    folder = kind.folder(data_dir)
     if folder.exists():
         raise InputError(
             f"{folder} is there already and is not overwritten; remove it first, or name another "
-            "folder with --data-dir"
+            "data folder"
         )
-    parts = read_cifar10(source, subset=subset, progress=progress)
+    parts = read_cifar(kind, source, subset=subset, progress=progress)
     tfds.disable_progress_bar()
     try:
         # TFDS prints what it would download: nothing.
         with contextlib.redirect_stdout(io.StringIO()):
-            builder = Cifar10(data_dir=folder.parent.parent)
+            builder = _BUILDERS[name](data_dir=folder.parent.parent)
             builder.parts, builder.progress = parts, progress
             builder.download_and_prepare(file_format="array_record")
     except OSError as error:
@@ -107,7 +139,7 @@ def prepare_cifar10(
 def read_records(folder: Path, split: Split) -> Sequence[dict[str, Any]]:
     """The records of a prepared split, images still encoded: random access by position."""
     return tfds.data_source(
-        f"cifar10:{VERSION}",
+        f"{folder.parent.name}:{VERSION}",
         split=split,
         data_dir=folder.parent.parent,
         download=False,

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import stat
+import zlib
+from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal, get_args
+from typing import IO, Any, Literal, NamedTuple, get_args
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from jaxssl.data.zips import open_zip
 from jaxssl.errors import InputError
 
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "WEBP", "GIF")
@@ -36,27 +43,78 @@ class _Refused(ValueError):
     """A readable file that is not to be used; the text is the reason in the user's words."""
 
 
+class Source(NamedTuple):
+    """Where the pixels of one image lie: a file, or a part of one.
+
+    Args:
+      path: the file on the disk.
+      member: the name inside, where the file is a zip.
+      frame: the page of a TIFF, from 0.
+      box: (left, top, width, height) in pixels, where the image is cut from a larger one.
+      raw: (offset, height, width), where a file holds bare uint8 pixels, row by row.
+    """
+
+    path: str
+    member: str = ""
+    frame: int = 0
+    box: tuple[int, int, int, int] | None = None
+    raw: tuple[int, int, int] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.path}/{self.member}" if self.member else self.path
+
+
+class Decoded(NamedTuple):
+    """An image's pixels, and what a set of images must know of each to treat them alike.
+
+    Args:
+      pixels: uint8 [size, size, channels].
+      high: the largest stored value of an image of more than 8 bits, 0 for others.
+      border: the median stored grey value of the outermost pixels.
+      frames: how many the file has.
+      filled: whether the fill colour shows in the pixels.
+    """
+
+    pixels: NDArray[np.uint8]
+    high: int
+    border: int
+    frames: int
+    filled: bool
+
+
 def decode(
-    path: str | Path, *, size: int, channels: int, fill: int = 255, fit: Fit = "squash"
+    source: str | Path | Source,
+    *,
+    size: int,
+    channels: int,
+    fill: int = 255,
+    fit: Fit = "squash",
+    white: int | None = None,
+    crop_bottom: int = 0,
 ) -> NDArray[np.uint8]:
-    """Decodes one image file in full and resizes it to a square.
+    """Decode one image in full and resize it to a square.
 
     EXIF orientation is applied; alpha is composited on `fill`; of several frames the first is
-    read. Grey is ITU-R 601 luma. 16-bit grey is divided by 257; float pixels must lie in [0, 1]
-    and are multiplied by 255; 32-bit integers must be 16-bit values (maximum 256 to 65535), for
-    their own depth says nothing about their range. What fits none of these is refused, never
-    clipped. Resizing is bilinear with the filter widened when shrinking (antialiased, no ringing
-    at silhouettes); a JPEG of more than twice the size is decoded at half, quarter or eighth scale.
+    read unless the source names another. Grey is ITU-R 601 luma. 16-bit grey is divided by 257;
+    float pixels must lie in [0, 1] and are multiplied by 255; 32-bit integers must be 16-bit values
+    (maximum 256 to 65535), for their own depth says nothing about their range. With `white`, 16-bit
+    and integer values are scaled by it instead. What fits none of these is refused, never clipped.
+    Resizing is bilinear with the filter widened when shrinking (antialiased, no ringing at
+    silhouettes); a JPEG of more than twice the size is decoded at half, quarter or eighth scale.
 
     A JPEG damaged in its middle whose end is intact decodes without an error in libjpeg and cannot
     be told from a good one.
 
     Args:
-      path: a regular file of a format in `FORMATS`, told by its content, not by its extension.
+      source: a regular file of a format in `FORMATS`, told by its content, not by its extension;
+        or a part of one.
       size: height and width of the result in pixels, at least 1.
       channels: 1 (grey) or 3 (RGB).
       fill: background under transparency and beside padding, 0 (black) to 255 (white).
       fit: "squash" changes the aspect to the square; "pad" keeps it and centres on `fill`.
+      white: the stored value of deep pixels that becomes 255, e.g. 4095 for 12 bits in 16; None
+        is the format's own.
+      crop_bottom: rows taken off under the picture first (a scale bar, a caption), at least 0.
 
     Returns:
       uint8 [size, size, channels].
@@ -74,38 +132,149 @@ def decode(
       >>> pixels[:, 0, 0].tolist()
       [255, 40, 40, 255]
     """
-    if size < 1 or channels not in (1, 3) or not 0 <= fill <= 255 or fit not in get_args(Fit):
+    return inspect(
+        source,
+        size=size,
+        channels=channels,
+        fill=fill,
+        fit=fit,
+        white=white,
+        crop_bottom=crop_bottom,
+    ).pixels
+
+
+def inspect(
+    source: str | Path | Source,
+    *,
+    size: int,
+    channels: int,
+    fill: int = 255,
+    fit: Fit = "squash",
+    white: int | None = None,
+    crop_bottom: int = 0,
+) -> Decoded:
+    """Decode one image as `decode` does, and say what a whole set needs to know of it."""
+    if (
+        size < 1
+        or channels not in (1, 3)
+        or not 0 <= fill <= 255
+        or fit not in get_args(Fit)
+        or crop_bottom < 0
+        or (white is not None and white < 1)
+    ):
         raise ValueError(
-            "decode needs size >= 1, channels 1 or 3, fill 0-255 and fit 'squash' or 'pad', "
-            f"got {size=}, {channels=}, {fill=}, {fit=}"
+            "decode needs size >= 1, channels 1 or 3, fill 0-255, fit 'squash' or 'pad', "
+            f"crop_bottom >= 0 and white >= 1, got {size=}, {channels=}, {fill=}, {fit=}, "
+            f"{crop_bottom=}, {white=}"
         )
+    source = source if isinstance(source, Source) else Source(os.fspath(source))
     try:
-        # Before open(): a FIFO would wait for a writer for ever.
-        status = os.stat(path)
-        if not stat.S_ISREG(status.st_mode):
-            raise _Refused("not a regular file")
-        if status.st_size == 0:
-            raise _Refused("an empty file")
-        # A file object, not its name: by name Pillow 13 maps uncompressed TIFFs into memory, and
-        # scrambles those whose orientation swaps height and width.
-        with open(path, "rb") as file, Image.open(file, formats=FORMATS) as image:
+        _refuse_irregular(source.path)
+        with _opened(source) as (image, frames):
             if image.width * image.height > MAX_PIXELS:
                 raise _Refused(_too_large())
-            image.draft(None, (2 * size, 2 * size))  # type: ignore[arg-type]  # None: keep the mode
+            if not crop_bottom and source.box is None:
+                image.draft(None, (2 * size, 2 * size))  # type: ignore[arg-type]  # the mode stays
             ImageOps.exif_transpose(image, in_place=True)
-            flat = _flatten(_eight_bit(image), fill)
+            shown = _without_bottom(image, crop_bottom)
+            high, border = _range_of(shown)
+            eight = _eight_bit(shown, white)
+            filled = eight.has_transparency_data or (fit == "pad" and eight.width != eight.height)
+            flat = _flatten(eight, fill)
             grey_or_rgb = flat.convert("L" if channels == 1 else "RGB")
+            if not high:
+                border = _border(np.asarray(grey_or_rgb.convert("L")))
             pixels = np.asarray(_resize(grey_or_rgb, size, fill, fit))
     # Pillow's decoders raise a zoo (SyntaxError, struct.error, EOFError, KeyError, ...).
     except Exception as error:
         reason = _reason(error)
-        raise UnreadableImage(f"{path}: {reason}", reason) from error
-    return pixels.reshape(size, size, channels)
+        raise UnreadableImage(f"{source}: {reason}", reason) from error
+    return Decoded(pixels.reshape(size, size, channels), high, border, frames, filled)
 
 
-def _eight_bit(image: Image.Image) -> Image.Image:
+def _refuse_irregular(path: str) -> None:
+    status = os.stat(path)  # before open(): a FIFO would wait for a writer for ever
+    if not stat.S_ISREG(status.st_mode):
+        raise _Refused("not a regular file")
+    if status.st_size == 0:
+        raise _Refused("an empty file")
+
+
+@contextlib.contextmanager
+def _opened(source: Source) -> Iterator[tuple[Image.Image, int]]:
+    """The image, not decoded yet where it is a file of its own, and how many frames there are."""
+    if source.raw is not None:
+        offset, height, width = source.raw
+        content = _content(source.path, source.member, offset, height * width)
+        if len(content) < height * width:
+            raise _Refused("the file ends before its pixels do")
+        yield Image.frombytes("L", (width, height), content), 1
+        return
+    if source.box is not None:
+        left, top, width, height = source.box
+        whole = _collage(source.path, source.member, os.stat(source.path).st_mtime_ns)
+        if left < 0 or top < 0 or left + width > whole.width or top + height > whole.height:
+            raise _Refused("its place lies outside the collage")
+        yield whole.crop((left, top, left + width, top + height)), 1
+        return
+    # A file object, not its name: by name Pillow 13 maps uncompressed TIFFs into memory, and
+    # scrambles those whose orientation swaps height and width.
+    with open_file(source.path, source.member) as file, Image.open(file, formats=FORMATS) as image:
+        frames = getattr(image, "n_frames", 1)
+        if source.frame:
+            image.seek(source.frame)
+        yield image, frames
+
+
+def open_file(path: str, member: str = "") -> IO[bytes]:
+    """A file, or what a zip holds under a name, open for reading and seeking."""
+    return io.BytesIO(open_zip(path).read(member)) if member else open(path, "rb")
+
+
+def _content(path: str, member: str, offset: int, length: int) -> bytes:
+    with open_file(path, member) as file:
+        file.seek(offset)
+        return file.read(length)
+
+
+@lru_cache(maxsize=4)
+def _collage(path: str, member: str, mtime: int) -> Image.Image:
+    """A sheet of many images, decoded once for all that are cut from it."""
+    with open_file(path, member) as file, Image.open(file, formats=FORMATS) as image:
+        if image.width * image.height > MAX_PIXELS:
+            raise _Refused(_too_large())
+        image.load()
+        return image.copy()
+
+
+def _without_bottom(image: Image.Image, rows: int) -> Image.Image:
+    if not rows:
+        return image
+    if rows >= image.height:
+        raise _Refused(f"{image.height} pixels high, and {rows} are to be taken off its bottom")
+    return image.crop((0, 0, image.width, image.height - rows))
+
+
+def _deep(image: Image.Image) -> bool:
+    return image.mode in ("F", "I") or image.mode.startswith("I;16")
+
+
+def _range_of(image: Image.Image) -> tuple[int, int]:
+    """(largest value, median of the border) of integers deeper than 8 bits; (0, 0) of others."""
+    if not _deep(image) or image.mode == "F":
+        return 0, 0
+    values = np.asarray(image)
+    return max(1, int(values.max())), _border(values)
+
+
+def _border(grey: NDArray[Any]) -> int:
+    edges = [grey[0], grey[-1], grey[:, 0], grey[:, -1]]
+    return int(np.median(np.concatenate(edges)))
+
+
+def _eight_bit(image: Image.Image, white: int | None) -> Image.Image:
     """Deep grey images scaled to 8 bits; Pillow's own conversion clips them at 255 in silence."""
-    if image.mode not in ("F", "I") and not image.mode.startswith("I;16"):
+    if not _deep(image):
         return image
     if getattr(image, "tag_v2", {}).get(262) == 0:  # PhotometricInterpretation: WhiteIsZero
         raise _Refused("a 16-bit or float TIFF that stores white as 0; save it with black as 0")
@@ -115,12 +284,15 @@ def _eight_bit(image: Image.Image) -> Image.Image:
         if not (low >= 0 and high <= 1):  # also true of NaN
             raise _Refused(f"float pixels from {low:g} to {high:g}; only 0 to 1 can be scaled")
         return Image.fromarray(np.rint(values * 255).astype(np.uint8))
-    if image.mode == "I" and not (low >= 0 and 255 < high <= 65535):
+    states_depth = white is not None or high > 255
+    if image.mode == "I" and not (low >= 0 and states_depth and high <= 65535):
         raise _Refused(
             f"32-bit integer pixels from {low} to {high}, a range that states no depth; "
             "save it with 8 or 16 bits"
         )
-    return Image.fromarray(((values.astype(np.uint32) + 128) // 257).astype(np.uint8))
+    white = white or 65535
+    scaled = (values.astype(np.int64) * 255 + white // 2) // white
+    return Image.fromarray(np.minimum(scaled, 255).astype(np.uint8))
 
 
 def _flatten(image: Image.Image, fill: int) -> Image.Image:
@@ -156,6 +328,8 @@ def _reason(error: Exception) -> str:
             return _too_large()
         case FileNotFoundError():
             return "no such file, or a link to none"
+        case BadZipFile() | zlib.error():
+            return "damaged inside the zip"
         case PermissionError():
             return "no permission to read it"
         case MemoryError():

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+SPLITS = ("train", "val", "test")
+
 
 @dataclass(frozen=True, eq=False)
 class ImageSet:
@@ -22,14 +24,16 @@ class ImageSet:
     Args:
       ids: n unique names, e.g. "chaetognath_other/271.jpg" or "digits/0003".
       paths: n absolute paths, "" where an image has no file.
-      labels: int32 [n], positions in `class_names`.
+      labels: int32 [n], positions in `class_names`; -1 where an image has no label.
       class_names: k names.
       load: position -> uint8 [h, w, c] of the shape `shape`.
       groups: int64 [n]; images of equal number must not straddle a split (byte-identical files).
       shape: (h, w, c) of every image; c is 1 (grey) or 3 (RGB).
+      split: n times "train", "val", "test", or "" where the data says nothing; () is all "".
 
     Raises:
-      ValueError: columns of different length, a repeated id, or a label outside `class_names`.
+      ValueError: columns of different length, a repeated id, a label outside `class_names`, or an
+        unknown split.
 
     Example:
       >>> import numpy as np
@@ -58,18 +62,27 @@ class ImageSet:
     load: Callable[[int], NDArray[np.uint8]]
     groups: NDArray[np.int64]
     shape: tuple[int, int, int]
+    split: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        lengths = [len(self.ids), len(self.paths), len(self.labels), len(self.groups)]
+        if not self.split:
+            object.__setattr__(self, "split", ("",) * len(self.ids))
+        columns = (self.ids, self.paths, self.labels, self.groups, self.split)
+        lengths = list(map(len, columns))
         if len(set(lengths)) > 1:
-            raise ValueError(f"ids, paths, labels, groups must be equally long, got {lengths}")
+            raise ValueError(
+                f"ids, paths, labels, groups, split must be equally long, got {lengths}"
+            )
         if len(set(self.ids)) < len(self.ids):
             raise ValueError("ids must be unique")
-        outside = (self.labels < 0) | (self.labels >= len(self.class_names))
+        outside = (self.labels < -1) | (self.labels >= len(self.class_names))
         if outside.any():
             raise ValueError(
                 f"label {self.labels[outside][0]} outside the {len(self.class_names)} classes"
             )
+        unknown = set(self.split) - {"", *SPLITS}
+        if unknown:
+            raise ValueError(f"a split is one of {', '.join(SPLITS)} or '', got {min(unknown)!r}")
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -100,8 +113,13 @@ class ImageSet:
             paths=tuple(self.paths[i] for i in index),
             labels=self.labels[index],
             groups=self.groups[index],
+            split=tuple(self.split[i] for i in index),
             load=partial(_load_through, self.load, index),
         )
+
+    def labelled(self) -> ImageSet:
+        """The images that have a label."""
+        return self.subset(np.flatnonzero(self.labels >= 0))
 
     def images(self) -> NDArray[np.uint8]:
         """All images in order: uint8 [n, h, w, c]."""
@@ -111,13 +129,15 @@ class ImageSet:
         return pixels
 
     def fingerprint(self) -> str:
-        """sha256 over ordered ids, labels and shape: a run resumes only on the data it began with.
+        """sha256 over ordered ids, labels, splits and shape: a run resumes only on its own data.
 
-        Pixels are left out: a folder's pixels are looked after by its scan (`open_folder`).
+        Pixels are left out: a folder's pixels are looked after by its scan (`open_images`).
         """
         digest = hashlib.sha256(repr(self.shape).encode())
         digest.update("\0".join(self.ids).encode())
         digest.update(self.labels.astype("<i4").tobytes())
+        if any(self.split):
+            digest.update("\0".join(self.split).encode())
         return digest.hexdigest()
 
 

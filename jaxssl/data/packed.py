@@ -1,115 +1,123 @@
-"""A packed file: the images of a folder, decoded and resized once, as one ArrayRecord file.
+"""A packed file: the images of any place, decoded and resized once, as one ArrayRecord file.
 
 `scripts/pack_images.py` writes it. One record an image, its bytes [h, w, c]; then one record of
-JSON: what they were made with, and each file's id, path, sha256 and, where it was left out, why.
+JSON: what they were made with, and what was known of each file: id, path, label, split, group,
+sha256 and, where it was left out, why.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxssl.data.decode import Fit, UnreadableImage
-from jaxssl.data.folder import FolderReport, image_set, open_folder, readable
+from jaxssl.data.annotate import annotate
+from jaxssl.data.assemble import image_set, readable
+from jaxssl.data.decode import Source, UnreadableImage
 from jaxssl.data.images import ImageSet
-from jaxssl.data.walk import Found, ImageFile, choose_classes
+from jaxssl.data.layout import choose_classes, order_by_class
+from jaxssl.data.reading import Reading
+from jaxssl.data.report import Report
+from jaxssl.data.scan import Look, Verdict
+from jaxssl.data.walk import Found, ImageFile
 from jaxssl.errors import InputError
 
-EXTENSION = ".array_record"
-FORMAT = "jaxssl images 1"
+FORMAT = "jaxssl images 2"
 
 
-def open_images(
-    place: str | Path,
-    *,
-    classes: Sequence[str] | None = None,
-    size: int,
-    channels: int,
-    fill: int = 255,
-    fit: Fit = "squash",
-    on_bad_image: Literal["fail", "skip"] = "fail",
-    progress: Callable[[int, int], None] | None = None,
-) -> tuple[ImageSet, FolderReport]:
-    """Reads a folder of class folders, or the packed file of one: the same images either way.
+def table_of(
+    found: Found, verdicts: Sequence[Verdict], look: Look, reading: Reading
+) -> dict[str, Any]:
+    """The last record of a packed file, of what was listed and not passed by `readable` yet.
+
+    Images that can be read are the other records, in order.
+    """
+    return {
+        "format": FORMAT,
+        "settings": reading.settings(),
+        "look": dataclasses.asdict(look),
+        "classes": found.classes,
+        "images": [
+            [
+                *(file.id, "" if file.source.member else file.source.path),
+                *(file.label, file.split, file.group, file.object_id),
+                *(verdict.sha256, verdict.reason),
+            ]
+            for file, verdict in zip(found.files, verdicts, strict=True)
+        ],
+        "unreadable": found.unreadable,
+        "left_out": found.left_out,
+        "other_files": sorted(found.other),
+        "empty": found.empty,
+        "said": found.said,
+        "warnings": found.warnings,
+    }
+
+
+def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
+    """Read a file that `scripts/pack_images.py` made.
 
     Args:
-      place: the folder, or a file that `scripts/pack_images.py` made of it.
-      classes, size, channels, fill, fit, on_bad_image, progress: as in `open_folder`.
+      path: the file.
+      reading: as for the place it was made of; size, channels and fit must be those of the file.
+        Labels may come from a table all the same.
 
     Returns:
-      The images, and the report. Ids, paths, labels, groups, pixels and so the fingerprint are
-      those of the folder when it was packed: a run that began on the one goes on on the other.
+      The images, and the report. Ids, paths, labels, groups, splits, pixels and so the fingerprint
+      are those of the place when it was packed: a run that began on the one goes on on the other.
 
     Raises:
-      InputError: as `open_folder`; a packed file that is damaged, or of another size, colour or
-        fit.
+      InputError: as `open_images`; a file that is damaged, or of another size, colour or fit.
     """
-    settings = {"size": size, "channels": channels, "fill": fill, "fit": fit}
-    if str(place).endswith(EXTENSION):
-        return _open_packed(Path(place).expanduser(), classes, settings, on_bad_image)
-    return open_folder(
-        place,
-        classes=classes,
-        size=size,
-        channels=channels,
-        fill=fill,
-        fit=fit,
-        on_bad_image=on_bad_image,
-        progress=progress,
-    )
-
-
-def _open_packed(
-    path: Path,
-    classes: Sequence[str] | None,
-    settings: dict[str, Any],
-    on_bad_image: Literal["fail", "skip"],
-) -> tuple[ImageSet, FolderReport]:
     source, table = _read_table(path)
-    if table["settings"] != settings:
+    look = Look(**table["look"])
+    asked = reading.settings()
+    if table["settings"] != asked or reading.background not in ("auto", look.fill):
+        held, wanted = _words(table["settings"], look.fill), _words(asked, reading.background)
         raise InputError(
-            f"{path} holds images of {_words(table['settings'])}, not of {_words(settings)}: set "
-            "--image-size, --color and --fit to what it holds, or pack the folder again with "
-            "scripts/pack_images.py"
+            f"{path} holds images of {held}, not of {wanted}: set the image size, colour, fit and "
+            "background to what it holds, or pack the images again with scripts/pack_images.py"
         )
-    top = os.path.abspath(path)
-    # The name asked for -> the name packed: two Unicode forms of one name are one class.
-    chosen = choose_classes(top, {name: name for name in table["classes"]}, classes)
-    asked = {packed: name for name, packed in chosen.items()}
-
-    def of_asked(id_: str) -> str:
-        """The id that the folder would give: under the class as it was asked for; "" if not."""
-        packed, rest = id_.split("/", 1) if "/" in id_ else (id_, "")
-        return f"{asked[packed]}/{rest}".rstrip("/") if packed in asked else ""
-
-    records = np.cumsum([not reason for reason in table["reasons"]]) - 1
-    ids = [of_asked(id_) for id_ in table["ids"]]
-    order = {name: place for place, name in enumerate(chosen)}
-    # In the order of the classes asked for; within a class, sorting is stable, as it was packed.
-    rows = sorted(
-        (i for i, id_ in enumerate(ids) if id_), key=lambda i: order[ids[i].split("/", 1)[0]]
-    )
     found = Found(
-        files=[ImageFile(ids[i], table["paths"][i], (-1, -1)) for i in rows],
-        unreadable={
-            of_asked(id_): why for id_, why in table["unreadable"].items() if of_asked(id_)
-        },
-        other_files=[of_asked(id_) for id_ in table["other_files"] if of_asked(id_)],
-        warnings=list(table["warnings"]),
+        os.path.abspath(path),
+        files=[
+            ImageFile(id_, Source(place), (-1, -1), label, split, group, object_id)
+            for id_, place, label, split, group, object_id, _, _ in table["images"]
+        ],
+        unreadable=table["unreadable"],
+        left_out=table["left_out"],
+        other={id_: ImageFile(id_, Source(""), (-1, -1)) for id_ in table["other_files"]},
+        said=table["said"],
+        warnings=table["warnings"],
+        empty=table["empty"],
     )
-    reasons = [table["reasons"][i] for i in rows]
-    good = readable(top, tuple(chosen), found, reasons, on_bad_image)
-    shape = (settings["size"], settings["size"], settings["channels"])
-    load = partial(_read_pixels, source, path, records[rows][good].tolist(), shape)
-    hashes = [table["sha256"][i] for i in rows]
-    return image_set(top, tuple(chosen), found, good, hashes, load, shape)
+    verdicts = {image[0]: Verdict(*image[-2:]) for image in table["images"]}
+    good = (id_ for id_, verdict in verdicts.items() if not verdict.reason)
+    records = {id_: record for record, id_ in enumerate(good)}
+    _choose(found, reading)
+    mine = [verdicts[file.id] for file in found.files]
+    rows = readable(found, mine, reading)
+    numbers = [records[found.files[i].id] for i in rows]
+    shape = (reading.size, reading.size, reading.channels)
+    load = partial(_read_pixels, source, path, numbers, shape)
+    return image_set(found, rows, mine, load, look, reading)
+
+
+def _choose(found: Found, reading: Reading) -> None:
+    """Labels as they were packed, unless others are asked for; then the classes."""
+    if reading.labels_from not in ("auto", "folders") or reading.group_by:
+        annotate(found, None, reading)
+        return
+    found.classes = choose_classes(found, reading.classes, found.empty)
+    if reading.classes is None:
+        found.files = order_by_class(found.files)
 
 
 def _read_table(path: Path) -> tuple[Sequence[bytes], dict[str, Any]]:
@@ -121,7 +129,8 @@ def _read_table(path: Path) -> tuple[Sequence[bytes], dict[str, Any]]:
     try:
         source = ArrayRecordDataSource([str(path)])
         table = json.loads(source[len(source) - 1])
-        if table["format"] != FORMAT or table["reasons"].count("") != len(source) - 1:
+        good = sum(not image[-1] for image in table["images"])
+        if table["format"] != FORMAT or good != len(source) - 1:
             raise ValueError(f"its table is of another form: {str(table['format'])[:40]!r}")
     # What ArrayRecord raises on other files has no common class.
     except Exception as error:
@@ -147,7 +156,7 @@ def _read_pixels(
         raise UnreadableImage(f"{path}: {reason}", reason) from error
 
 
-def _words(settings: dict[str, Any]) -> str:
+def _words(settings: dict[str, Any], background: int | str) -> str:
     color = {1: "grey", 3: "rgb"}[settings["channels"]]
-    fill = f" on {settings['fill']}" if settings["fill"] != 255 else ""
-    return f"{settings['size']} px {color}, {settings['fit']}{fill}"
+    on = "" if background in ("auto", 255) else f" on {background}"
+    return f"{settings['size']} px {color}, {settings['fit']}{on}"

@@ -135,8 +135,8 @@ def class_balanced(labels: NDArray[np.integer], *, batch_size: int, seed: int) -
 
 
 def _members(labels: NDArray[np.integer]) -> list[NDArray[np.intp]]:
-    """Positions of the images of every class that has any."""
-    return [np.flatnonzero(labels == c) for c in np.unique(labels)]
+    """Positions of the images of every class that has any; label -1 is no class."""
+    return [np.flatnonzero(labels == c) for c in np.unique(labels[labels >= 0])]
 
 
 def _draw(rng: np.random.Generator, images: NDArray[np.intp], n: int) -> NDArray[np.intp]:

@@ -2,7 +2,7 @@
 
 The cache of one folder, all of it safe to delete:
 
-    CACHE_DIR/<hash of the folder's path>/verdicts.json     per file: size, mtime, sha256, reason
+    CACHE_DIR/<hash of the folder's path>/verdicts.json     per file: its stamp, what was learnt
     CACHE_DIR/<hash of the folder's path>/<key>.npy         pixels, uint8 [n, h, w, c]
 
 A file that changes has another size or mtime, so its verdict and the pixels are made again.
@@ -15,18 +15,18 @@ import json
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from errno import ELOOP, ENOENT
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import PIL
 from numpy.typing import NDArray
 
-from jaxssl.data.decode import UnreadableImage, decode
+from jaxssl.data.decode import Source, UnreadableImage, inspect, open_file
 from jaxssl.data.walk import ImageFile
 from jaxssl.errors import InputError
 from jaxssl.files import atomic
@@ -36,27 +36,88 @@ from jaxssl.files import cache_dir as default_cache_dir
 # decoding; above it images are decoded when they are asked for.
 MAX_CACHED_BYTES = 2 * 1024**3
 # Change the number whenever `decode` gives other pixels or other verdicts.
-DECODER = f"1, Pillow {PIL.__version__}"
+DECODER = f"2, Pillow {PIL.__version__}"
 _CHUNK = 128
+_DEPTHS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What one full decode said: the file's sha256, or the reason why it cannot be used."""
+    """What one full decode said: the sha256 of file or part, or the reason why it is of no use.
+
+    `high`, `border`, `frames` and `filled` are those of `jaxssl.data.decode.Decoded`.
+    """
 
     sha256: str
-    reason: str
-    lasting: bool = (
-        True  # False: the system's fault (permission, memory, disk); ask again next time
-    )
+    reason: str = ""
+    high: int = 0
+    border: int = 255
+    frames: int = 1
+    filled: bool = False
+    lasting: bool = True  # False: the system's fault (permission, memory, disk); ask again
+
+
+@dataclass(frozen=True)
+class Look:
+    """What the images of a set have in common: decided over all of them, not image by image.
+
+    Args:
+      fill: the grey of the background, 0 (black) to 255 (white).
+      white: the stored value of deep pixels that becomes 255.
+      crop_bottom: rows taken off under every picture.
+      deep: how many images have more than 8 bits.
+      minority: the share of images whose own background is on the other side of grey, where the
+        background was read off them.
+    """
+
+    fill: int = 255
+    white: int = 65535
+    crop_bottom: int = 0
+    deep: int = 0
+    minority: float = 0.0
+
+    def settings(self) -> dict[str, int]:
+        """The keyword arguments of `decode`."""
+        return {"fill": self.fill, "white": self.white, "crop_bottom": self.crop_bottom}
+
+    def changes(self, verdict: Verdict, first: Look) -> bool:
+        """Whether an image that was decoded with another look has other pixels with this one."""
+        return (verdict.high > 0 and self.white != first.white) or (
+            verdict.filled and self.fill != first.fill
+        )
 
 
 @dataclass(frozen=True)
 class Scan:
-    """The verdict of every file, and its resized pixels unless they are over the limit."""
+    """The verdict of every file, what they share, and their pixels unless over the limit."""
 
     verdicts: list[Verdict]
+    look: Look
     pixels: NDArray[np.uint8] | None
+
+
+def look_of(
+    verdicts: Iterable[Verdict], *, background: int | Literal["auto"], crop_bottom: int
+) -> Look:
+    """The look of a set from what each of its images said.
+
+    The background is the median of the images' borders; within 15 of white or black it is white or
+    black. Deep pixels are scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds all.
+
+    Example:
+      >>> twelve_bits = [Verdict("", high=h, border=b) for h, b in ((4000, 40), (900, 32))]
+      >>> look_of(twelve_bits, background="auto", crop_bottom=0)
+      Look(fill=0, white=4095, crop_bottom=0, deep=2, minority=0.0)
+    """
+    good = [verdict for verdict in verdicts if not verdict.reason]
+    deep = [verdict.high for verdict in good if verdict.high]
+    white = next(full for full in _DEPTHS if full >= max(deep, default=65535))
+    borders = np.array([v.border * 255 // white if v.high else v.border for v in good] or [255])
+    fill = int(np.median(borders)) if background == "auto" else background
+    if background == "auto":
+        fill = 255 if fill >= 240 else 0 if fill <= 15 else fill
+    minority = float(((borders < 128) != (fill < 128)).mean()) if background == "auto" else 0.0
+    return Look(fill, white, crop_bottom, len(deep), minority)
 
 
 def scan(
@@ -64,15 +125,21 @@ def scan(
     *,
     root: str,
     settings: dict[str, Any],
+    background: int | Literal["auto"] = 255,
+    crop_bottom: int = 0,
     cache_dir: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
     """Decodes every file that the cache does not know, in threads, and keeps what it learns.
 
+    Images whose pixels depend on what the set has in common (deep ones on its range, transparent
+    and padded ones on its background) are decoded a second time when that is known.
+
     Args:
       files: the files, in an order that is the same each time.
       root: the folder they came from; names the cache.
-      settings: the keyword arguments of `decode`.
+      settings: size, channels and fit, as `decode` takes them.
+      background, crop_bottom: as in `look_of`.
       cache_dir: where the cache lives; None is `jaxssl.files.cache_dir()`.
       progress: called with (files done, files to do) from time to time.
 
@@ -82,18 +149,29 @@ def scan(
     Raises:
       InputError: the cache folder cannot be written.
     """
-    folder = Path(cache_dir or default_cache_dir()) / hash_of(root)[:16]
-    settings_key = hash_of([DECODER, settings, sorted({f.id.split("/")[0] for f in files})])[:16]
-    files_key = hash_of([[f.id, *f.stamp] for f in files])[:16]
+    folder = cache_folder(root, cache_dir)
+    asked = {**settings, "background": background, "crop_bottom": crop_bottom}
+    settings_key = hash_of([DECODER, asked, sorted({f.id.split("/")[0] for f in files})])[:16]
+    files_key = hash_of([[f.id, key_of(f)] for f in files])[:16]
     packed = folder / f"{settings_key}-{files_key}.npy"
     shape = (len(files), settings["size"], settings["size"], settings["channels"])
     cacheable = int(np.prod(shape)) <= MAX_CACHED_BYTES
+    record = folder / f"verdicts-{crop_bottom}.json" if crop_bottom else folder / "verdicts.json"
 
-    known = _read_verdicts(folder / "verdicts.json", files)
+    def look() -> Look:
+        verdicts = (known[i] for i in range(len(files)))
+        return look_of(verdicts, background=background, crop_bottom=crop_bottom)
+
+    known = _read_verdicts(record, files)
     missing = [i for i in range(len(files)) if i not in known]
     pixels = _read_pixels(packed, shape) if cacheable else None
     if not missing and (pixels is not None or not cacheable):
-        return Scan([known[i] for i in range(len(files))], pixels)
+        return Scan([known[i] for i in range(len(files))], look(), pixels)
+    # With all known, the look is known too, and nothing is decoded twice.
+    first = look() if not missing else Look(crop_bottom=crop_bottom)
+    if isinstance(background, int):
+        first = replace(first, fill=background)
+    first_settings = settings | first.settings()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if cacheable:
@@ -101,20 +179,36 @@ def scan(
             with atomic(packed) as out:
                 header = {"descr": "|u1", "fortran_order": False, "shape": shape}
                 np.lib.format.write_array_header_1_0(out, header)
-                for i, (verdict, image) in examine(files, range(len(files)), settings, progress):
+                begin = out.tell()
+                for i, (verdict, image) in examine(
+                    files, range(len(files)), first_settings, progress
+                ):
                     known[i] = verdict
+                    out.write(image.tobytes())
+                final = look()
+                again = [i for i in range(len(files)) if final.changes(known[i], first)]
+                for i, (verdict, image) in examine(
+                    files, again, settings | final.settings(), progress
+                ):
+                    known[i] = verdict
+                    out.seek(begin + i * image.size)
                     out.write(image.tobytes())
             pixels = _read_pixels(packed, shape)
         else:
-            for i, (verdict, _) in examine(files, missing, settings, progress):
+            for i, (verdict, _) in examine(files, missing, first_settings, progress):
                 known[i] = verdict
-        _write_verdicts(folder / "verdicts.json", files, known)
+        _write_verdicts(record, files, known)
     except OSError as error:
         raise InputError(
             f"cannot write the image cache in {folder}: {error.strerror or error}; free space, "
             "or choose another place with the XDG_CACHE_HOME variable"
         ) from error
-    return Scan([known[i] for i in range(len(files))], pixels)
+    return Scan([known[i] for i in range(len(files))], look(), pixels)
+
+
+def cache_folder(root: str, cache_dir: str | Path | None) -> Path:
+    """The cache of one place."""
+    return Path(cache_dir or default_cache_dir()) / hash_of(root)[:16]
 
 
 def examine(
@@ -130,10 +224,12 @@ def examine(
     """
 
     def one(i: int) -> tuple[Verdict, NDArray[np.uint8]]:
+        source = files[i].source
         try:
-            image = decode(files[i].path, **settings)
-            with open(files[i].path, "rb") as file:
-                return Verdict(hashlib.file_digest(file, "sha256").hexdigest(), ""), image
+            seen = inspect(source, **settings)
+            digest = digest_of(source, seen.pixels)
+            verdict = Verdict(digest, "", seen.high, seen.border, seen.frames, seen.filled)
+            return verdict, seen.pixels
         except UnreadableImage as error:
             cause = error.__cause__
             errno_ = getattr(cause, "errno", None)  # None: Pillow's word on the content
@@ -149,6 +245,21 @@ def examine(
             yield from zip(chunk, pool.map(one, chunk), strict=True)
             if progress is not None:
                 progress(start + len(chunk), len(todo))
+
+
+def digest_of(source: Source, pixels: NDArray[np.uint8]) -> str:
+    """sha256 of a file; of a part of one, of that part's pixels and its place in the file."""
+    if source.frame or source.box or source.raw:
+        return hashlib.sha256(pixels.tobytes() + repr(source).encode()).hexdigest()
+    with open_file(source.path, source.member) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()  # type: ignore[arg-type]
+
+
+def key_of(file: ImageFile) -> str:
+    """What changes when the file does, or the part of it that is meant."""
+    frame, box, raw = file.source[2:]
+    part = f" {frame} {box} {raw}" if frame or box or raw else ""
+    return f"{file.stamp[0]} {file.stamp[1]}{part}"
 
 
 def hash_of(value: Any) -> str:
@@ -177,9 +288,9 @@ def _read_verdicts(path: Path, files: Sequence[ImageFile]) -> dict[int, Verdict]
     stored = _read_stored(path)
     known = {}
     for i, file in enumerate(files):
-        size, mtime, sha256, reason = stored.get(file.id, (None, None, "", ""))
-        if (size, mtime) == file.stamp:
-            known[i] = Verdict(sha256, reason)
+        key, *verdict = stored.get(file.id, ("",))
+        if key == key_of(file):
+            known[i] = Verdict(*verdict)
     return known
 
 
@@ -188,7 +299,7 @@ def _write_verdicts(path: Path, files: Sequence[ImageFile], known: dict[int, Ver
     for i, verdict in known.items():
         stored.pop(files[i].id, None)
         if verdict.lasting:
-            stored[files[i].id] = [*files[i].stamp, verdict.sha256, verdict.reason]
+            stored[files[i].id] = [key_of(files[i]), *astuple(verdict)[:-1]]
     with atomic(path) as out:
         out.write(json.dumps({"version": DECODER, "files": stored}).encode())
 

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from jaxssl.data.images import ImageSet
 from jaxssl.errors import InputError
 
+_NO_LABEL = "(no label)"
+
 
 class Splits(NamedTuple):
     """The three parts of a set of images; no group straddles two of them."""
@@ -75,7 +77,7 @@ def train_val_test(
     that of `image_set`.
 
     Args:
-      image_set: n images of k classes.
+      image_set: n labelled images of k classes.
       fractions: (train, validation, test), positive, sum 1.
       seed: equal seeds give equal splits.
 
@@ -94,6 +96,8 @@ def train_val_test(
     if min(fractions) <= 0 or abs(sum(fractions) - 1) > 1e-6:
         raise ValueError(f"fractions must be positive and sum to 1, got {fractions}")
     labels, k = image_set.labels, len(image_set.class_names)
+    if (labels < 0).any():
+        raise ValueError("a stratified split needs labels; take `image_set.labelled()`")
     counts = np.bincount(labels, minlength=k)
     room = np.empty((k, 3), np.int64)  # places left, class by part
     room[:, 1:] = np.maximum(1, np.rint(counts[:, None] * np.array(fractions[1:])))
@@ -119,7 +123,7 @@ def train_val(image_set: ImageSet, *, fraction: float, seed: int) -> tuple[Image
     image of their `groups`.
 
     Args:
-      image_set: n images of k classes.
+      image_set: n labelled images of k classes.
       fraction: of validation, in (0, 1).
       seed: equal seeds give equal splits.
 
@@ -186,6 +190,8 @@ def label_fraction(image_set: ImageSet, fraction: float, *, seed: int) -> ImageS
 def describe(parts: Mapping[str, ImageSet]) -> str:
     """A table of images per class and part, with the share of each class and of each part.
 
+    Images without a label have a row of their own, "(no label)", where there are any.
+
     Args:
       parts: name -> images, e.g. {"train": ..., "val": ..., "test": ..., "unseen": ...}.
 
@@ -205,9 +211,10 @@ def describe(parts: Mapping[str, ImageSet]) -> str:
     """
     names = list(dict.fromkeys(name for part in parts.values() for name in part.class_names))
     counts = [
-        Counter(part.class_names[label] for label in part.labels.tolist())
+        Counter(part.class_names[c] if c >= 0 else _NO_LABEL for c in part.labels.tolist())
         for part in parts.values()
     ]
+    names += [_NO_LABEL] * any(count[_NO_LABEL] for count in counts)
     total = sum(len(part) for part in parts.values())
     rows = [["class", *parts, "total", "share"]]
     for name in names:
@@ -232,7 +239,8 @@ def _only(image_set: ImageSet, names: Sequence[str]) -> ImageSet:
     """The images of these classes, labels renumbered in the order of `names`."""
     renumber = np.full(len(image_set.class_names), -1, np.int32)
     renumber[[image_set.class_names.index(name) for name in names]] = np.arange(len(names))
-    part = image_set.subset(np.flatnonzero(renumber[image_set.labels] >= 0))
+    chosen = (image_set.labels >= 0) & (renumber[image_set.labels] >= 0)
+    part = image_set.subset(np.flatnonzero(chosen))
     return dataclasses.replace(part, labels=renumber[part.labels], class_names=tuple(names))
 
 

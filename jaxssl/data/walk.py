@@ -1,122 +1,182 @@
-"""What lies in a folder of class folders: a walk that follows no links to folders."""
+"""What lies in a folder or a zip: one walk, names and sizes only, nothing decoded."""
 
 from __future__ import annotations
 
-import difflib
 import os
 import unicodedata
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from jaxssl.data.decode import EXTENSIONS
+import numpy as np
+from numpy.typing import NDArray
+
+from jaxssl.data.decode import EXTENSIONS, Source, open_file
+from jaxssl.data.zips import MAX_MEMBER_BYTES, members
 from jaxssl.errors import InputError
 
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class ImageFile:
-    """A file found under a class folder; `stamp` (size, mtime in ns) tells when it changes."""
+    """An image that was found, and what its folder or its row in a table says of it.
+
+    Args:
+      id: its name below the place that was opened, with "/" between folders; unique.
+      source: where its pixels lie.
+      stamp: (size, mtime in ns) of the file, or (size, checksum) in a zip: tells when it changes.
+      label: the name of its class, None without one.
+      split: "train", "val", "test", or "".
+      group: images of an equal name that is not "" must stay on one side of every split.
+      object_id: EcoTaxa's name of it, "" elsewhere.
+    """
 
     id: str
-    path: str
+    source: Source
     stamp: tuple[int, int]
+    label: str | None = None
+    split: str = ""
+    group: str = ""
+    object_id: str = ""
 
 
 @dataclass
 class Found:
-    """What the walk over the class folders gathers."""
+    """What a walk gathers, and what the readers of each kind of source make of it.
 
+    Args:
+      root: the folder or zip, its real path.
+      files: the images.
+      folders: every folder below the root, by its name in ids.
+      unreadable: file or folder that cannot be used -> reason.
+      left_out: image that is not to be used -> reason.
+      other: files of other kinds, by name: what tables and instruments' files are looked for in.
+      said: what was understood, one sentence each.
+      warnings: one line each.
+      links: (id, path) of links to folders that are not followed.
+      classes: the names of the classes, in their order.
+      empty: class folders without an image.
+      crop_example: a picture before and after a caption was taken off.
+    """
+
+    root: str
     files: list[ImageFile] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
     unreadable: dict[str, str] = field(default_factory=dict)
-    other_files: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+    other: dict[str, ImageFile] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
-
-    def gather(self, folder: str, *, prefix: str) -> None:
-        """Adds all that lies in a folder and below; `prefix` is its name in ids."""
-        try:
-            with os.scandir(folder) as entries:
-                visible = sorted(
-                    (entry for entry in entries if not _passed_over(entry.name)),
-                    key=lambda entry: entry.name,
-                )
-        except OSError as error:
-            self.unreadable[prefix] = f"the folder cannot be listed ({error.strerror})"
-            return
-        self.note_links(visible, prefix=f"{prefix}/")
-        for entry in visible:
-            id_ = f"{prefix}/{entry.name}"
-            if not _is_utf8(entry.name):
-                readable = id_.encode("utf-8", "backslashreplace").decode()
-                self.unreadable[readable] = "the name is not valid UTF-8; rename it"
-            elif entry.is_dir(follow_symlinks=False):
-                self.gather(entry.path, prefix=id_)
-            elif _is_image(entry.name):
-                self.files.append(ImageFile(id_, entry.path, stamp_of(entry.path)))
-            elif not os.path.isdir(entry.path):
-                self.other_files.append(id_)
-
-    def note_links(self, entries: Sequence[os.DirEntry[str]], *, prefix: str) -> None:
-        """Warns of links to folders: followed, they lead out of the folder or in circles."""
-        for entry in entries:
-            if entry.is_symlink() and os.path.isdir(entry.path):
-                self.warnings.append(f"a link to a folder is not followed: {prefix}{entry.name}")
+    links: list[tuple[str, str]] = field(default_factory=list)
+    classes: tuple[str, ...] = ()
+    empty: list[str] = field(default_factory=list)
+    crop_example: NDArray[np.uint8] | None = None
 
 
-def class_folders(top: str, found: Found) -> dict[str, str]:
-    """Name -> path of the folders in `top`."""
-    if not _is_utf8(top):
-        raise InputError(f"{os.fsencode(top)!r} is no UTF-8 path; rename or move the folder")
+def walk(root: str, *, follow_links: bool) -> Found:
+    """List a folder or a zip.
+
+    Hidden names, `__MACOSX`, `Thumbs.db` and `desktop.ini` are passed over. Links to files are
+    followed; links to folders only where asked, each real folder once, so that no circle is.
+    Order is by code point, folder by folder.
+
+    Args:
+      root: the real path of a folder or a zip.
+      follow_links: whether links to folders are followed.
+
+    Raises:
+      InputError: it cannot be opened; a zip that is not to be used (`jaxssl.data.zips.members`).
+    """
+    found = Found(root)
+    if not _is_utf8(root):
+        raise InputError(f"{os.fsencode(root)!r} is no UTF-8 path; rename or move the folder")
+    if os.path.isfile(root):
+        _walk_zip(found)
+        return found
     try:
-        with os.scandir(top) as entries:
-            visible = [entry for entry in entries if not _passed_over(entry.name)]
+        os.scandir(root).close()
     except OSError as error:
-        raise InputError(f"cannot open the image folder {top}: {error.strerror}") from error
-    folders = {entry.name: entry.path for entry in visible if entry.is_dir(follow_symlinks=False)}
-    images = sum(_is_image(entry.name) for entry in visible if entry.name not in folders)
-    if not folders:
-        raise InputError(
-            f"{top} holds no class folders (found {images} images and {len(visible) - images} "
-            "other files); it should hold one folder a class: ROOT/<class>/<image>"
-        )
-    if images:
-        found.warnings.append(f"{images} images lie beside the class folders and have no class")
-    found.note_links(visible, prefix="")
-    return dict(sorted(folders.items()))
+        raise InputError(f"cannot open the image folder {root}: {error.strerror}") from error
+    visited: set[str] = set()
+    _gather(found, root, "", visited)
+    while follow_links and found.links:
+        id_, path = found.links.pop(0)
+        if os.path.realpath(path) in visited:
+            found.warnings.append(f"a link to a folder that is read already: {id_}")
+        else:
+            found.folders.append(id_)
+            _gather(found, path, f"{id_}/", visited)
+    found.warnings += [f"a link to a folder is not followed: {id_}" for id_, _ in found.links]
+    found.files.sort(key=lambda file: file.id.split("/"))
+    return found
 
 
-def choose_classes(
-    top: str, folders: dict[str, str], classes: Sequence[str] | None
-) -> dict[str, str]:
-    """The named class folders, in the order named; each failure says what was close."""
-    if classes is None:
-        for name in folders:
-            if not _is_utf8(name):
-                raise InputError(f"{os.fsencode(name)!r} in {top} is no UTF-8 name; rename it")
-        return folders
-    if not classes:
-        raise InputError(f"no class of {top} is named; name at least one, or leave the list out")
-    for name, times in Counter(classes).items():
-        if times > 1:
-            raise InputError(f"class {name!r} is named {times} times; name it once")
-    # macOS writes é as two code points and a keyboard as one: the same name to every reader.
-    composed = {nfc(name): path for name, path in folders.items()}
-    chosen = {name: folders.get(name) or composed.get(nfc(name)) for name in classes}
-    unknown = [name for name, path in chosen.items() if path is None]
-    if unknown:
-        close = difflib.get_close_matches(unknown[0], folders, n=3)
-        below = [path for path in folders.values() if os.path.isdir(os.path.join(path, unknown[0]))]
-        linked = os.path.islink(os.path.join(top, unknown[0]))
-        raise InputError(
-            f"no class folder {', '.join(map(repr, unknown[:5]))}"
-            + (f" (and {len(unknown) - 5} more)" if len(unknown) > 5 else "")
-            + f" among the {len(folders)} in {top}"
-            + (f"; did you mean {' or '.join(map(repr, close))}?" if close else "")
-            + (f"; it is in {below[0]}: name that folder instead" if below else "")
-            + ("; links to folders are not followed" if linked else "")
-        )
-    return {name: path for name, path in chosen.items() if path is not None}
+def _gather(found: Found, folder: str, prefix: str, visited: set[str]) -> None:
+    visited.add(os.path.realpath(folder))
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted(
+                (entry for entry in entries if not _passed_over(entry.name)),
+                key=lambda entry: entry.name,
+            )
+    except OSError as error:
+        found.unreadable[prefix[:-1]] = f"the folder cannot be listed ({error.strerror})"
+        return
+    for entry in visible:
+        id_ = prefix + entry.name
+        if not _is_utf8(entry.name):
+            readable = id_.encode("utf-8", "backslashreplace").decode()
+            found.unreadable[readable] = "the name is not valid UTF-8; rename it"
+        elif entry.is_dir(follow_symlinks=False):
+            found.folders.append(id_)
+            _gather(found, entry.path, f"{id_}/", visited)
+        elif entry.is_symlink() and os.path.isdir(entry.path):
+            found.links.append((id_, entry.path))
+        else:
+            _note(found, ImageFile(id_, Source(entry.path), stamp_of(entry.path)))
+
+
+def _walk_zip(found: Found) -> None:
+    inside, found.warnings = members(found.root)
+    folders: set[str] = set()
+    for name, member in inside.items():
+        parts = name.rstrip("/").split("/")
+        if any(map(_passed_over, parts)):
+            continue
+        depth = len(parts) + name.endswith("/")
+        folders |= {"/".join(parts[:i]) for i in range(1, depth)}
+        if name.endswith("/"):
+            continue
+        if member.file_size > MAX_MEMBER_BYTES:
+            found.unreadable[name] = "more than 1 GiB unpacked"
+            continue
+        source = Source(found.root, name)
+        _note(found, ImageFile(name, source, (member.file_size, member.CRC)))
+    found.files.sort(key=lambda file: file.id.split("/"))
+    found.folders = sorted(folders)
+
+
+def _note(found: Found, file: ImageFile) -> None:
+    if is_image(file.id):
+        found.files.append(file)
+    else:
+        found.other[file.id] = file
+
+
+def read_bytes(file: ImageFile) -> bytes:
+    """The whole content of a file that was found.
+
+    Raises:
+      InputError: it cannot be read; the line names it.
+    """
+    if not os.path.isfile(file.source.path):  # a FIFO would wait for a writer for ever
+        raise InputError(f"{file.source} is no regular file, or a link to none")
+    try:
+        with open_file(file.source.path, file.source.member) as stream:
+            return stream.read()
+    except Exception as error:  # a zip's damage has many classes
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{file.source} cannot be read: {reason}") from error
 
 
 def stamp_of(path: str) -> tuple[int, int]:
@@ -133,12 +193,22 @@ def nfc(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def twins(names: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Pairs of names that differ by case or by Unicode form only: one file on another's disk."""
+    seen: dict[str, str] = {}
+    for name in names:
+        first = seen.setdefault(nfc(name).casefold(), name)
+        if first != name:
+            yield first, name
+
+
+def is_image(name: str) -> bool:
+    """Whether the ending is one of an image read here."""
+    return os.path.splitext(name)[1].lower() in EXTENSIONS
+
+
 def _passed_over(name: str) -> bool:
     return name.startswith(".") or name.lower() in _PASSED_OVER
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in EXTENSIONS
 
 
 def _is_utf8(name: str) -> bool:

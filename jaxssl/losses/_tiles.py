@@ -1,272 +1,299 @@
-"""Every row against every other, a tile at a time: no matrix of rows by rows is ever held.
+"""Every row against every other and against references: log-sums of products, in tiles or at once.
 
 The contrastive losses need, for each row x_i of a batch, lse_i = log Σ_{j≠i} exp(s_ij) and the sum
-of s_ip over its positives p, with s_ij = x_i·x_j. Three things make tiles as exact as the matrix,
-and faster:
+of s_ip over its positives p, with s_ij = x_i·x_j. Two things make tiles as exact as the matrix, and
+faster; how they go round many devices, `_ring` says:
 
-- The sums are merged online: each carries its largest logit so far (Milakov and Gimelshein 2018,
-  https://arxiv.org/abs/1805.02867).
+- The sums are merged online: each carries its largest logit so far.
 - s is symmetric: a tile (i, j) serves the rows of i and, transposed, those of j. So does
   w_ij = g_i exp(s_ij − lse_i) + g_j exp(s_ij − lse_j), with g the gradient of lse, and the gradient
   of the rows is dx_i = Σ_j w_ij x_j: backward, a tile is computed once more and multiplied once a
   side.
-- Over many devices each keeps its rows. Blocks of rows travel round a ring, half the way, with what
-  was added up for them: every two blocks meet once, and no device holds more than two.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses._checks import check_tile_size
-from jaxssl.losses._rows import AxisName, dot_products, filled
-
-LOWEST = float(jnp.finfo(jnp.float32).min)
-
-Rows = dict[str, Any]
-
-
-class Sums(NamedTuple):
-    """Of some rows, each [n] float32."""
-
-    top: jax.Array  # the largest logit so far
-    total: jax.Array  # Σ exp(logit − top)
-    positive: jax.Array  # Σ of the positives' logits
-    positives: jax.Array  # how many they are
-
-
-def choose_tile(rows: int, axis_name: AxisName, tile_size: int | None) -> int | None:
-    """The side of a tile for so many rows on each device; None: all columns at once."""
-    check_tile_size(tile_size)
-    everywhere = rows if axis_name is None else rows * lax.axis_size(axis_name)
-    if tile_size is None:
-        # What a CPU's cache holds; what fills another device (not measured there).
-        tile_size, plain = (512, 1024) if jax.default_backend() == "cpu" else (4096, 4096)
-        # Up to there the matrix is as fast, its program shorter, and one gathering of the columns
-        # beats a ring of many small blocks.
-        here = rows if axis_name is not None else -(-rows // _blocks(rows, None))
-        if here * everywhere <= plain**2:
-            return None
-    return tile_size + tile_size % 2 if tile_size < everywhere else None
+from jaxssl.losses._pairs import (
+    LOWEST,
+    Form,
+    Sums,
+    log_sum,
+    masks,
+    merge,
+    nothing_yet,
+    of_positives,
+    reduce,
+)
+from jaxssl.losses._ring import Rows, get, over_all_tiles, put
+from jaxssl.losses._rows import (
+    dot_products,
+    filled,
+    gather_rows,
+    row_indices,
+    varying_as,
+)
 
 
-@partial(jax.jit, static_argnums=(2, 3, 4))
-def tiled_sums(
-    x: jax.Array, labels: jax.Array, tile: int, axis_name: AxisName, pairs: bool
+def log_sums(
+    x: jax.Array, about: Rows, references: Rows | None, temperature: Any, form: Form
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """log Σ_{j≠i} exp(x_i·x_j), Σ_p x_i·x_p over positives p, and their number, each float32 [n].
+    """log Σ_j exp(x_i·x_j / temperature), Σ_p q_ip x_i·x_p / temperature, and Σ_p q_ip; each [n].
 
     Args:
-      x: float32 [n, d]; with `axis_name`, this device's shard.
-      labels: integers [n]; a row's positives are the other rows of its label.
-      tile: side of a tile, even.
-      axis_name: mapped axis (or axes) over which rows are spread.
-      pairs: labels stand as 0, 0, 1, 1, 2, 2, ...: they are compared where they can be equal alone.
+        x: the rows [n, d], this device's.
+        about: what `masks` knows of them; or "positives", q of all columns.
+        references: their "x" [m, d] and what `masks` knows of them; on every device the same.
+        temperature: a scalar.
+        form: the loss's.
+
+    Returns:
+        The first is LOWEST where no column counts.
     """
-    # Jitted, so that a call outside of jit compiles its loops once for each shape.
-    return _sums(x, labels, tile, axis_name, pairs)
+    temperature = jnp.asarray(temperature, x.dtype)
+    if form.tile is None:
+        return _at_once(x, about, references, temperature, form)
+    root = jnp.sqrt(temperature)
+    x = x / root
+    sums = tiled_sums(x, about, form)
+    if references is not None:
+        references = references | {"x": references["x"] / root}
+        sums = joined(sums, log_sums_of_references(x, references, about, form))
+    return sums
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
-def _sums(x: jax.Array, labels: jax.Array, tile: int, axis_name: AxisName, pairs: bool) -> Any:
-    return _forward(x, labels, tile, axis_name, pairs)[0]
+def log_sums_of_references(
+    x: jax.Array, references: Rows, about: Rows, form: Form
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`log_sums` of rows over references alone; their products are the logits."""
+    if form.tile is None:
+        return sums_at_once(*_against({"x": x, **about}, references, form), guard=True)
+    others = {name: v for name, v in references.items() if name != "x"}
+    # Spread here, so that their gradient is summed over the devices.
+    columns = varying_as(references["x"], x)
+    return reference_sums(x, columns, about, others, form)
 
 
-def _forward(x: jax.Array, labels: jax.Array, tile: int, axis_name: AxisName, pairs: bool) -> Any:
-    def nothing(rows: Rows) -> Sums:
-        zero = filled(0.0, rows["x"][:, 0])
-        return Sums(filled(LOWEST, zero), zero, zero, zero)
+def joined(a: Any, b: Any) -> Any:
+    """The two log-sums as one, and the other sums added."""
+    top = lax.stop_gradient(jnp.maximum(a[0], b[0]))
+    log = top + jnp.log(jnp.exp(a[0] - top) + jnp.exp(b[0] - top))
+    return log, a[1] + b[1], a[2] + b[2]
 
+
+def _at_once(
+    x: jax.Array, about: Rows, references: Rows | None, temperature: jax.Array, form: Form
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    matrix = about.get("positives")
+    rows = {"x": x, **{name: v for name, v in about.items() if name != "positives"}}
+    columns = {name: gather_rows(v, form.axis_name) for name, v in rows.items()}
+    index = row_indices(x.shape[0], form.axis_name)
+    own = index[:, None] == jnp.arange(len(columns["x"]), dtype=index.dtype)[None, :]
+    parts = [(columns, own)] + ([] if references is None else [(references, None)])
+    found = []
+    for part, mine in parts:
+        if matrix is not None:
+            first, last = (0, own.shape[1]) if mine is not None else (own.shape[1], None)
+            part = part | {"weights": matrix[:, first:last].astype(x.dtype)}
+        found.append(masks(rows, part, mine, form if mine is own else form._replace(alone=False)))
+    every = jnp.concatenate([part["x"] for part, _ in parts]) if len(parts) > 1 else columns["x"]
+    logits = dot_products(x, every, form.precision) / temperature
+    counts, positive = (
+        _beside([pair[k] for pair in found], [len(part["x"]) for part, _ in parts], k == 0, x)
+        for k in (0, 1)
+    )
+    # Some row may have no column at all.
+    some = form.decoupled or form.alone or "real" in rows or "apart" in rows or len(every) == 1
+    return sums_at_once(logits, counts, positive, guard=some, decoupled=form.decoupled)
+
+
+def sums_at_once(
+    logits: jax.Array,
+    counts: jax.Array | None,
+    positive: jax.Array | None,
+    *,
+    guard: bool,
+    decoupled: bool = False,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """`log_sums` from the whole matrix; `guard` against rows where no column counts."""
+    shown = logits if counts is None else jnp.where(counts, logits, -jnp.inf)
+    found = jnp.zeros_like(logits[:, 0]), jnp.zeros_like(logits[:, 0])
+    if positive is not None:
+        # Booleans are read from what the log-sum reads: a lone pair has a loss of exactly 0.
+        inside = positive.dtype == bool and not decoupled
+        found = of_positives(shown if inside else logits, positive)
+    if guard and counts is not None:
+        some = jnp.any(counts, axis=1)
+        log = jax.nn.logsumexp(jnp.where(some[:, None], shown, 0.0), axis=1)
+        return jnp.where(some, log, LOWEST), *found
+    return jax.nn.logsumexp(shown, axis=1), *found
+
+
+def _beside(found: list[Any], widths: list[int], default: bool, x: jax.Array) -> jax.Array:
+    """Masks of the parts as one; where a part has none, all or no columns."""
+    if len(found) == 1 and found[0] is not None:
+        return found[0]
+    kind = next((mask.dtype for mask in found if mask is not None and mask.dtype != bool), bool)
+    return jnp.concatenate(
+        [
+            jnp.full((len(x), width), default, kind) if mask is None else _wide(mask, len(x), kind)
+            for mask, width in zip(found, widths, strict=True)
+        ],
+        axis=1,
+    )
+
+
+def _wide(mask: jax.Array, n: int, kind: Any) -> jax.Array:
+    return jnp.broadcast_to(mask, (n, mask.shape[1])).astype(kind)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def tiled_sums(x: jax.Array, about: Rows, form: Form) -> Any:
+    """`log_sums` of the rows among themselves in tiles; x [n, d] carries 1/√temperature."""
+    return _forward(x, about, form)[0]
+
+
+def _products(a: Rows, b: Rows, own: bool, form: Form) -> tuple[jax.Array, Any, Any]:
+    logits = dot_products(a["x"], b["x"], form.precision)
+    if form.pairs and not own:
+        a, b = (rows | {"label": None} for rows in (a, b))
+        a, b = ({name: v for name, v in rows.items() if name != "label"} for rows in (a, b))
+    return logits, *masks(a, b, True if own else None, form)
+
+
+def _forward(x: jax.Array, about: Rows, form: Form) -> Any:
     def add(sums: Sums, rows: Rows, i: jax.Array, j: jax.Array, side: int, own: bool) -> Sums:
-        logits, positive = _logits(_get(rows, i, side), _get(rows, j, side), own, pairs)
-        sums = _put(sums, i, _merge(_get(sums, i, side), _reduce(logits, positive)))
+        logits, counts, positive = _products(get(rows, i, side), get(rows, j, side), own, form)
+        sums = put(sums, i, merge(get(sums, i, side), reduce(logits, counts, positive)))
         if own:
             return sums
-        transposed = _reduce(logits.T, None if positive is None else positive.T)
-        return _put(sums, j, _merge(_get(sums, j, side), transposed))
+        across: Any = [None if v is None else v.T for v in (logits, counts, positive)]
+        return put(sums, j, merge(get(sums, j, side), reduce(*across)))
 
-    rows = {"x": x, "label": labels}
-    sums = _over_all_tiles(rows, nothing, add, _merge, tile, axis_name)
-    lse = sums.top + jnp.log(sums.total)
-    return (lse, sums.positive, sums.positives), (x, labels, lse)
+    rows = {"x": x, **varying_as(about, x)}
+    sums = over_all_tiles(
+        rows, lambda rows: nothing_yet(rows["x"]), add, merge, form.side, form.axis_name
+    )
+    log = log_sum(sums)
+    return (log, sums.positive, sums.positives), (x, about, log)
 
 
-def _backward(
-    tile: int, axis_name: AxisName, pairs: bool, residuals: Any, gradients: Any
-) -> tuple[jax.Array, None]:
-    def nothing(rows: Rows) -> jax.Array:
-        return filled(0.0, rows["x"])
+def _backward(form: Form, residuals: Any, gradients: Any) -> Any:
+    x, about, log = residuals
+    return _gradient(x, log, gradients[0], gradients[1], about, form), None
 
+
+tiled_sums.defvjp(_forward, _backward)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def _gradient(
+    x: jax.Array,
+    log: jax.Array,
+    of_log: jax.Array,
+    of_positive: jax.Array,
+    about: Rows,
+    form: Form,
+) -> jax.Array:
     def add(dx: jax.Array, rows: Rows, i: jax.Array, j: jax.Array, side: int, own: bool) -> Any:
-        a, b = _get(rows, i, side), _get(rows, j, side)
-        logits, positive = _logits(a, b, own, pairs)
-        w = a["of_lse"][:, None] * jnp.exp(logits - a["lse"][:, None])
-        w += b["of_lse"][None, :] * jnp.exp(logits - b["lse"][None, :])
-        if positive is not None:
-            w += jnp.where(positive, a["of_positive"][:, None] + b["of_positive"][None, :], 0.0)
-        dx = _put(dx, i, _get(dx, i, side) + dot_products(w, b["x"].T))
-        return dx if own else _put(dx, j, _get(dx, j, side) + dot_products(w.T, a["x"].T))
+        a, b = get(rows, i, side), get(rows, j, side)
+        w = _weights(a, b, *_products(a, b, own, form))
+        dx = put(dx, i, get(dx, i, side) + dot_products(w, b["x"].T, form.precision))
+        if own:
+            return dx
+        return put(dx, j, get(dx, j, side) + dot_products(w.T, a["x"].T, form.precision))
 
-    x, labels, lse = residuals
-    of_lse, of_positive, _ = gradients
-    rows = {"x": x, "label": labels, "lse": lse, "of_lse": of_lse, "of_positive": of_positive}
-    return _over_all_tiles(rows, nothing, add, jnp.add, tile, axis_name), None
-
-
-_sums.defvjp(_forward, _backward)
-
-
-def _blocks(rows: int, axis_name: AxisName) -> int:
-    """Into how many blocks rows are cut that are all here, as far as the program can see.
-
-    Plain jit does not say over which devices the rows are spread. As many blocks as there are
-    devices, in a ring, are spread as the rows are.
-    """
-    devices = jax.device_count()
-    one = (
-        axis_name is not None
-        or rows % (2 * devices)
-        or jax.sharding.get_abstract_mesh().manual_axes
+    sums = {"log": log, "of_log": of_log, "of_positive": of_positive}
+    rows = {"x": x, **varying_as(about, x), **sums}
+    return over_all_tiles(
+        rows, lambda rows: filled(0.0, rows["x"]), add, jnp.add, form.side, form.axis_name
     )
-    return 1 if one else devices
 
 
-def _over_all_tiles(
-    rows: Rows,
-    nothing: Callable[[Rows], Any],
-    add: Callable[..., Any],
-    merge: Callable[[Any, Any], Any],
-    tile: int,
-    axis_name: AxisName,
-) -> Any:
-    """What all tiles add up to for each row.
-
-    Args:
-      rows: what tiles are made of, each [n, ...]: of a device, or all.
-      nothing: rows -> the sums of as many before the first tile.
-      add: (sums, rows, i, j, side, own) -> the sums with tile (i, j); own: i = j.
-      merge: of two sums of the same rows.
-      tile: side of a tile, at most.
-      axis_name: over which rows are spread.
-    """
-    n = rows["x"].shape[0]
-    blocks = _blocks(n, axis_name)
-    n //= blocks
-    side = min(tile, n)
-    tiles = -(-n // side)
-
-    def add_all(sums: Any, rows: Rows) -> Any:
-        def of_row(i: jax.Array, sums: Any) -> Any:
-            sums = add(sums, rows, i, i, side, True)
-            return lax.fori_loop(
-                i + 1, tiles, lambda j, sums: add(sums, rows, i, j, side, False), sums
-            )
-
-        return lax.fori_loop(0, tiles, of_row, sums)
-
-    def meet(rows: Rows, mine: Any, guests: Rows, theirs: Any) -> tuple[Any, Any]:
-        both, sums = jax.tree.map(lambda *v: jnp.concatenate(v), (rows, mine), (guests, theirs))
-
-        def of_pair(k: jax.Array, sums: Any) -> Any:
-            return add(sums, both, k // tiles, tiles + k % tiles, side, False)
-
-        sums = lax.fori_loop(0, tiles * tiles, of_pair, sums)
-        half = tiles * side
-        return jax.tree.map(lambda v: v[:half], sums), jax.tree.map(lambda v: v[half:], sums)
-
-    def all_around(rows: Rows, each: Callable[..., Any], size: int, send: Any) -> Any:
-        rows = each(partial(_filled_up, missing=tiles * side - n))(rows)
-        mine = _ring(rows, each(nothing)(rows), each(add_all), each(meet), merge, size, send)
-        return each(lambda sums: jax.tree.map(lambda v: v[:n], sums))(mine)
-
-    if blocks == 1:
-        size = 1 if axis_name is None else lax.axis_size(axis_name)
-        return all_around(rows, lambda of_block: of_block, size, partial(_send, axis_name, size))
-    split = jax.tree.map(lambda v: v.reshape(blocks, n, *v.shape[1:]), rows)
-    found = all_around(split, jax.vmap, blocks, _roll)
-    return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), found)
+def _weights(a: Rows, b: Rows, logits: jax.Array, counts: Any, positive: Any) -> jax.Array:
+    """The gradient by the products of a tile that serves its rows and its columns."""
+    shown = logits if counts is None else jnp.where(counts, logits, -jnp.inf)
+    w = a["of_log"][:, None] * jnp.exp(shown - a["log"][:, None])
+    w += b["of_log"][None, :] * jnp.exp(shown - b["log"][None, :])
+    if positive is not None:
+        w += of_pair(positive, a["of_positive"][:, None] + b["of_positive"][None, :])
+    return w
 
 
-def _ring(
-    rows: Rows, nothing: Any, add_all: Any, meet: Any, merge: Any, size: int, send: Any
-) -> Any:
-    """Every block with itself and each other: what was added up for the blocks that are here."""
-    mine = add_all(nothing, rows)
-    if size == 1:
-        return mine
-
-    def step(_: jax.Array, state: Any) -> Any:
-        guests, mine, theirs = state
-        guests, theirs = send((guests, theirs), 1)
-        return guests, *meet(rows, mine, guests, theirs)
-
-    steps = (size - 1) // 2
-    guests, mine, theirs = lax.fori_loop(0, steps, step, (rows, mine, nothing))
-    mine = merge(mine, send(theirs, -steps))
-    if size % 2 == 0:
-        # Those who face each other meet twice: each keeps its own side.
-        mine, _ = meet(rows, mine, send(guests, 1), nothing)
-    return mine
+def of_pair(positive: jax.Array, gradient: jax.Array) -> jax.Array:
+    """What positives, booleans or weights, have of a gradient."""
+    if positive.dtype == bool:
+        return jnp.where(positive, gradient, 0.0)
+    return positive * gradient
 
 
-def _send(axis_name: AxisName, devices: int, values: Any, steps: int) -> Any:
-    route = [(i, (i - steps) % devices) for i in range(devices)]
-    return jax.tree.map(lambda v: lax.ppermute(v, axis_name, route), values)
+def _no_second(*arguments: Any) -> Any:
+    raise NotImplementedError(
+        "in tiles this loss has no second derivative: pass a tile_size of at least as many as "
+        "there are rows"
+    )
 
 
-def _roll(values: Any, steps: int) -> Any:
-    return jax.tree.map(lambda v: jnp.roll(v, -steps, axis=0), values)
+_gradient.defvjp(lambda *arguments: (_gradient(*arguments), None), _no_second)
 
 
-def _filled_up(rows: Rows, missing: int) -> Rows:
-    """The rows filled up to whole tiles; "real" marks those that are no filling, None: all."""
-    if not missing:
-        return rows | {"real": None}
-    real = rows["label"] == rows["label"]
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
+def reference_sums(x: jax.Array, columns: jax.Array, about: Rows, others: Rows, form: Form) -> Any:
+    """`log_sums` of the rows x [n, d] over the references `columns` [m, d], a tile of them each."""
+    return _forward_references(x, columns, about, others, form)[0]
+
+
+def _column_tiles(columns: jax.Array, others: Rows, x: jax.Array, form: Form) -> tuple[Rows, int]:
+    """The references in whole tiles [tiles, side, ...]."""
+    side = min(form.side, len(columns))
+    missing = -len(columns) % side
+    rows = varying_as({"x": columns, "real": jnp.ones(len(columns), bool), **others}, x)
     return {
-        name: jnp.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1))
-        for name, v in (rows | {"real": real}).items()
-    }
+        name: jnp.pad(v, [(0, missing)] + [(0, 0)] * (v.ndim - 1)).reshape(-1, side, *v.shape[1:])
+        for name, v in rows.items()
+    }, len(columns)
 
 
-def _logits(a: Rows, b: Rows, own: bool, pairs: bool) -> tuple[jax.Array, jax.Array | None]:
-    """Of tile rows `a` against `b`, -inf where nothing counts; and where a positive stands."""
-    logits = dot_products(a["x"], b["x"])
-    counts = None if a["real"] is None else a["real"][:, None] & b["real"][None, :]
-    if own:
-        other = ~jnp.eye(len(logits), dtype=bool)
-        counts = other if counts is None else counts & other
-    positive = None
-    if own or not pairs:
-        positive = a["label"][:, None] == b["label"][None, :]
-        positive = positive if counts is None else positive & counts
-    return logits if counts is None else jnp.where(counts, logits, -jnp.inf), positive
+def _forward_references(
+    x: jax.Array, columns: jax.Array, about: Rows, others: Rows, form: Form
+) -> Any:
+    rows = {"x": x, **about}
+    tiles, _ = _column_tiles(columns, others, x, form)
+
+    def step(sums: Sums, tile: Rows) -> tuple[Sums, None]:
+        logits, counts, positive = _against(rows, tile, form)
+        return merge(sums, reduce(logits, counts, positive)), None
+
+    sums, _ = lax.scan(step, nothing_yet(x), tiles)
+    log = log_sum(sums)
+    return (log, sums.positive, sums.positives), (x, columns, about, others, log)
 
 
-def _reduce(logits: jax.Array, positive: jax.Array | None) -> Sums:
-    top = jnp.maximum(jnp.max(logits, axis=1), LOWEST)
-    total = jnp.sum(jnp.exp(logits - top[:, None]), axis=1)
-    if positive is None:
-        return Sums(top, total, jnp.zeros_like(top), jnp.zeros_like(top))
-    found = jnp.sum(jnp.where(positive, logits, 0.0), axis=1)
-    return Sums(top, total, found, jnp.sum(positive, axis=1, dtype=jnp.float32))
+def _against(rows: Rows, tile: Rows, form: Form) -> tuple[jax.Array, Any, Any]:
+    form = form._replace(alone=False)  # what only the batch's own rows are not
+    logits = dot_products(rows["x"], tile["x"], form.precision)
+    return logits, *masks(rows, tile, None, form)
 
 
-def _merge(a: Sums, b: Sums) -> Sums:
-    top = jnp.maximum(a.top, b.top)
-    total = a.total * jnp.exp(a.top - top) + b.total * jnp.exp(b.top - top)
-    return Sums(top, total, a.positive + b.positive, a.positives + b.positives)
+def _backward_references(form: Form, residuals: Any, gradients: Any) -> Any:
+    x, columns, about, others, log = residuals
+    rows = {"x": x, **about}
+    tiles, m = _column_tiles(columns, others, x, form)
+
+    def step(dx: jax.Array, tile: Rows) -> tuple[jax.Array, jax.Array]:
+        logits, counts, positive = _against(rows, tile, form)
+        w = gradients[0][:, None] * jnp.exp(jnp.where(counts, logits, -jnp.inf) - log[:, None])
+        if positive is not None:
+            w += of_pair(positive, gradients[1][:, None])
+        by_tile = dot_products(w.T, x.T, form.precision)
+        return dx + dot_products(w, tile["x"].T, form.precision), by_tile
+
+    dx, by_columns = lax.scan(step, filled(0.0, x), tiles)
+    return dx, by_columns.reshape(-1, x.shape[1])[:m], None, None
 
 
-def _get(values: Any, i: jax.Array, tile: int) -> Any:
-    return jax.tree.map(lambda v: lax.dynamic_slice_in_dim(v, i * tile, tile), values)
-
-
-def _put(values: Any, i: jax.Array, part: Any) -> Any:
-    return jax.tree.map(
-        lambda v, p: lax.dynamic_update_slice_in_dim(v, p, i * len(p), 0), values, part
-    )
+reference_sums.defvjp(_forward_references, _backward_references)

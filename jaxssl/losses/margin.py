@@ -1,34 +1,33 @@
 """ArcFace and CosFace: softmax over cosines, with a margin against the true class."""
 
-import math
-from collections.abc import Callable
-from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from jaxssl.losses import _class_tiles
-from jaxssl.losses._checks import (
-    check_labelled,
-    check_margin,
-    check_positive,
-    check_tile_size,
-    holds,
-)
-from jaxssl.losses._meshes import on_any_mesh
-from jaxssl.losses._rows import AxisName, count_rows, dot_products, tile_rows, unit_rows
+from jaxssl.losses import _classes
+from jaxssl.losses._checks import Precision, Reduction, as_positive
+from jaxssl.losses._class_tiles import products
+from jaxssl.losses._classes import Each, check_problem, check_shapes, options
+from jaxssl.losses._compiled import compiled
+from jaxssl.losses._rows import AxisName, unit_rows
 
 
 def cosine_logits(
-    embeddings: jax.Array, weights: jax.Array, *, scale: float | jax.Array = 64.0
+    embeddings: jax.Array,
+    centres: jax.Array,
+    *,
+    scale: float | jax.Array = 64.0,
+    precision: Precision = "highest",
 ) -> jax.Array:
     """Logits without a margin, scale·cos θ: what accuracy is to be computed from.
 
     Args:
         embeddings: [n, d], any float type and any length; computed in float32.
-        weights: a row for each class, [k, d], likewise.
+        centres: a row for each class, [k, d], likewise; or [k, c, d], c sub-centres a class of
+            which the nearest counts.
         scale: multiplies the cosines, in (0, inf); may be traced.
+        precision: as in `nt_xent`.
 
     Returns:
         Logits, float32 [n, k].
@@ -42,19 +41,21 @@ def cosine_logits(
         >>> print(cosine_logits(jnp.array([[3.0, 4.0]]), jnp.eye(2), scale=10.0))
         [[6. 8.]]
     """
-    check_positive("scale", scale)
-    return jnp.asarray(scale, jnp.float32) * _cosines(embeddings, weights)
+    embeddings, centres = check_shapes(embeddings, centres)
+    return _cosine_logits(embeddings, centres, as_positive("scale", scale), precision=precision)
 
 
 def arcface_logits(
     embeddings: jax.Array,
-    weights: jax.Array,
+    centres: jax.Array,
     labels: jax.Array,
     *,
     margin: float | jax.Array = 0.5,
     scale: float | jax.Array = 64.0,
+    each: Each = None,
+    precision: Precision = "highest",
 ) -> jax.Array:
-    r"""ArcFace logits: the angle to the true class's weight is widened by a margin.
+    r"""ArcFace logits: the angle to the true class's centre is widened by a margin.
 
         scale·cos(θ + margin)              true class, θ < π − margin
         scale·(cos θ − margin·sin margin)  true class, beyond: cos(θ + margin) would rise again
@@ -70,12 +71,17 @@ def arcface_logits(
 
     Args:
         embeddings: [n, d], any float type and any length; computed in float32.
-        weights: a row for each class, [k, d], likewise; train and save them with the model.
+        centres: a row for each class, [k, d], likewise; train and save them with the model. Or
+            [k, c, d], c sub-centres a class of which the nearest to a row counts.
         labels: true class of each row, [n] integers in [0, k). Inside jit their values cannot be
             looked at: a row whose label lies outside then has no true class and is pushed away from
-            all (−1 does not mean "ignore").
+            all (−1 does not mean "ignore": `where` of the losses does).
         margin: in radians (not degrees), in [0, π/2); may be traced.
         scale: multiplies the cosines, in (0, inf); may be traced.
+        each: None: margin and scale are scalars. "row": an array of either has a number for each
+            row, [n]. "class": for each class, [k]; the margin is then that of the row's own class,
+            and the scale multiplies the class's logit. A scalar beside an array serves for all.
+        precision: as in `nt_xent`.
 
     Returns:
         Logits, float32 [n, k]. For accuracy use `cosine_logits`.
@@ -94,18 +100,24 @@ def arcface_logits(
         >>> print(arcface_logits(z, jnp.eye(2), jnp.array([1]), scale=100.0).round())  # −sin 0.5
         [[100. -48.]]
     """
-    check_margin(margin, math.pi / 2)
-    return _logits(embeddings, weights, labels, partial(_widened, margin=margin), scale)
+    problem = check_problem("arcface", embeddings, centres, labels, margin, scale, each=each)
+    return _classes.logits(problem, arc=True, each=each, precision=precision)
 
 
-@on_any_mesh
 def arcface_loss(
     embeddings: jax.Array,
-    weights: jax.Array,
+    centres: jax.Array,
     labels: jax.Array,
     *,
     margin: float | jax.Array = 0.5,
     scale: float | jax.Array = 64.0,
+    each: Each = None,
+    label_smoothing: float | jax.Array = 0.0,
+    class_where: jax.Array | None = None,
+    where: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    reduction: Reduction = "mean",
+    precision: Precision = "highest",
     axis_name: AxisName = None,
     class_axis_name: AxisName = None,
     tile_size: int | None = None,
@@ -122,20 +134,32 @@ def arcface_loss(
 
     Args:
         embeddings: as in `arcface_logits`; with `axis_name`, this device's shard.
-        weights: as in `arcface_logits`; with `axis_name`, the same on every device; with
+        centres: as in `arcface_logits`; with `axis_name`, the same on every device; with
             `class_axis_name`, this device's shard.
         labels: as in `arcface_logits`, sharded as the embeddings, in [0, k) of all classes.
         margin: as in `arcface_logits`.
         scale: as in `arcface_logits`.
+        each: as in `arcface_logits`; what is of rows is sharded as they are, of classes as those.
+        label_smoothing: ε in [0, 1]: the target is 1 − ε at the row's class and ε/k at all k, which
+            the margin does not leave out. May be traced.
+        class_where: booleans [k], sharded as the centres; classes where it is False do not exist,
+            such as those that fill up k to a multiple of the devices.
+        where: booleans [n]: rows where it is False are not there, whatever they and their labels
+            hold; such as unlabelled rows, `labels != ignored`.
+        weights: of each row in the mean, [n], at least 0.
+        reduction: "mean"; "sum"; or "none", [n] of this device.
+        precision: as in `nt_xent`.
         axis_name: mapped axis (or axes) over which the batch is spread; `nt_xent` says how to take
             the gradient then.
         class_axis_name: mapped axis (or axes) over which the classes are spread, see above.
         tile_size: classes a tile, at least 1. None: all at once up to 2²² logits, above that as
             many as make 2²². With tiles memory is n x tile_size, and a pass over the tiles is made
-            for the value and another for the gradient; reverse mode only.
+            for the value and another for the gradient; there is no forward-mode derivative then,
+            and an error says so.
 
     Returns:
-        The loss, a float32 scalar ≥ 0 over the global batch.
+        The loss, a float32 scalar ≥ 0 over the global batch; 0, with zero gradients, where no row
+        counts.
 
     Raises:
         ValueError: as `arcface_logits`; or if `tile_size` is below 1.
@@ -150,35 +174,44 @@ def arcface_loss(
         >>> print(f"{loss:.4f}")  # ln(1 + exp(−cos 0.5))
         0.3477
     """
-    check_margin(margin, math.pi / 2)
-    return _loss(
+    problem = check_problem(
+        "arcface",
         embeddings,
-        weights,
+        centres,
         labels,
-        partial(_widened, margin=margin),
+        margin,
         scale,
-        axis_name=axis_name,
+        each=each,
+        label_smoothing=label_smoothing,
+        class_where=class_where,
+        where=where,
+        weights=weights,
         class_axis_name=class_axis_name,
-        tile_size=tile_size,
     )
+    how = options(reduction, precision, axis_name, class_axis_name, tile_size)
+    return _classes.loss(problem, form="arcface", each=each, **how)
 
 
 def cosface_logits(
     embeddings: jax.Array,
-    weights: jax.Array,
+    centres: jax.Array,
     labels: jax.Array,
     *,
     margin: float | jax.Array = 0.35,
     scale: float | jax.Array = 64.0,
+    each: Each = None,
+    precision: Precision = "highest",
 ) -> jax.Array:
     """CosFace logits: scale·(cos θ − margin) for the true class, scale·cos θ for the others.
 
     Args:
         embeddings: as in `arcface_logits`.
-        weights: as in `arcface_logits`.
+        centres: as in `arcface_logits`.
         labels: as in `arcface_logits`.
         margin: in cosine, in [0, 1); may be traced.
         scale: as in `arcface_logits`, which says what to do with few classes.
+        each: as in `arcface_logits`.
+        precision: as in `nt_xent`.
 
     Returns:
         Logits, float32 [n, k]. For accuracy use `cosine_logits`.
@@ -196,18 +229,24 @@ def cosface_logits(
         >>> print(cosface_logits(z, jnp.eye(2), jnp.array([0]), margin=0.25, scale=1.0))
         [[0.75 0.  ]]
     """
-    check_margin(margin, 1.0)
-    return _logits(embeddings, weights, labels, partial(_reduced, margin=margin), scale)
+    problem = check_problem("cosface", embeddings, centres, labels, margin, scale, each=each)
+    return _classes.logits(problem, arc=False, each=each, precision=precision)
 
 
-@on_any_mesh
 def cosface_loss(
     embeddings: jax.Array,
-    weights: jax.Array,
+    centres: jax.Array,
     labels: jax.Array,
     *,
     margin: float | jax.Array = 0.35,
     scale: float | jax.Array = 64.0,
+    each: Each = None,
+    label_smoothing: float | jax.Array = 0.0,
+    class_where: jax.Array | None = None,
+    where: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    reduction: Reduction = "mean",
+    precision: Precision = "highest",
     axis_name: AxisName = None,
     class_axis_name: AxisName = None,
     tile_size: int | None = None,
@@ -216,7 +255,7 @@ def cosface_loss(
 
     Args:
         embeddings: as in `arcface_loss`.
-        weights: as in `arcface_loss`.
+        centres: as in `arcface_loss`.
         labels: as in `arcface_loss`.
         margin: as in `cosface_logits`.
         scale: as in `cosface_logits`.
@@ -225,7 +264,8 @@ def cosface_loss(
         tile_size: as in `arcface_loss`.
 
     Returns:
-        The loss, a float32 scalar ≥ 0 over the global batch.
+        The loss, a float32 scalar ≥ 0 over the global batch; 0, with zero gradients, where no row
+        counts.
 
     Raises:
         ValueError: as `arcface_loss`.
@@ -240,38 +280,50 @@ def cosface_loss(
         >>> print(f"{loss:.4f}")  # ln(1 + exp(−0.65))
         0.4201
     """
-    check_margin(margin, 1.0)
-    return _loss(
+    problem = check_problem(
+        "cosface",
         embeddings,
-        weights,
+        centres,
         labels,
-        partial(_reduced, margin=margin),
+        margin,
         scale,
-        axis_name=axis_name,
+        each=each,
+        label_smoothing=label_smoothing,
+        class_where=class_where,
+        where=where,
+        weights=weights,
         class_axis_name=class_axis_name,
-        tile_size=tile_size,
     )
+    how = options(reduction, precision, axis_name, class_axis_name, tile_size)
+    return _classes.loss(problem, form="cosface", each=each, **how)
 
 
-@on_any_mesh
 def cosine_accuracy(
     embeddings: jax.Array,
-    weights: jax.Array,
+    centres: jax.Array,
     labels: jax.Array,
     *,
+    class_where: jax.Array | None = None,
+    where: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    precision: Precision = "highest",
     axis_name: AxisName = None,
     class_axis_name: AxisName = None,
     tile_size: int | None = None,
 ) -> jax.Array:
-    """Share of rows that are nearer, in angle, to their class's weight than to every other.
+    """Share of rows that are nearer, in angle, to their class's centre than to every other.
 
     Accuracy from `cosine_logits`, without a margin, for more classes than [n, k] logits fit: it is
     computed in the tiles, and over the devices, of the losses. A tie counts as wrong.
 
     Args:
         embeddings: as in `arcface_loss`.
-        weights: as in `arcface_loss`.
+        centres: as in `arcface_loss`.
         labels: as in `arcface_loss`.
+        class_where: as in `arcface_loss`.
+        where: as in `arcface_loss`.
+        weights: as in `arcface_loss`.
+        precision: as in `arcface_loss`.
         axis_name: as in `arcface_loss`.
         class_axis_name: as in `arcface_loss`.
         tile_size: as in `arcface_loss`; None: tiles of as many classes as make 2²² cosines.
@@ -289,107 +341,26 @@ def cosine_accuracy(
         >>> print(cosine_accuracy(jnp.eye(4), jnp.eye(4), jnp.array([0, 1, 2, 0])))
         0.75
     """
-    check_tile_size(tile_size)
-    _check_shapes(embeddings, weights)
-    _check_labels(embeddings, weights, labels, class_axis_name)
-    return _class_tiles.accuracy(embeddings, weights, labels, axis_name, class_axis_name, tile_size)
-
-
-def _logits(
-    embeddings: jax.Array,
-    weights: jax.Array,
-    labels: jax.Array,
-    true_cosine: Callable[[jax.Array], jax.Array],
-    scale: float | jax.Array,
-) -> jax.Array:
-    """scale·cosine, `true_cosine(cosine)` in its place for the true class, [n, k]."""
-    check_positive("scale", scale)
-    cosine = _cosines(embeddings, weights)
-    _check_labels(embeddings, weights, labels)
-    logits = jnp.where(_target(labels, cosine), true_cosine(cosine), cosine)
-    return jnp.asarray(scale, jnp.float32) * logits
-
-
-def _loss(
-    embeddings: jax.Array,
-    weights: jax.Array,
-    labels: jax.Array,
-    true_cosine: Callable[[jax.Array], jax.Array],
-    scale: float | jax.Array,
-    *,
-    axis_name: AxisName,
-    class_axis_name: AxisName,
-    tile_size: int | None,
-) -> jax.Array:
-    """Mean cross entropy of `_logits`, made at once or in tiles of classes."""
-    check_tile_size(tile_size)
-    _check_shapes(embeddings, weights)
-    k = weights.shape[0]
-    if class_axis_name is None and tile_rows(k, embeddings.shape[0], tile_size) == k:
-        # All at once: then nothing is computed twice.
-        logits = _logits(embeddings, weights, labels, true_cosine, scale)
-        return _cross_entropy(logits, labels, axis_name)
-    check_positive("scale", scale)
-    _check_labels(embeddings, weights, labels, class_axis_name)
-    return _class_tiles.cross_entropy(
+    problem = check_problem(
+        "cosface",
         embeddings,
-        weights,
+        centres,
         labels,
-        true_cosine=true_cosine,
-        scale=scale,
-        axis_name=axis_name,
+        0.0,
+        1.0,
+        class_where=class_where,
+        where=where,
+        weights=weights,
         class_axis_name=class_axis_name,
-        tile_size=tile_size,
     )
+    how = options("mean", precision, axis_name, class_axis_name, tile_size)
+    del how["reduction"]
+    return _classes.accuracy(problem, **how)
 
 
-def _widened(cosine: jax.Array, margin: float | jax.Array) -> jax.Array:
-    """ArcFace's cosine to the true class."""
-    margin = jnp.asarray(margin, jnp.float32)
-    sine = jnp.sqrt(jnp.maximum(1.0 - cosine**2, 1e-7))
-    return jnp.where(
-        cosine > -jnp.cos(margin),
-        cosine * jnp.cos(margin) - sine * jnp.sin(margin),
-        cosine - margin * jnp.sin(margin),
-    )
-
-
-def _reduced(cosine: jax.Array, margin: float | jax.Array) -> jax.Array:
-    """CosFace's."""
-    return cosine - jnp.asarray(margin, jnp.float32)
-
-
-def _check_shapes(embeddings: jax.Array, weights: jax.Array) -> None:
-    rows, classes = embeddings.shape, weights.shape
-    if len(rows) != 2 or len(classes) != 2 or rows[1] != classes[1] or 0 in rows + classes:
-        raise ValueError(
-            f"embeddings must be [n, d] and weights [k, d], none empty, got {rows} and {classes}"
-        )
-
-
-def _cosines(embeddings: jax.Array, weights: jax.Array) -> jax.Array:
-    _check_shapes(embeddings, weights)
-    return dot_products(unit_rows(embeddings), unit_rows(weights))
-
-
-def _check_labels(
-    embeddings: jax.Array,
-    weights: jax.Array,
-    labels: jax.Array,
-    class_axis_name: AxisName = None,
-) -> None:
-    check_labelled(embeddings, labels)
-    k = count_rows(weights, class_axis_name)
-    if not holds(lambda labels: 0 <= int(labels.min()) <= int(labels.max()) < k, labels):
-        raise ValueError(f"labels must lie in [0, {k}), got {labels.min()} to {labels.max()}")
-
-
-def _target(labels: jax.Array, logits: jax.Array) -> jax.Array:
-    """Where each row's true class stands among the logits, [n, k]."""
-    return labels[:, None] == jnp.arange(logits.shape[1])[None, :]
-
-
-def _cross_entropy(logits: jax.Array, labels: jax.Array, axis_name: AxisName) -> jax.Array:
-    true_logits = jnp.sum(jnp.where(_target(labels, logits), logits, 0.0), axis=1)
-    loss = jnp.mean(jax.nn.logsumexp(logits, axis=1) - true_logits)
-    return loss if axis_name is None else lax.pmean(loss, axis_name)
+@compiled
+def _cosine_logits(
+    embeddings: jax.Array, centres: jax.Array, scale: Any, *, precision: str
+) -> jax.Array:
+    rows = unit_rows(embeddings, precision)
+    return jnp.asarray(scale, rows.dtype) * products(rows, centres, None, precision)

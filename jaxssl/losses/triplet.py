@@ -1,35 +1,56 @@
 """Triplet loss with mining inside the global batch."""
 
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.losses._checks import check_labelled, check_margin, check_tile_size
-from jaxssl.losses._meshes import on_any_mesh
+from jaxssl.losses._checks import (
+    Precision,
+    Reduction,
+    as_margin,
+    as_mask,
+    as_weights,
+    check_labelled,
+    check_options,
+)
+from jaxssl.losses._compiled import compiled
 from jaxssl.losses._rows import (
     AxisName,
     dot_products,
+    dtype_of,
     gather_rows,
     mean_where,
+    nan_unless_finite,
+    only_where,
+    reduce_rows,
     row_indices,
     scan_rows,
     tile_rows,
 )
+from jaxssl.losses.references import Queue, References, as_references, reference_rows, same_labels
 
 Positive = Literal["easy", "hard"] | bool | jax.Array
 Negative = Literal["semi-hard", "hard"] | bool | jax.Array
 
+# What `Triplets.kind` counts from 0.
+KINDS = ("easy", "semi-hard", "hard")
+
 
 class Triplets(NamedTuple):
-    """Mined triplets, one an anchor: indices into the (global) batch, all [n]."""
+    """Mined triplets, one an anchor: indices into the (global) batch, all [n].
+
+    Behind the batch's rows the indices count those of the references.
+    """
 
     anchor: jax.Array
     positive: jax.Array
     negative: jax.Array
     mask: jax.Array  # False: the anchor has no positive or no negative, and its indices say nothing
+    kind: jax.Array  # 0 easy: d_an ≥ d_ap + margin; 2 hard: d_an ≤ d_ap; 1 semi-hard: between
+    fallback: jax.Array  # True: no negative was as the policy asks, the nearest was taken
 
 
 class TripletStats(NamedTuple):
@@ -39,6 +60,10 @@ class TripletStats(NamedTuple):
     active: jax.Array  # share of those whose loss is above 0; 1 for long means collapse
     d_ap: jax.Array  # mean squared distance from anchor to positive
     d_an: jax.Array  # mean squared distance from anchor to negative
+    easy: jax.Array  # how many triplets are easy,
+    semi_hard: jax.Array  # semi-hard,
+    hard: jax.Array  # and hard, as `Triplets.kind` says
+    fallback: jax.Array  # in how many the nearest negative stands for one that there was not
 
 
 def triplet_loss(
@@ -48,6 +73,11 @@ def triplet_loss(
     margin: float | jax.Array = 0.5,
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
+    where: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    references: References | Queue | None = None,
+    reduction: Reduction = "mean",
+    precision: Precision = "highest",
     axis_name: AxisName = None,
     tile_size: int | None = None,
 ) -> jax.Array:
@@ -68,18 +98,28 @@ def triplet_loss(
         margin: in squared distance, in [0, inf); unit rows are at most 4 apart. May be traced.
         positive: "easy", the nearest, or "hard", the farthest; or a boolean scalar, true for hard.
         negative: "semi-hard" or "hard"; or a boolean scalar, true for hard.
+        where: booleans [n]: rows where it is False are not there, whatever they hold; such as
+            unlabelled rows, `labels != ignored`.
+        weights: of each anchor in the mean, [n], at least 0.
+        references: labelled rows, `References` or `Queue`, that serve as positives and negatives
+            and are no anchors.
+        reduction: "mean"; "sum"; or "none", [n] of this device, 0 for an anchor without a triplet.
+        precision: of the distances that are mined, as in `nt_xent`; those of the chosen triplets
+            are exact.
         axis_name: mapped axis (or axes) over which the batch is spread; `nt_xent` says how to take
             the gradient then.
         tile_size: how many anchors are mined at a time; `mine_triplets` says more.
 
     Returns:
         The loss, a float32 scalar ≥ 0 over the global batch; 0, with zero gradients, where no row
-        has both a positive and a negative. It is `margin` where all rows coincide.
+        has both a positive and a negative. It is `margin` where all rows coincide, and NaN if any
+        row that is there is not finite.
 
     Raises:
         ValueError: if `embeddings` are not [n, d] or `labels` not [n] integers, if either is empty,
-            if `margin` is negative or not finite, if a policy is unknown, or if `tile_size` is
-            below 1.
+            if `margin` is negative or not finite, if a policy is unknown, if `tile_size` is
+            below 1, or if another argument does not fit; as `nt_xent` says, labels beyond 32 bits
+            too.
 
     Reference:
         Schroff et al., "FaceNet", 2015 (https://arxiv.org/abs/1503.03832), equation 3 and
@@ -98,12 +138,16 @@ def triplet_loss(
         margin=margin,
         positive=positive,
         negative=negative,
+        where=where,
+        weights=weights,
+        references=references,
+        reduction=reduction,
+        precision=precision,
         axis_name=axis_name,
         tile_size=tile_size,
     )[0]
 
 
-@on_any_mesh
 def triplet_loss_and_stats(
     embeddings: jax.Array,
     labels: jax.Array,
@@ -111,6 +155,11 @@ def triplet_loss_and_stats(
     margin: float | jax.Array = 0.5,
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
+    where: jax.Array | None = None,
+    weights: jax.Array | None = None,
+    references: References | Queue | None = None,
+    reduction: Reduction = "mean",
+    precision: Precision = "highest",
     axis_name: AxisName = None,
     tile_size: int | None = None,
 ) -> tuple[jax.Array, TripletStats]:
@@ -122,6 +171,11 @@ def triplet_loss_and_stats(
         margin: as in `triplet_loss`.
         positive: as in `triplet_loss`.
         negative: as in `triplet_loss`.
+        where: as in `triplet_loss`.
+        weights: as in `triplet_loss`.
+        references: as in `triplet_loss`.
+        reduction: as in `triplet_loss`.
+        precision: as in `triplet_loss`.
         axis_name: as in `triplet_loss`.
         tile_size: as in `triplet_loss`.
 
@@ -136,38 +190,17 @@ def triplet_loss_and_stats(
         >>> from jaxssl.losses import triplet_loss_and_stats
         >>> z = jnp.array([[0.0], [0.5], [1.0], [1.5]])
         >>> loss, stats = triplet_loss_and_stats(z, jnp.array([0, 0, 1, 2]), margin=0.5)
-        >>> print(loss, *stats)  # the two lone rows have no triplet
+        >>> print(loss, *stats[:4])  # the two lone rows have no triplet
         0.25 0.5 0.5 0.25 0.625
+        >>> print(*stats[4:])  # d_an is 1 and 0.25, where 0.25 to 0.75 would be semi-hard
+        1.0 0.0 1.0 2.0
     """
-    triplets = mine_triplets(
-        embeddings,
-        labels,
-        margin=margin,
-        positive=positive,
-        negative=negative,
-        axis_name=axis_name,
-        tile_size=tile_size,
+    n = len(check_labelled(embeddings, labels)[0])
+    return _triplet_loss(
+        *_checked(embeddings, labels, margin, positive, negative, where, references),
+        as_weights("weights", weights, n),
+        **_options(reduction, precision, axis_name, tile_size),
     )
-    rows = embeddings.astype(jnp.float32)
-    columns = gather_rows(rows, axis_name)
-    # From differences, not from the matrix that was mined: exact in value and gradient.
-    d_ap = jnp.sum(jnp.square(rows - columns[triplets.positive]), axis=1)
-    d_an = jnp.sum(jnp.square(rows - columns[triplets.negative]), axis=1)
-    losses = jax.nn.relu(d_ap - d_an + jnp.asarray(margin, jnp.float32))
-    # Mining may pass a NaN by.
-    losses = jnp.where(jnp.isfinite(columns).all(), losses, jnp.nan)
-
-    def mean(values: jax.Array) -> jax.Array:
-        return mean_where(values, triplets.mask, axis_name)
-
-    everyone = jnp.ones_like(triplets.mask)
-    stats = TripletStats(
-        anchors=mean_where(triplets.mask.astype(jnp.float32), everyone, axis_name),
-        active=mean((losses > 0).astype(jnp.float32)),
-        d_ap=mean(d_ap),
-        d_an=mean(d_an),
-    )
-    return mean(losses), stats
 
 
 def mine_triplets(
@@ -177,6 +210,9 @@ def mine_triplets(
     margin: float | jax.Array = 0.5,
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
+    where: jax.Array | None = None,
+    references: References | Queue | None = None,
+    precision: Precision = "highest",
     axis_name: AxisName = None,
     tile_size: int | None = None,
 ) -> Triplets:
@@ -195,6 +231,9 @@ def mine_triplets(
         margin: bounds the semi-hard negatives; otherwise as in `triplet_loss`.
         positive: as in `triplet_loss`.
         negative: as in `triplet_loss`.
+        where: as in `triplet_loss`.
+        references: as in `triplet_loss`; their indices come after those of the batch.
+        precision: as in `triplet_loss`.
         axis_name: as in `triplet_loss`. Anchors are then this device's rows; all indices count
             the rows of all devices.
         tile_size: at least 1: so many anchors are mined at a time, and memory is tile_size x N and
@@ -203,7 +242,9 @@ def mine_triplets(
             the same, to the rounding of the product.
 
     Returns:
-        `Triplets`: anchor, positive and negative indices and a mask, all [n].
+        `Triplets`: anchor, positive and negative indices, a mask, and of which kind each is (easy,
+        semi-hard or hard: `KINDS`; whether it fell back), all [n]. How many fell in each is in
+        `TripletStats`.
 
     Raises:
         ValueError: as `triplet_loss`.
@@ -216,40 +257,47 @@ def mine_triplets(
         >>> print(triplets.negative[0], triplets.mask)  # row 2 is nearer than the positive
         3 [ True  True False False]
     """
-    check_labelled(embeddings, labels)
-    check_margin(margin, math.inf)
-    check_tile_size(tile_size)
-    hard_positive = _is_hard("positive", positive, "easy")
-    hard_negative = _is_hard("negative", negative, "semi-hard")
+    return _mine_triplets(
+        *_checked(embeddings, labels, margin, positive, negative, where, references),
+        **_options("mean", precision, axis_name, tile_size),
+    )
 
-    rows = lax.stop_gradient(embeddings.astype(jnp.float32))
-    columns, column_labels = gather_rows(rows, axis_name), gather_rows(labels, axis_name)
-    column = jnp.arange(columns.shape[0])[None, :]
 
-    def mine(_: None, anchor: jax.Array, rows: jax.Array, labels: jax.Array) -> tuple:
-        own = anchor[:, None] == column
-        distances = squared_distances(rows, own, columns)
-        same = labels[:, None] == column_labels[None, :]
-        positives, negatives = same & ~own, ~same
+def _options(
+    reduction: str, precision: str, axis_name: AxisName, tile_size: int | None
+) -> dict[str, Any]:
+    check_options(reduction, precision, tile_size)
+    options = {"precision": precision, "axis_name": axis_name, "tile_size": tile_size}
+    return options | {"reduction": reduction}
 
-        d_ap = _nearest(jnp.where(hard_positive, -distances, distances), positives)
-        d_ap = jnp.where(hard_positive, -d_ap, d_ap)
-        limit = d_ap + jnp.asarray(margin, jnp.float32)
-        semi_hard = negatives & (d_ap < distances) & (distances < limit)
-        # A hard negative, the nearest of those nearer than the positive or else the nearest of all,
-        # is always the nearest of all.
-        d_an, d_semi_hard = _nearest(distances, negatives), _nearest(distances, semi_hard)
-        d_an = jnp.where(hard_negative | jnp.isinf(d_semi_hard), d_an, d_semi_hard)
-        return None, (
-            _first(positives & (distances == d_ap)),
-            _first(negatives & (distances == d_an)),
-            jnp.any(positives, axis=1) & jnp.any(negatives, axis=1),
-        )
 
-    anchor = row_indices(rows.shape[0], axis_name)
-    tile = tile_rows(rows.shape[0], columns.shape[0], tile_size)
-    _, (positives, negatives, mask) = scan_rows(mine, None, tile, anchor, rows, labels)
-    return Triplets(anchor, positives, negatives, mask)
+def _checked(
+    embeddings: Any,
+    labels: Any,
+    margin: Any,
+    positive: Any,
+    negative: Any,
+    where: Any,
+    references: Any,
+) -> tuple:
+    embeddings, labels = check_labelled(embeddings, labels)
+    return (
+        embeddings,
+        labels,
+        as_margin(margin, math.inf),
+        _is_hard("positive", positive, "easy"),
+        _is_hard("negative", negative, "semi-hard"),
+        as_mask("where", where, len(labels)),
+        labelled_references(references, embeddings.shape[1]),
+    )
+
+
+def labelled_references(value: Any, d: int) -> References | None:
+    """`as_references`, which must have labels."""
+    references = as_references(value, d)
+    if references is not None and references.labels is None:
+        raise ValueError("references of triplets need labels: pass References(rows, labels)")
+    return references
 
 
 def _is_hard(name: str, policy: str | bool | jax.Array, other: str) -> bool | jax.Array:
@@ -260,14 +308,163 @@ def _is_hard(name: str, policy: str | bool | jax.Array, other: str) -> bool | ja
     return policy == "hard"
 
 
-def squared_distances(rows: jax.Array, own: jax.Array, columns: jax.Array) -> jax.Array:
+def triplet_columns(
+    rows: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    references: References | None,
+    axis_name: AxisName,
+    precision: str,
+) -> tuple[jax.Array, jax.Array, jax.Array | None]:
+    """What anchors meet, rows of all devices and then references: rows, labels, which are there."""
+    columns, column_labels = gather_rows(rows, axis_name), gather_rows(labels, axis_name)
+    real = None if where is None else gather_rows(where, axis_name)
+    if references is None:
+        return columns, column_labels, real
+    others = reference_rows(references, precision, unit=False)
+    if real is not None or "real" in others:
+        ours = jnp.ones(len(columns), bool) if real is None else real
+        theirs = others.get("real", jnp.ones(len(others["x"]), bool))
+        real = jnp.concatenate([ours, theirs])
+    columns = jnp.concatenate([columns, others["x"]])
+    return columns, jnp.concatenate([column_labels, same_labels(labels, others["label"])]), real
+
+
+@compiled
+def _triplet_loss(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    margin: Any,
+    hard_positive: Any,
+    hard_negative: Any,
+    where: jax.Array | None,
+    references: References | None,
+    weights: jax.Array | None,
+    *,
+    reduction: str,
+    precision: str,
+    axis_name: AxisName,
+    tile_size: int | None,
+) -> tuple[jax.Array, TripletStats]:
+    rows = only_where(embeddings, where).astype(dtype_of(precision))
+    met = triplet_columns(rows, labels, where, references, axis_name, precision)
+    columns = met[0]
+    policy = margin, hard_positive, hard_negative
+    tile = tile_rows(rows.shape[0], columns.shape[0], tile_size)
+    triplets = _mine(rows, labels, where, met, policy, tile, axis_name, precision)
+    # From differences, not from the matrix that was mined: exact in value and gradient.
+    d_ap = jnp.sum(jnp.square(rows - columns[triplets.positive]), axis=1)
+    d_an = jnp.sum(jnp.square(rows - columns[triplets.negative]), axis=1)
+    losses = jax.nn.relu(d_ap - d_an + jnp.asarray(margin, rows.dtype))
+    loss = reduce_rows(losses, triplets.mask, weights, reduction, axis_name)
+    # Mining may pass a NaN by.
+    loss = nan_unless_finite(loss, rows, columns, axis_name=axis_name)
+
+    def mean(values: jax.Array) -> jax.Array:
+        return mean_where(values, triplets.mask, axis_name)
+
+    def count(chosen: jax.Array) -> jax.Array:
+        number = jnp.sum(chosen & triplets.mask, dtype=jnp.float32)
+        return number if axis_name is None else lax.psum(number, axis_name)
+
+    everyone = jnp.ones_like(triplets.mask) if where is None else where
+    d_ap, d_an = lax.stop_gradient((d_ap, d_an))
+    kinds = [count(triplets.kind == kind) for kind in range(3)]
+    stats = TripletStats(
+        mean_where(triplets.mask.astype(jnp.float32), everyone, axis_name),
+        mean((lax.stop_gradient(losses) > 0).astype(jnp.float32)),
+        mean(d_ap).astype(jnp.float32),
+        mean(d_an).astype(jnp.float32),
+        kinds[0],
+        kinds[1],
+        kinds[2],
+        count(triplets.fallback),
+    )
+    return loss, stats
+
+
+@compiled
+def _mine_triplets(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    margin: Any,
+    hard_positive: Any,
+    hard_negative: Any,
+    where: jax.Array | None,
+    references: References | None,
+    *,
+    reduction: str,
+    precision: str,
+    axis_name: AxisName,
+    tile_size: int | None,
+) -> Triplets:
+    rows = only_where(embeddings, where).astype(dtype_of(precision))
+    columns = triplet_columns(rows, labels, where, references, axis_name, precision)
+    policy = margin, hard_positive, hard_negative
+    tile = tile_rows(rows.shape[0], columns[0].shape[0], tile_size)
+    return _mine(rows, labels, where, columns, policy, tile, axis_name, precision)
+
+
+def _mine(
+    rows: jax.Array,
+    labels: jax.Array,
+    where: jax.Array | None,
+    columns: tuple[jax.Array, jax.Array, jax.Array | None],
+    policy: tuple[Any, Any, Any],
+    tile: int,
+    axis_name: AxisName,
+    precision: str,
+) -> Triplets:
+    rows, points, column_labels = map(lax.stop_gradient, (rows, columns[0], columns[1]))
+    real = columns[2]
+    margin, hard_positive, hard_negative = policy
+    anchor = row_indices(rows.shape[0], axis_name)
+    column = jnp.arange(points.shape[0], dtype=anchor.dtype)[None, :]
+
+    def mine(_: None, anchor: jax.Array, rows: jax.Array, labels: jax.Array) -> tuple:
+        own = anchor[:, None] == column
+        distances = squared_distances(rows, own, points, precision)
+        same = labels[:, None] == column_labels[None, :]
+        positives, negatives = same & ~own, ~same
+        if real is not None:
+            positives, negatives = positives & real[None, :], negatives & real[None, :]
+
+        d_ap = _nearest(jnp.where(hard_positive, -distances, distances), positives)
+        d_ap = jnp.where(hard_positive, -d_ap, d_ap)
+        limit = d_ap + jnp.asarray(margin, rows.dtype)
+        semi_hard = negatives & (d_ap < distances) & (distances < limit)
+        # A hard negative, the nearest of those nearer than the positive or else the nearest of all,
+        # is always the nearest of all.
+        nearest, d_semi_hard = _nearest(distances, negatives), _nearest(distances, semi_hard)
+        d_an = jnp.where(hard_negative | jnp.isinf(d_semi_hard), nearest, d_semi_hard)
+        kind = jnp.where(d_an >= limit, 0, jnp.where(d_an <= d_ap, 2, 1)).astype(jnp.int32)
+        fallback = jnp.where(hard_negative, d_an >= d_ap, jnp.isinf(d_semi_hard))
+        return None, (
+            _first(positives & (distances == d_ap)),
+            _first(negatives & (distances == d_an)),
+            jnp.any(positives, axis=1) & jnp.any(negatives, axis=1),
+            kind[:, 0],
+            fallback[:, 0],
+        )
+
+    _, (positive, negative, mask, kind, fallback) = scan_rows(
+        mine, None, tile, anchor, rows, labels
+    )
+    if where is not None:
+        mask = mask & where
+    return Triplets(anchor, positive, negative, mask, kind, fallback & mask)
+
+
+def squared_distances(
+    rows: jax.Array, own: jax.Array, columns: jax.Array, precision: str = "highest"
+) -> jax.Array:
     """|x - y|² from each of `rows` to all `columns`, one product of matrices.
 
     `own` marks the column that each row stands in. Equal rows are at distance exactly 0, and the
     same distance worked out twice is the same to the bit: no step but the product depends on order,
     and no contraction to fused operations changes it.
     """
-    products = dot_products(rows, columns)
+    products = dot_products(rows, columns, precision)
     squares = jnp.sum(columns * columns, axis=1)[None, :]
 
     def of_own(values: jax.Array) -> jax.Array:
@@ -285,4 +482,5 @@ def _nearest(distances: jax.Array, among: jax.Array) -> jax.Array:
 def _first(chosen: jax.Array) -> jax.Array:
     """The first column that is chosen [n]; some column where none is."""
     last = chosen.shape[1] - 1
-    return jnp.min(jnp.where(chosen, jnp.arange(last + 1)[None, :], last), axis=1)
+    index = jnp.arange(last + 1, dtype=jnp.int32)[None, :]
+    return jnp.min(jnp.where(chosen, index, jnp.int32(last)), axis=1)

@@ -12,6 +12,7 @@ from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
 from jaxssl.models.embedder import Embedder, MarginEmbedder, follow, over_views
 from jaxssl.models.encoders import ENCODERS, make_encoder
+from jaxssl.models.folding import fold_batch_norm
 from jaxssl.models.freezing import Frozen, freeze, learning_rate_scales
 from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
 from jaxssl.models.layer_output import layer_output
@@ -35,6 +36,7 @@ __all__ = [
     "Rngs",
     "RowEncoder",
     "describe",
+    "fold_batch_norm",
     "follow",
     "freeze",
     "layer_output",

@@ -9,6 +9,7 @@ from flax import nnx
 from jaxssl.models.efficientnet import Convention, EfficientNetTrunk
 from jaxssl.models.heads import bias_of_01, xavier_uniform
 from jaxssl.models.layers import BatchNorm, Block, Dropout
+from jaxssl.models.published import Published
 
 
 class PlanktonBackbone(nnx.Module):
@@ -86,3 +87,7 @@ class PlanktonBackbone(nnx.Module):
             ("conv2", (self.conv2, self.bn2)),
             ("linear", (self.linear, self.dropout)),
         ]
+
+    def published(self) -> Published:
+        """The trunk's weights; the added layers stay as they are."""
+        return self.trunk.published()

@@ -20,6 +20,7 @@ from jaxssl.models.layers import (
     conv,
     normalize,
 )
+from jaxssl.models.published import Published
 
 Convention = Literal["torchvision", "tensorflow"]
 
@@ -27,6 +28,10 @@ Convention = Literal["torchvision", "tensorflow"]
 STAGES = ((1, 24, 1, 2), (4, 48, 2, 4), (4, 64, 2, 4))
 # The rate of stochastic depth grows to this over the 40 blocks of the whole network.
 DEPTH_RATE, ALL_BLOCKS = 0.2, 40
+
+# Prefixes of what the whole networks have beyond the trunk.
+_TORCHVISION_REST = ("features.4.", "features.5.", "features.6.", "features.7.", "classifier.")
+_TIMM_REST = ("blocks.3.", "blocks.4.", "blocks.5.", "conv_head.", "bn2.", "classifier.")
 
 
 class FusedMBConv(nnx.Module):
@@ -48,10 +53,10 @@ class FusedMBConv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         wide = features if expansion == 1 else expansion * in_features
-        convs = [_conv(in_features, wide, 3, stride, same_padding, dtype=dtype, rngs=rngs)]
+        convs = [conv(in_features, wide, 3, stride, same=same_padding, dtype=dtype, rngs=rngs)]
         norms = [BatchNorm(wide, epsilon=1e-3, rngs=rngs)]
         if expansion != 1:
-            convs.append(_conv(wide, features, 1, 1, same_padding, dtype=dtype, rngs=rngs))
+            convs.append(conv(wide, features, 1, dtype=dtype, rngs=rngs))
             norms.append(BatchNorm(features, epsilon=1e-3, rngs=rngs))
         self.convs, self.norms = nnx.List(convs), nnx.List(norms)
         self.residual = stride == 1 and in_features == features
@@ -94,7 +99,7 @@ class EfficientNetTrunk(nnx.Module):
     ):
         same_padding = convention == "tensorflow"
         features = STAGES[0][1]
-        self.stem_conv = _conv(channels, features, 3, 2, same_padding, dtype=dtype, rngs=rngs)
+        self.stem_conv = conv(channels, features, 3, 2, same=same_padding, dtype=dtype, rngs=rngs)
         self.stem_norm = BatchNorm(features, epsilon=1e-3, rngs=rngs)
         self.stages = nnx.List()
         index = 0
@@ -140,18 +145,27 @@ class EfficientNetTrunk(nnx.Module):
             *((f"block{index}", block) for index, block in enumerate(blocks)),
         ]
 
+    def published(self) -> Published:
+        """torchvision's names or timm's, by the convention."""
+        if self.convention == "tensorflow":
+            return Published("timm", self._timm_names(), _TIMM_REST)
+        return Published("torchvision", self._torchvision_names(), _TORCHVISION_REST)
 
-def _conv(
-    in_features: int,
-    features: int,
-    kernel_size: int,
-    stride: int,
-    same_padding: bool,
-    *,
-    dtype: jnp.dtype,
-    rngs: nnx.Rngs,
-) -> nnx.Conv:
-    layer = conv(in_features, features, kernel_size, stride, dtype=dtype, rngs=rngs)
-    if same_padding:
-        layer.padding = "SAME"
-    return layer
+    def _torchvision_names(self) -> dict[str, nnx.Module]:
+        layers = {"features.0.0": self.stem_conv, "features.0.1": self.stem_norm}
+        for stage, blocks in enumerate(self.stages, start=1):
+            for index, block in enumerate(blocks):
+                for part, pair in enumerate(zip(block.convs, block.norms, strict=True)):
+                    prefix = f"features.{stage}.{index}.block.{part}"
+                    layers |= {f"{prefix}.0": pair[0], f"{prefix}.1": pair[1]}
+        return layers
+
+    def _timm_names(self) -> dict[str, nnx.Module]:
+        layers = {"conv_stem": self.stem_conv, "bn1": self.stem_norm}
+        for stage, blocks in enumerate(self.stages):
+            convs = ("conv",) if stage == 0 else ("conv_exp", "conv_pwl")
+            for index, block in enumerate(blocks):
+                for part, name in enumerate(convs):
+                    layers[f"blocks.{stage}.{index}.{name}"] = block.convs[part]
+                    layers[f"blocks.{stage}.{index}.bn{part + 1}"] = block.norms[part]
+        return layers

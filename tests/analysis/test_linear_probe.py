@@ -14,7 +14,7 @@ from jaxssl.analysis.linear_probe import linear_probe
 @pytest.fixture(scope="module")
 def digits():
     x, y = load_digits(return_X_y=True)
-    return x[:500], y[:500], x[500:700], y[500:700], x[700:1100]
+    return x[:200], y[:200], x[500:600], y[500:600], x[700:900]
 
 
 def reference(x, y, c):

@@ -36,14 +36,15 @@ OPS = {
 }
 
 
-@pytest.mark.parametrize("name", OPS)
+# The recipes under vmap are test_recipes' own matter.
+@pytest.mark.parametrize("name", sorted(OPS.keys() - {"plankton", "digits", "cifar"}))
 def test_an_op_keeps_shape_type_and_range_and_vmap_is_a_loop(name):
     op = OPS[name]
     keys = jax.random.split(jax.random.key(0), 3)
     images = np.random.default_rng(0).random((3, 9, 8, 3), dtype=np.float32)
     images[2] = images[2].round()  # saturated colours, and ties between channels
     batched = np.asarray(jax.jit(jax.vmap(op))(keys, images))
-    one = jax.jit(op)
+    one = jax.jit(op)  # the doctests run each as it comes
     for key, image, result in zip(keys, images, batched, strict=True):
         np.testing.assert_allclose(result, one(key, image), atol=2e-6)
     assert batched.shape == images.shape
@@ -52,13 +53,11 @@ def test_an_op_keeps_shape_type_and_range_and_vmap_is_a_loop(name):
     assert batched.max() <= 1
 
 
-@pytest.mark.parametrize("name", sorted(set(OPS) - {"plankton", "digits", "cifar"}))
-def test_an_op_is_the_same_without_jit(name):
-    key = jax.random.key(1)
-    image = np.random.default_rng(1).random((9, 8, 1), dtype=np.float32)
-    eager = OPS[name](key, image)
-    np.testing.assert_allclose(eager, jax.jit(OPS[name])(key, image), atol=2e-6)
-    assert eager.shape == image.shape
+@pytest.mark.parametrize("name", OPS)
+def test_one_channel_stays_one(name):
+    image = jax.ShapeDtypeStruct((9, 8, 1), jnp.float32)
+    result = jax.eval_shape(OPS[name], jax.random.key(0), image)
+    assert (result.shape, result.dtype) == (image.shape, image.dtype)
 
 
 @pytest.mark.parametrize("module", [geometry, color, recipes])

@@ -1,4 +1,4 @@
-"""The recipes: what they do to marks whose way can be followed; views on 1, 2 and 8 devices."""
+"""The recipes: what they do to marks whose way can be followed; views on 1 and 8 devices."""
 
 import colorsys
 from functools import partial
@@ -74,9 +74,7 @@ def test_plankton_turns_to_any_angle_flips_half_and_crops_within_its_area():
 
 
 def test_plankton_fills_with_white_and_scales_it_with_the_image():
-    white = np.ones((32, 32, 3), np.float32)
-    plain = over_keys(partial(recipes.plankton, brightness=0.0), white)
-    np.testing.assert_allclose(plain, 1.0, atol=2e-6)
+    white = np.ones((16, 16, 1), np.float32)
     # No seam: the fill takes the brightness of the image, one factor a view, clipped at white.
     factors = over_keys(recipes.plankton, white)
     assert np.ptp(factors, axis=(1, 2, 3)).max() < 2e-6
@@ -86,7 +84,7 @@ def test_plankton_fills_with_white_and_scales_it_with_the_image():
     black = over_keys(partial(recipes.plankton, area=(1.0, 1.0)), np.zeros_like(white))
     assert black[:, :, :, 0].max((1, 2)).max() == 1.0
     assert (black[:, 0, 0, 0] > 0.79).mean() > 0.3
-    assert black[:, 16, 16].max() < 0.21
+    assert black[:, 8, 8].max() < 0.21
 
 
 @pytest.mark.parametrize("recipe", [recipes.plankton, recipes.digits])
@@ -108,7 +106,7 @@ def test_plankton_colours_a_coloured_organism():
     assert stats.kstest(shift, stats.uniform(-0.3, 0.6).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize(("side", "widest"), [(20, 5), (48, 11), (128, 11)])
+@pytest.mark.parametrize(("side", "widest"), [(32, 7), (64, 11)])
 def test_plankton_blur_is_held_to_a_quarter_of_the_side(side, widest):
     still = {"degrees": 0.0, "area": (1.0, 1.0), "aspect": (1.0, 1.0), "brightness": 0.0}
     image = np.ones((side, side, 1), np.float32)
@@ -167,33 +165,35 @@ def batch():
 
 def every_op(key, image):
     """All that the recipes are made of, compiled once a device count."""
-    return recipes.cifar(key, recipes.plankton(key, image), blur_p=0.5)
+    image = augment.random_flip(key, augment.random_resized_crop(key, image))
+    image = recipes.plankton(key, augment.random_grey(key, image))
+    return augment.random_gaussian_blur(key, image, kernel=3)
 
 
 @pytest.fixture(scope="module")
 def views_by_devices(batch):
     results = {}
-    for n in (1, 2, 8):
+    for n in (1, 8):
         mesh = jax.make_mesh((n,), ("data",), (AxisType.Auto,), devices=jax.devices()[:n])
         placed = jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
         run = jax.jit(lambda key, images: augment.views(key, images, every_op))
         results[n] = run(jax.random.key(5), placed)
-        assert len(results[n][0].sharding.device_set) == n
-    return {n: np.stack(pair) for n, pair in results.items()}
+        assert len(results[n].sharding.device_set) == n
+    return results
 
 
-@pytest.mark.parametrize("devices", [2, 8])
-def test_views_do_not_depend_on_the_number_of_devices(views_by_devices, devices):
+def test_views_do_not_depend_on_the_number_of_devices(views_by_devices):
     # The same keys; what is left is the rounding of sums that are compiled for other shapes.
-    np.testing.assert_allclose(views_by_devices[devices], views_by_devices[1], atol=2e-6)
+    np.testing.assert_allclose(views_by_devices[8], views_by_devices[1], atol=2e-6)
+    assert views_by_devices[8].sharding.spec[1] == "data"
 
 
 def test_an_images_views_depend_on_its_place_alone(batch, views_by_devices):
     image = augment.to_float(jnp.asarray(batch[3]))
     keys = jax.random.split(jax.random.fold_in(jax.random.key(5), 3))
     one = jax.jit(every_op)
-    for view, key in enumerate(keys):
-        np.testing.assert_allclose(views_by_devices[1][view, 3], one(key, image), atol=2e-5)
+    for number, key in enumerate(keys):
+        np.testing.assert_allclose(views_by_devices[1][number, 3], one(key, image), atol=2e-5)
 
 
 def reveal(key, image):
@@ -203,7 +203,7 @@ def reveal(key, image):
 
 def test_views_draw_from_their_images_key_split_by_their_number():
     key, images = jax.random.key(0), np.zeros((64, 1, 1, 1), np.uint8)
-    for number in (1, 2, 3):
+    for number in (1, 3):
         drawn = augment.views(key, images, reveal, number=number)
         assert drawn.shape == (number, 64, 1, 1, 1)
         assert len(np.unique(drawn)) == number * 64

@@ -20,11 +20,12 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxssl.data import cifar, cifar_source, cifar_tfds, decode
-from jaxssl.data.cifar import load_cifar10
-from jaxssl.data.cifar_source import CLASS_NAMES
-from jaxssl.data.cifar_tfds import prepare_cifar10
+from jaxssl.data.cifar import load_cifar, load_cifar10
+from jaxssl.data.cifar_kinds import CIFAR10, CIFAR100
+from jaxssl.data.cifar_tfds import prepare_cifar, prepare_cifar10
 from jaxssl.errors import InputError
 
+CLASS_NAMES = CIFAR10.class_names
 ROOT = Path(__file__).parents[2]
 REAL = Path(os.environ.get("JAXSSL_DATA", "")) / "cifar10-jpeg.tar.gz"
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), np.uint8)
@@ -113,6 +114,27 @@ def test_the_same_in_its_official_order(prepared):
     assert train.shape == (32, 32, 3)
 
 
+def test_cifar100_is_read_by_tfds_as_its_own_with_both_labels(tmp_path):
+    """Baby is a person, a bee an insect, and so on, as in the official archive's names."""
+    coarse = {"apple": 4, "baby": 14, "bee": 7, "train": 18, "worm": 13}
+    for row, name in enumerate(coarse):
+        for split in ("train", "test"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            Image.fromarray(PIXELS[row]).save(folder / "0.png")
+    prepare_cifar("cifar100", tmp_path / "images", data_dir=tmp_path, subset=1)
+    records = tfds.data_source("cifar100", split="test", data_dir=tmp_path)
+    for record in records:
+        row = int(record["id"][-5:])
+        np.testing.assert_array_equal(record["image"], PIXELS[row])
+        name = CIFAR100.class_names[record["label"]]
+        assert (name, record["coarse_label"]) == list(coarse.items())[row]
+    images = load_cifar("cifar100", "test", data_dir=str(tmp_path))
+    assert [images.class_names[label] for label in images.labels] == list(coarse)
+    np.testing.assert_array_equal(images.images(), PIXELS[:5])
+    assert len(images.class_names) == 100
+
+
 @pytest.mark.parametrize(("size", "channels"), [(32, 1), (20, 3), (48, 1)])
 def test_other_sizes_and_grey_as_a_folder_gives_them(size, channels, prepared, source):
     images = load_cifar10("train", size=size, channels=channels, data_dir=str(prepared))
@@ -126,12 +148,12 @@ def test_the_usual_folder_is_that_of_the_environment(prepared, monkeypatch):
     assert len(load_cifar10("test")) == 20
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(prepared / "home"))
-    assert cifar.cifar10_folder() == prepared / "home/tensorflow_datasets/cifar10/3.0.2"
+    assert CIFAR10.folder() == prepared / "home/tensorflow_datasets/cifar10/3.0.2"
 
 
 def test_arguments_out_of_range(prepared):
     for options in ({"size": 0}, {"channels": 2}, {"split": "val"}):
-        with pytest.raises(ValueError, match="CIFAR-10 has splits 'train' and 'test'"):
+        with pytest.raises(ValueError, match="CIFAR has splits 'train' and 'test'"):
             load_cifar10(**{"split": "train", "data_dir": str(prepared)} | options)
 
 
@@ -216,8 +238,8 @@ def test_a_stop_while_writing_leaves_nothing(error, source, tmp_path, monkeypatc
 def test_another_version(data_dir):
     (data_dir / "cifar10" / "3.0.2").rename(data_dir / "cifar10" / "3.0.0")
     text = refusal(load_cifar10, "train", data_dir=str(data_dir))
-    assert "holds cifar10 in version 3.0.0, not 3.0.2" in text
-    assert "--data-dir" in text
+    assert "holds version 3.0.0, not 3.0.2" in text
+    assert "name another data folder" in text
 
 
 @pytest.mark.parametrize(
@@ -303,7 +325,7 @@ def archive(tmp_path, monkeypatch) -> Path:
             out.addfile(member, io.BytesIO(b"".join(rows)))
     monkeypatch.setattr(cifar_source, "COUNTS", {"train": 50, "test": 10})
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    monkeypatch.setattr(cifar_source, "SHA256", {path.name: digest})
+    monkeypatch.setitem(CIFAR10.sha256, path.name, digest)
 
     class Reply(io.BytesIO):
         headers = {"Content-Length": str(path.stat().st_size)}  # noqa: RUF012
@@ -326,7 +348,7 @@ def test_an_absent_data_set_is_downloaded_and_prepared(archive, tmp_path):
 
 
 def test_a_download_of_other_bytes_is_refused(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar_source, "SHA256", {archive.name: "0" * 64})
+    monkeypatch.setitem(CIFAR10.sha256, archive.name, "0" * 64)
     text = refusal(load_cifar10, "train", data_dir=str(tmp_path / "new"))
     assert "not the official archive" in text
     assert files(tmp_path / "new") == {}
@@ -340,7 +362,7 @@ def test_neither_data_nor_network(tmp_path):
     assert "Name or service not known" in text
     assert "cifar-10-binary.tar.gz or cifar-10-python.tar.gz" in text
     assert "https://www.cs.toronto.edu/~kriz/cifar.html" in text
-    assert "python scripts/prepare_cifar10.py --source PATH" in text
+    assert "python scripts/prepare_cifar10.py --name cifar10 --source PATH" in text
     assert not (tmp_path / "new").exists()
 
 
@@ -353,7 +375,7 @@ def test_the_script_prepares_without_tensorflow_and_without_jax(source, tmp_path
 import runpy, sys
 sys.argv = ["prepare_cifar10.py", "--source", {str(source)!r}, "--data-dir", "new", "--subset", "2"]
 runpy.run_path({str(ROOT / "scripts" / "prepare_cifar10.py")!r}, run_name="__main__")
-from jaxssl.data.cifar import load_cifar10
+from jaxssl.data.cifar import load_cifar, load_cifar10
 print(len(load_cifar10("train", data_dir="new")), {{"tensorflow", "jax"}} & set(sys.modules))
 sys.argv[2] = "nowhere"
 sys.argv[4] = "other"

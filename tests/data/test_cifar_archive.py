@@ -10,6 +10,7 @@ import pickle
 import struct
 import tarfile
 import tracemalloc
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,12 @@ from PIL import Image
 
 from jaxssl.data import cifar_archive, cifar_source
 from jaxssl.data.cifar_archive import read_files
-from jaxssl.data.cifar_source import CLASS_NAMES, read_cifar10
+from jaxssl.data.cifar_kinds import CIFAR10, CIFAR100
+from jaxssl.data.cifar_source import read_cifar
 from jaxssl.errors import InputError
 
+CLASS_NAMES = CIFAR10.class_names
+read_cifar10 = partial(read_cifar, CIFAR10)
 BATCHES = [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]
 
 
@@ -82,7 +86,9 @@ def binary(images: np.ndarray, labels: np.ndarray) -> bytes:
     )
 
 
-def python(images: np.ndarray, labels: list[int], code: bytes = b"u1") -> bytes:
+def python(
+    images: np.ndarray, labels: list[int], code: bytes = b"u1", key: bytes = b"labels"
+) -> bytes:
     """A pickle as Python 2 and its NumPy wrote the official batches, opcode by opcode."""
 
     def text(value: bytes) -> bytes:  # SHORT_BINSTRING
@@ -102,7 +108,7 @@ def python(images: np.ndarray, labels: list[int], code: bytes = b"u1") -> bytes:
     )
     values = b"](" + b"".join(map(number, labels)) + b"e"
     return (
-        b"\x80\x02}(" + text(b"labels") + values + text(b"data") + array
+        b"\x80\x02}(" + text(key) + values + text(b"data") + array
         + text(b"batch_label") + text(b"training batch 1 of 5") + b"u."
     )  # fmt: skip
 
@@ -162,6 +168,25 @@ def test_official_batches_in_their_order(form, container, forms, batches, tmp_pa
     np.testing.assert_array_equal(parts["test"].images, batches["test_batch"][0])
 
 
+@pytest.mark.parametrize("form", ["binary", "python"])
+def test_official_batches_of_cifar100_have_fine_labels(form, batches, tmp_path):
+    images = batches["test_batch"][0]
+    labels = np.arange(80, 100)
+    if form == "binary":
+        rows = [bytes([label // 5]) + binary(image[None], label[None])
+                for image, label in zip(images, labels, strict=True)]  # fmt: skip
+        content = {f"{split}.bin": b"".join(rows) for split in ("train", "test")}
+    else:
+        batch = python(images, labels.tolist(), key=b"fine_labels")
+        content = {"train": batch, "test": batch}
+    parts = read_cifar(CIFAR100, unpacked(tmp_path, content), subset=1)
+    for split in ("train", "test"):
+        np.testing.assert_array_equal(parts[split].images, images)
+        assert parts[split].labels.tolist() == labels.tolist()
+    with pytest.raises(InputError, match="not the whole of CIFAR-100: 0 train images of apple"):
+        read_cifar(CIFAR100, tmp_path)
+
+
 def test_a_subset_is_the_first_of_each_class(forms, batches, tmp_path):
     parts = read_cifar10(tar(tmp_path / "some.tar.gz", forms["binary"]), subset=1)
     images, labels = batches["data_batch_1"]
@@ -213,7 +238,7 @@ def test_an_official_archive_is_told_by_its_sha256(forms, tmp_path, monkeypatch)
     assert "not the official archive" in text
     assert cifar_source.PAGE in text
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
-    monkeypatch.setattr(cifar_source, "SHA256", {source.name: digest})
+    monkeypatch.setitem(CIFAR10.sha256, source.name, digest)
     monkeypatch.setattr(cifar_source, "COUNTS", {"train": 100, "test": 20})
     assert len(read_cifar10(source)["train"].labels) == 100
 
@@ -309,7 +334,7 @@ LARGE = np.zeros((33, 32, 3), np.uint8)
     ("change", "said"),
     [
         ({"train/cat/9.png": png(LARGE)}, "'train/cat/9.png' is 32 x 33 pixels, RGB"),
-        ({"train/cat/9.png": png(GREY)}, "is 32 x 32 pixels, L; CIFAR-10's are 32 x 32, RGB"),
+        ({"train/cat/9.png": png(GREY)}, "is 32 x 32 pixels, L; CIFAR's are 32 x 32, RGB"),
         ({"train/cat/9.png": png(LARGE[:32])[:60]}, "'train/cat/9.png' does not decode"),
         ({"train/cat/9.JPG": b""}, "'train/cat/9.JPG' does not decode"),
         (
@@ -423,7 +448,7 @@ def test_a_bomb_stops_while_it_unrolls(name, tmp_path, monkeypatch):
     source = tmp_path / "bomb.tar.gz"
     source.write_bytes(gzip.compress(bombs()[name]))
     tracemalloc.start()
-    with pytest.raises(InputError, match="holds more than CIFAR-10 can"):
+    with pytest.raises(InputError, match="holds more than CIFAR can"):
         read_files(source)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -50,6 +50,18 @@ def test_subsets_of_subsets():
     assert part[1]["index"] == 1
 
 
+def test_images_without_a_label_and_given_splits():
+    images, pixels = image_set()
+    labels = np.array([2, -1, 0, -1, 1, 2, -1], np.int32)
+    split = ("train", "", "test", "val", "train", "", "test")
+    part = dataclasses.replace(images, labels=labels, split=split).labelled()
+    assert part.ids == ("x/0", "x/2", "x/4", "x/5")
+    assert part.labels.tolist() == [2, 0, 1, 2]
+    assert part.split == ("train", "test", "train", "")
+    np.testing.assert_array_equal(part.images(), pixels[[0, 2, 4, 5]])
+    assert part.subset([2, 0]).split == ("train", "train")
+
+
 def test_an_empty_set_has_a_shape():
     empty = image_set()[0].subset([])
     assert len(empty) == 0
@@ -72,8 +84,10 @@ def test_the_fingerprint_follows_ids_order_labels_and_shape():
         dataclasses.replace(images, labels=(images.labels + 1) % 3).fingerprint(),
         dataclasses.replace(images, shape=(4, 3, 1)).fingerprint(),
         dataclasses.replace(images, ids=tuple(f"y/{i}" for i in range(7))).fingerprint(),
+        dataclasses.replace(images, split=("train", *[""] * 6)).fingerprint(),
+        dataclasses.replace(images, split=("", "train", *[""] * 5)).fingerprint(),
     }
-    assert len(prints) == 6
+    assert len(prints) == 8
     assert image_set(seed=0)[0].fingerprint() == images.fingerprint()
     assert images.subset(range(7)).fingerprint() == images.fingerprint()
 
@@ -81,10 +95,12 @@ def test_the_fingerprint_follows_ids_order_labels_and_shape():
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ({"paths": ("",)}, r"equally long, got \[7, 1, 7, 7\]"),
+        ({"paths": ("",)}, r"equally long, got \[7, 1, 7, 7, 7\]"),
         ({"ids": ("x",) * 7}, "unique"),
         ({"labels": np.full(7, 3, np.int32)}, "label 3 outside the 3 classes"),
-        ({"labels": np.full(7, -1, np.int32)}, "label -1 outside the 3 classes"),
+        ({"labels": np.full(7, -2, np.int32)}, "label -2 outside the 3 classes"),
+        ({"split": ("train",) * 6}, r"equally long, got \[7, 7, 7, 7, 6\]"),
+        ({"split": ("train", "valid", *[""] * 5)}, "train, val, test or '', got 'valid'"),
     ],
 )
 def test_columns_that_do_not_fit(column, message):

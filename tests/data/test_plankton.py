@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl.data import describe, open_folder, split_classes, train_val_test
+from jaxssl.data import Reading, describe, open_images, split_classes, train_val_test
 
 ARCHIVE = Path(os.environ.get("JAXSSL_DATA", "")) / "planktonset1.tar.gz"
 pytestmark = pytest.mark.skipif(
@@ -32,9 +32,9 @@ def root(tmp_path_factory) -> Path:
 
 
 def test_counts_pixels_and_split(root, tmp_path):
-    images, report = open_folder(
-        root, classes=[SEEN, UNSEEN], size=48, channels=1, cache_dir=tmp_path
-    )
+    reading = Reading(48, classes=(SEEN, UNSEEN), cache_dir=tmp_path)
+    images, report = open_images(root, reading)
+    assert report.background == 255
     assert report.counts == {SEEN: 14, UNSEEN: 10}
     assert (report.unreadable, report.other_files, report.warnings) == ({}, (), ())
     pixels = images.images()
@@ -49,8 +49,8 @@ def test_counts_pixels_and_split(root, tmp_path):
 
 
 def test_the_known_duplicate_is_found(root, tmp_path):
-    classes = [name.split("/")[0] for name in DUPLICATE]
-    images, report = open_folder(root, classes=classes, size=8, channels=1, cache_dir=tmp_path)
+    classes = tuple(name.split("/")[0] for name in DUPLICATE)
+    images, report = open_images(root, Reading(8, classes=classes, cache_dir=tmp_path))
     assert images.groups.tolist() == [0, 0]
     assert report.warnings == (
         "the same image in more than one class: chaetognath_other/271.jpg = "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -241,3 +243,20 @@ def test_train_val_refuses_to_take_all():
         train_val(image_set([20, 1]), fraction=0.1, seed=0)
     with pytest.raises(ValueError, match="fraction must be in"):
         train_val(image_set([20]), fraction=1.0, seed=0)
+
+
+def test_images_without_a_label_are_counted_apart_and_never_in_a_class():
+    labelled = image_set([4, 3])
+    labels = labelled.labels.copy()
+    labels[[0, 6]] = -1
+    images = dataclasses.replace(labelled, labels=labels)
+    rows = describe({"train": images}).splitlines()
+    assert [row.split()[:-1] for row in rows[1:4]] == [
+        ["c0", "3", "3"],
+        ["c1", "2", "2"],
+        ["(no", "label)", "2", "2"],
+    ]
+    assert split_classes(images, ["c1"], ["c0"])[0].ids == labelled.subset([4, 5]).ids
+    assert len(label_fraction(images, 1.0, seed=0)) == 5
+    with pytest.raises(ValueError, match="needs labels"):
+        train_val_test(images, seed=0)

@@ -184,7 +184,7 @@ def test_eight_devices_equal_one():
 
 
 @pytest.mark.parametrize(
-    ("z_shape", "labels_shape"), [((4, 3), (5,)), ((4,), (4,)), ((4, 3), (4, 1)), ((0, 3), (0,))]
+    ("z_shape", "labels_shape"), [((4, 3), (5,)), ((4,), (4,)), ((4, 3), (4, 1, 1)), ((0, 3), (0,))]
 )
 def test_bad_shapes_are_named(z_shape, labels_shape):
     with pytest.raises(ValueError, match=r"embeddings must be \[n, d\] and labels \[n\]") as error:

@@ -18,7 +18,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxssl.losses import nt_xent, sup_con
-from jaxssl.losses._tiles import choose_tile
+from jaxssl.losses._ring import choose_tile
 
 B, D = 24, 5  # 48 rows: a ring of 8 devices with 6 rows each, two tiles of 4 with filling
 

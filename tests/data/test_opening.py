@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl.data import FolderReport, ImageSet, UnreadableImage, folder, open_folder, scan
+from jaxssl.data import ImageSet, Reading, Report, UnreadableImage, open_images, opening, scan
 from jaxssl.errors import InputError
 
 
@@ -34,20 +34,22 @@ def root(tmp_path: Path) -> Path:
 def decoded(monkeypatch) -> list[str]:
     """The paths decoded, by the scan and on demand."""
     calls: list[str] = []
-    decode = scan.decode
-
-    def recording(path, **options):
-        calls.append(Path(path).name)
-        return decode(path, **options)
-
-    monkeypatch.setattr(scan, "decode", recording)
-    monkeypatch.setattr(folder, "decode", recording)
+    for module, name in ((scan, "inspect"), (opening, "decode")):
+        monkeypatch.setattr(module, name, recording(getattr(module, name), calls))
     return calls
 
 
-def read(root: Path, **options) -> tuple[ImageSet, FolderReport]:
-    options = {"size": 4, "channels": 1, "cache_dir": root.parent / "cache"} | options
-    return open_folder(root, **options)
+def recording(decode, calls: list[str]):
+    def recorded(source, **options):
+        calls.append(Path(source.path).name)
+        return decode(source, **options)
+
+    return recorded
+
+
+def read(root: Path, progress=None, **options) -> tuple[ImageSet, Report]:
+    options = {"size": 4, "cache_dir": root.parent / "cache"} | options
+    return open_images(root, Reading(**options), progress=progress)
 
 
 def refusal(root: Path, **options) -> str:
@@ -81,7 +83,7 @@ def test_named_classes_in_their_order_and_nothing_else(root):
 
 def test_decode_options_reach_the_pixels(root):
     Image.new("L", (4, 2), 9).save(root / "b" / "0.png")
-    images, _ = read(root, classes=["b"], channels=3, size=2, fit="pad", fill=3)
+    images, _ = read(root, classes=["b"], channels=3, size=2, fit="pad", background=3)
     assert images.images()[0, ..., 0].tolist() == [[9, 9], [3, 3]]
     assert images.shape == (2, 2, 3)
 
@@ -103,8 +105,8 @@ def test_names_that_are_hard_to_say(root):
     images, report = read(root, classes=names)
     assert images.class_names == tuple(names)
     assert images.ids[0] == "part<Crustacea/<script>\n.png"
-    assert len(str(report).splitlines()) == 3  # a line break in a name breaks no line
-    assert str(report).splitlines()[2] == r"  'part<Crustacea/a\nb.txt'"
+    assert len(str(report).splitlines()) == 5  # a line break in a name breaks no line
+    assert str(report).splitlines()[4] == r"  'part<Crustacea/a\nb.txt'"
 
 
 def test_what_computers_leave_behind_is_passed_over(root):
@@ -137,11 +139,14 @@ def test_other_files_are_counted_and_listed(root):
     assert "  a/photo.HEIC" in str(report)
 
 
-def test_images_beside_the_class_folders_are_mentioned(root):
-    save(root / "lost.png", 1)
+def test_images_beside_the_class_folders_have_no_label_and_come_last(root):
+    save(root / "0lost.png", 1)
+    save(root / "Unlabelled" / "0.png", 1)
     images, report = read(root)
-    assert len(images) == 5
-    assert "1 images lie beside the class folders and have no class" in report.warnings
+    assert images.class_names == ("a", "b", "c")
+    assert images.ids[5:] == ("0lost.png", "Unlabelled/0.png")
+    assert images.labels.tolist() == [0, 0, 1, 2, 2, -1, -1]
+    assert str(report).startswith(f"7 images of {root}: 5 in 3 classes, 2 without a label\n")
 
 
 # -------------------------------------------------------------------------------------------- links
@@ -202,7 +207,7 @@ def test_fail_lists_every_bad_file_and_the_other_way(bad_root):
     text = refusal(bad_root)
     head, *lines = text.splitlines()
     assert head.startswith(f"7 files of {bad_root} cannot be read")
-    assert "--on-bad-image skip" in head
+    assert "have bad images skipped" in head
     assert len(lines) == 7
     for path, why in BAD.items():
         assert sum(f"{path}: " in line and why in line for line in lines) == 1
@@ -234,7 +239,10 @@ def test_a_class_of_bad_images_only(root):
     (root / "d").mkdir()
     (root / "d" / "0.png").touch()
     assert "1 files of" in refusal(root)
-    assert "class 'd' of" in refusal(root, on_bad_image="skip")
+    images, report = read(root, on_bad_image="skip")
+    assert (images.class_names, report.empty) == (("a", "b", "c"), ("d",))
+    assert "class 'd' of" in refusal(root, on_bad_image="skip", classes=("a", "d"))
+    assert "none of the 1 images" in refusal(root / "d", on_bad_image="skip")
 
 
 # ------------------------------------------------------------------------------ clear refusals
@@ -243,14 +251,17 @@ def test_a_class_of_bad_images_only(root):
 def test_no_such_folder(root):
     text = refusal(root / "nowhere")
     assert text == f"cannot open the image folder {root / 'nowhere'}: No such file or directory"
-    assert "Not a directory" in refusal(root / "b" / "0.png")
+    (root / "x.tar").touch()
+    assert "x.tar is no folder, zip, table" in refusal(root / "x.tar")
+    assert "unpack it" in refusal(root / "x.tar")
 
 
-def test_no_class_folders(root):
-    (root / "a" / "readme.txt").touch()
-    text = refusal(root / "a")
-    assert "holds no class folders (found 2 images and 1 other files)" in text
-    assert "ROOT/<class>/<image>" in text
+def test_no_images(root):
+    (root / "none" / "deep").mkdir(parents=True)
+    (root / "none" / "deep" / "readme.txt").touch()
+    text = refusal(root / "none")
+    assert text.startswith(f"{root / 'none'} holds no image (")
+    assert text.endswith("it holds .txt 1")
 
 
 def test_a_class_named_twice_or_none(root):
@@ -261,28 +272,38 @@ def test_a_class_named_twice_or_none(root):
 def test_an_unknown_class_names_what_is_close(root):
     save(root / "chaetognath_other" / "0.png", 1)
     text = refusal(root, classes=["chaetognat_other", "zzz"])
-    assert text.startswith("no class folder 'chaetognat_other', 'zzz' among the 4 in ")
-    assert text.endswith("; did you mean 'chaetognath_other'?")
+    assert text.startswith("no class 'chaetognat_other', 'zzz' in ")
+    assert "its 4 classes, the nearest first: 'chaetognath_other', " in text
+    for i in range(9):
+        save(root / f"more{i}" / "0.png", 0)
+    assert refusal(root, classes=["MORE-3"]).count("'more") == 8
+    assert "'more3', " in refusal(root, classes=["MORE-3"]).split(":")[1][:10]
+    assert refusal(root, classes=["zzz"]).endswith(" and 5 more")
 
 
-def test_a_root_one_level_too_high(root):
-    text = refusal(root.parent, classes=["a"])
-    assert text.endswith(f"; it is in {root}: name that folder instead")
+def test_a_root_some_levels_too_high_is_passed_through(root):
+    (root.parent / "logs").mkdir()
+    images, report = read(root.parent, classes=("c", "a"), cache_dir=root.parent.parent / "cache")
+    assert images.class_names == ("c", "a")
+    assert images.ids[0] == "root/c/x/y/0.png"
+    assert report.said[0] == "labels from the names of folders below root"
 
 
-def test_an_empty_class_is_refused_before_anything_is_decoded(root, decoded):
+def test_an_empty_class_is_left_out_or_refused_before_anything_is_decoded(root, decoded):
     (root / "empty").mkdir()
     (root / "empty" / "x.heic").touch()
     text = refusal(root, classes=["a", "empty"])
-    assert text.startswith(f"class 'empty' of {root} holds no image that can be read (0 unreadable")
-    assert "1 files of other kinds" in text
+    assert text.startswith(f"class 'empty' of {root} holds no image; leave the class out")
     assert decoded == []
-    assert len(read(root, classes=["a"])[0]) == 2
+    assert read(root, classes=["a"])[1].empty == ()
+    images, report = read(root)
+    assert (images.class_names, report.empty) == (("a", "b", "c"), ("empty",))
+    assert "1 empty class folders left out: empty" in str(report)
 
 
 def test_a_class_folder_that_is_not_utf8(root):
     os.mkdir(os.fsencode(root) + b"/\xff")
-    assert "is no UTF-8 name; rename it" in refusal(root)
+    assert "\\udcff: the name is not valid UTF-8; rename it" in refusal(root)
     assert len(read(root, classes=["a"])[0]) == 2
     inside = Path(os.fsdecode(os.fsencode(root) + b"/\xff"))
     assert "is no UTF-8 path" in refusal(inside, cache_dir=root.parent / "cache")
@@ -293,14 +314,24 @@ def test_a_class_typed_in_the_other_unicode_form(root):
     save(root / decomposed / "0.png", 1)
     images, _ = read(root, classes=["é"])
     assert images.class_names == ("é",)
-    assert images.ids == ("é/0.png",)
+    assert images.ids == (f"{decomposed}/0.png",)
 
 
-def test_names_that_differ_by_case_only_are_mentioned(root):
-    save(root / "A" / "0.png", 1)
+def test_files_whose_names_differ_by_case_only_are_mentioned(root):
     save(root / "c" / "Z.png", 2)
     _, report = read(root)
-    assert sum("differ only by case or Unicode form" in w for w in report.warnings) == 2
+    assert sum("differ only by case or Unicode form" in w for w in report.warnings) == 1
+
+
+@pytest.mark.parametrize("other", ["Copepod_calanoid", "copepod calanoid", "copepod-calanoid_"])
+def test_one_class_in_two_spellings_is_refused(root, other):
+    save(root / "copepod_calanoid" / "0.png", 1)
+    save(root / other / "0.png", 1)
+    text = refusal(root)
+    assert "one class in two spellings" in text
+    assert f"{other!r} (1" in text
+    assert "\n" not in text
+    assert read(root, classes=("a", other))[0].class_names == ("a", other)
 
 
 # --------------------------------------------------------------------------------------- duplicates
@@ -389,6 +420,41 @@ def test_over_the_limit_images_are_decoded_on_demand(root, decoded, monkeypatch)
     assert "a/11.png: not an image" in refusal(root)
 
 
+@pytest.mark.parametrize("limit", [2**31, 0])
+@pytest.mark.parametrize("bad", [True, False])
+def test_a_file_changed_at_the_same_size_is_looked_at_again(root, monkeypatch, limit, bad):
+    monkeypatch.setattr(scan, "MAX_CACHED_BYTES", limit)
+    path, other = root / "a" / "1.png", save(root / "b" / "1.png", 41)
+    size = path.stat().st_size
+    read(root)
+    path.write_bytes(b"no image".ljust(size) if bad else other.read_bytes())
+    assert path.stat().st_size == size
+    os.utime(path, ns=(1, 1))
+    _, report = read(root, on_bad_image="skip")
+    assert ("a/1.png" in report.unreadable) == bad
+    assert report.duplicates == (() if bad else (("a/1.png", "b/1.png"),))
+
+
+@pytest.mark.parametrize("limit", [2**31, 0])
+def test_pixels_and_verdicts_of_another_decoder_are_not_used(root, monkeypatch, limit):
+    monkeypatch.setattr(scan, "MAX_CACHED_BYTES", limit)
+    for size in (4, 5):
+        read(root, size=size)
+    inspect = scan.inspect
+
+    def other(source, **options):
+        seen = inspect(source, **options)
+        return seen._replace(pixels=seen.pixels + 1, border=0)
+
+    monkeypatch.setattr(scan, "inspect", other)
+    assert read(root)[0].load(0).max() == 40
+    monkeypatch.setattr(scan, "DECODER", "another")
+    read(root, size=5)  # now the verdicts are new, and pixels of size 4 are not
+    images, report = read(root)
+    assert images.load(0).max() == (41 if limit else 40)  # without a cache, `decode` as it is
+    assert report.background == 0
+
+
 @pytest.mark.parametrize("how", ["pixels", "truncated", "deleted"])
 def test_a_file_that_changes_after_the_scan_is_named(root, monkeypatch, how):
     monkeypatch.setattr(scan, "MAX_CACHED_BYTES", 0)
@@ -431,18 +497,17 @@ def test_verdicts_of_another_version_are_not_trusted(root, decoded):
 
 
 def test_a_failure_of_the_system_is_asked_again(root, monkeypatch):
-    decode = scan.decode
+    inspect = scan.inspect
 
-    def flaky(path, **options):
-        if path.endswith("z.png"):
-            raise UnreadableImage(f"{path}: Input/output error", "Input/output error") from OSError(
-                5, "Input/output error"
-            )
-        return decode(path, **options)
+    def flaky(source, **options):
+        if source.path.endswith("z.png"):
+            error = OSError(5, "Input/output error")
+            raise UnreadableImage(f"{source}: {error.strerror}", error.strerror) from error
+        return inspect(source, **options)
 
-    monkeypatch.setattr(scan, "decode", flaky)
+    monkeypatch.setattr(scan, "inspect", flaky)
     assert len(read(root, on_bad_image="skip")[0]) == 4
-    monkeypatch.setattr(scan, "decode", decode)
+    monkeypatch.setattr(scan, "inspect", inspect)
     images, report = read(root)
     assert images.load(4).max() == 160
     assert not report.unreadable
@@ -452,7 +517,7 @@ def test_a_scan_that_is_stopped_leaves_no_file_behind(root, monkeypatch):
     def interrupted(path, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(scan, "decode", interrupted)
+    monkeypatch.setattr(scan, "inspect", interrupted)
     with pytest.raises(KeyboardInterrupt):
         read(root)
     assert [path.name for path in (root.parent / "cache").glob("*/*")] == []

@@ -1,0 +1,153 @@
+"""Classes for other images, by a finished run; as CSV, Parquet and an EcoTaxa import file.
+
+By the run's own classifier (softmax, arcface, rnn, finetune):
+  `python -m experiments.predict RUN --data-dir NEW`
+
+By a classifier on h, fitted on the few labels that a table gives to images of NEW:
+  `python -m experiments.predict RUN --data-dir NEW --labels-from TABLE`
+
+Without a label in NEW, on the labels of the run's own images. SVC, linear or kNN, whichever
+cross-validates best; the accuracy to expect is told with its interval.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import tyro
+
+from experiments import cli, datasets, finished, study
+from experiments.config import Devices, Reading, Share0
+from jaxssl import analysis, training
+from jaxssl import data as images_room
+from jaxssl.errors import InputError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from experiments.finished import Finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Predict(Reading, Devices):
+    """The flags of prediction."""
+
+    run_dir: tyro.conf.Positional[str] = ""
+    """The folder of a run."""
+    data_dir: str = ""
+    """What to predict: a folder, zip or table of images, as in training."""
+    by: Literal["auto", "own", "labels"] = "auto"
+    """own: the run's classifier; labels: a classifier on h, fitted on labels; auto: the run's
+    where it has one and NEW has no label."""
+    out: str = ""
+    """A file .csv, .parquet or .tsv (EcoTaxa's import file). Default: all three in
+    RUN/predictions."""
+    min_score: Share0[float] = 0.0
+    """Images whose best class has a lower score stay unassigned."""
+    checkpoint: str = "best"
+    """Which of the run's checkpoints: best, last or a step."""
+    method: str | None = None
+    """The Python file of a run whose method is not of this package; it is run."""
+
+
+def main(config: Predict) -> None:
+    """Predict: run, images, classifier, tables."""
+    study.start_devices(config)
+    run = finished.open(config.run_dir, method=config.method)
+    if not config.data_dir:
+        raise InputError("--data-dir is missing: a folder, zip or table of images to predict")
+    import jax
+
+    from jaxssl import embedding
+
+    images, report = images_room.open_images(config.data_dir, run.reading(config))
+    print(report)
+    placement = training.data_placement(jax.device_count())
+    state = run.restore(run.step(config.checkpoint), placement)
+
+    def of_all(output: Any) -> np.ndarray:
+        encode = embedding.compile_output(run.method.model, output, placement)
+        return embedding.embed_set(encode, state, images, placement)
+
+    labelled = images.labels >= 0
+    if config.by == "own" and run.method.logits is None:
+        raise InputError(f"{run.folder} has no classifier of its own: give --labels-from a table")
+    own = config.by == "own" or (config.by == "auto" and not labelled.any())
+    if own and run.method.logits is not None:
+        classes = run.record["outline"]["classes"]
+        logits = of_all(run.method.logits)
+        probabilities = np.exp(logits - logits.max(1, keepdims=True))
+        probabilities /= probabilities.sum(1, keepdims=True)
+        print(_told_by(run))
+    else:
+        vectors = of_all(run.method.encode)
+        names = np.array(images.class_names, object)[images.labels[labelled]]
+        found = analysis.fit_few_labels(*_labels(run, vectors[labelled], names))
+        classes, probabilities = found.classes, found.probabilities(vectors)
+        print(
+            f"{found.kind} on h, fitted on {found.labels:,} labels of {len(classes)} classes: "
+            f"balanced accuracy to expect {found.accuracy:.1%} "
+            f"({found.low:.1%} to {found.high:.1%})"
+        )
+    best = probabilities.argmax(1)
+    rows = [
+        images_room.Prediction(
+            id=name,
+            label=classes[best[i]],
+            score=float(min(probabilities[i].max(), 1.0)),
+            path=images.paths[i],
+            object_id=report.object_ids.get(name, ""),
+            scores=dict(zip(classes, probabilities[i].tolist(), strict=True)),
+        )
+        for i, name in enumerate(images.ids)
+    ]
+    for path in _places(config, run):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        assigned = images_room.write_predictions(path, rows, min_score=config.min_score)
+        print(f"{assigned:,} of {len(rows):,} images assigned: {path}")
+
+
+def _labels(run: Finished, vectors: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labelled vectors: of the new images, or where none has a label the run's own."""
+    if len(names):
+        return vectors, names
+    tables = analysis.read_tables(run.folder, embeddings=["h"])["h"].values()
+    kept = [table.select(table.class_index >= 0) for table in tables]
+    known = np.array([name for table in kept for name in table.class_names], object)
+    if not len(known):
+        raise InputError("no image has a label, here or in the run: give --labels-from a table")
+    print(f"labels: of the run's own {len(known):,} images, since none is given for these")
+    return np.concatenate([table.vectors for table in kept]), known
+
+
+def _told_by(run: Finished) -> str:
+    """Say what to expect of the run's classifier, from its test images."""
+    path = run.folder / "results.json"
+    results = analysis.Results.read(path) if path.exists() else None
+    if results is None or results.classification is None:
+        return "by the run's classifier, whose accuracy was not measured"
+    share, n = results.classification.accuracy, results.sets["test"].images
+    # Wilson 1927: right near 0 and 1 too.
+    z = 1.96
+    middle = (share + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    return (
+        f"by the run's classifier: accuracy to expect {share:.1%} ({middle - half:.1%} to "
+        f"{middle + half:.1%}), as on its {n:,} test images"
+    )
+
+
+def _places(config: Predict, run: Finished) -> list[Path]:
+    from pathlib import Path
+
+    if config.out:
+        return [Path(config.out).expanduser()]
+    folder = run.folder / "predictions"
+    name = datasets.name_of(config.data_dir)
+    return [folder / f"{name}{ending}" for ending in (".csv", ".parquet", ".tsv")]
+
+
+if __name__ == "__main__":
+    cli.run(main, {"predict": Predict()})

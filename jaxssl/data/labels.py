@@ -1,0 +1,306 @@
+"""Labels, splits and groups of a table brought to the images that its rows name."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from jaxssl.data import tables
+from jaxssl.data.decode import Source
+from jaxssl.data.layout import SPLIT_NAMES
+from jaxssl.data.tables import Table
+from jaxssl.data.walk import Found, ImageFile, is_image, stamp_of
+from jaxssl.errors import InputError
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The names of a table's columns, "" where the usual names are to be found.
+
+    Args:
+      image: paths or ids of images.
+      label: classes.
+      group: what keeps images on one side of every split.
+      validated_only: whether of EcoTaxa's labels only those a person has validated count.
+      image_root: a folder that the table's paths begin at; "" is the table's own.
+    """
+
+    image: str = ""
+    label: str = ""
+    group: str = ""
+    validated_only: bool = True
+    image_root: str = ""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What a table says of one image."""
+
+    image: str
+    table: int
+    label: str | None
+    split: str
+    group: str
+    object_id: str
+    predicted: bool
+
+
+def find_tables(found: Found) -> list[ImageFile]:
+    """Tables beside the images that say of themselves that they are labels.
+
+    EcoTaxa's, wherever they lie; otherwise the tables beside the folders of images that have a
+    column of images and one of labels by their usual names.
+    """
+    candidates = [file for id_, file in sorted(found.other.items()) if tables.is_table(id_)]
+    ecotaxa, top = [], []
+    for file in candidates:
+        header = _header(file)
+        if header is None:
+            continue
+        if tables.ECOTAXA_OBJECT in header.columns and tables.ECOTAXA_LABEL in header.columns:
+            ecotaxa.append(file)
+        elif header.find(tables.PATHS + tables.IDS) and header.find(tables.LABELS):
+            top.append(file)
+    depth = min((file.id.count("/") for file in top), default=0)
+    return ecotaxa or [file for file in top if file.id.count("/") == depth]
+
+
+def _header(file: ImageFile) -> Table | None:
+    try:
+        return tables.read_table(file, header_only=True)
+    except InputError:  # a text that is no table: nobody said that it was one
+        return None
+
+
+def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
+    """The rows of a table.
+
+    Raises:
+      InputError: no column of images or of labels, or two that could be either.
+    """
+    images = table.column(_image_column(table, columns.image))
+    label_column = _label_column(table, columns.label)
+    labels = table.column(label_column) if label_column else [""] * len(images)
+    blank = [""] * len(images)
+
+    def optional(names: Sequence[str]) -> list[str]:
+        found = table.find(names)
+        return table.column(found[0]) if found else blank
+
+    status = optional([tables.ECOTAXA_STATUS])
+    objects = optional([tables.ECOTAXA_OBJECT])
+    splits = optional(tables.SPLITS)
+    groups = optional([columns.group] if columns.group else tables.GROUPS)
+    rows = []
+    for image, label, state, split, group, object_id in zip(
+        images, labels, status, splits, groups, objects, strict=True
+    ):
+        unsure = bool(state) and state.strip().casefold() not in ("v", "validated")
+        kept = label.strip() if not (unsure and columns.validated_only) else ""
+        part = SPLIT_NAMES.get(split.strip().casefold(), "")
+        rows.append(
+            Row(
+                image.strip(),
+                number,
+                kept or None,
+                part,
+                group or object_id,
+                object_id,
+                unsure and bool(label),
+            )
+        )
+    return rows
+
+
+def _image_column(table: Table, named: str) -> str:
+    if named:
+        return named
+    found = table.find(tables.PATHS) or table.find(tables.IDS)
+    if not found:
+        raise InputError(
+            f"{table.name} has no column that names images (looked for "
+            f"{', '.join(tables.PATHS[:5])}, id ...); its columns: "
+            f"{', '.join(table.columns[:20])}; name one as the image column"
+        )
+    return found[0]
+
+
+def _label_column(table: Table, named: str) -> str:
+    if named:
+        return named
+    found = table.find(tables.LABELS)
+    if tables.ECOTAXA_LABEL in found:
+        return tables.ECOTAXA_LABEL
+    if len(found) > 1 and any(table.column(found[0]) != table.column(name) for name in found[1:]):
+        raise InputError(
+            f"{table.name} has {len(found)} columns that could be the label: "
+            f"{', '.join(map(repr, found))}; name one as the label column"
+        )
+    return found[0] if found else ""
+
+
+# ----------------------------------------------------------------------------- rows to their images
+
+
+class _Index:
+    """Images by their name, for rows that know only its end, or its stem."""
+
+    def __init__(self, files: Sequence[ImageFile]) -> None:
+        self.by_id = {file.id: i for i, file in enumerate(files)}
+        self.by_end: dict[str, list[int]] = defaultdict(list)
+        self.by_stem: dict[str, list[int]] = defaultdict(list)
+        for i, file in enumerate(files):
+            name = file.id.rpartition("/")[2]
+            self.by_end[name].append(i)
+            self.by_stem[name.rpartition(".")[0] or name].append(i)
+        self.ids = [file.id for file in files]
+
+    def find(self, value: str, folder: str) -> int | None:
+        """The image that a row means: by its path, or by as much of its end as is unique."""
+        name = os.path.normpath(value.replace("\\", "/")) if value else ""
+        for exact in (os.path.normpath(folder + name), name):
+            if exact in self.by_id:
+                return self.by_id[exact]
+        last = name.rpartition("/")[2]
+        same = self.by_end.get(last) or self.by_stem.get(last) or []
+        if len(same) < 2:
+            return same[0] if same else None
+        wanted = name.split("/")[::-1]
+        agreed = [_agreement(wanted, self.ids[i].split("/")[::-1]) for i in same]
+        best = max(agreed)
+        if agreed.count(best) == 1:
+            return same[agreed.index(best)]
+        # A table speaks first of the images in its own folder.
+        near = [i for i in same if self.ids[i].startswith(folder)] if folder else []
+        return near[0] if len(near) == 1 else None
+
+
+def _agreement(a: Sequence[str], b: Sequence[str]) -> int:
+    for place, (x, y) in enumerate(zip(a, b, strict=False)):
+        if x != y:
+            return place
+    return min(len(a), len(b))
+
+
+def join(found: Found, files: Sequence[ImageFile], columns: Columns) -> None:
+    """Give images what the tables' rows say of them: label, split, group, EcoTaxa's object.
+
+    A row names its image by a path below the table's folder or the place that was opened, or by
+    the end of a path that is unique there, or by a file's name without its ending.
+
+    Args:
+      found: the images; all labels that folders gave them are taken back.
+      files: the tables.
+      columns: which columns to use.
+
+    Raises:
+      InputError: as `read_rows`; no row's image is there; two rows give one image two labels.
+    """
+    read = [tables.read_table(file) for file in files]
+    rows = [row for i, table in enumerate(read) for row in read_rows(table, i, columns)]
+    index = _Index(found.files)
+    for file in found.files:
+        file.label = None
+    seen: dict[int, Row] = {}
+    missing = []
+    for row in rows:
+        place = index.find(row.image, read[row.table].folder)
+        if place is None:
+            missing.append(row)
+            continue
+        file = found.files[place]
+        before = seen.setdefault(place, row)
+        if before.label != row.label and None not in (before.label, row.label):
+            raise InputError(
+                f"{read[row.table].name} gives {file.id!r} two labels, {before.label!r} and "
+                f"{row.label!r}; keep one row"
+            )
+        file.label = row.label or file.label
+        file.split = row.split or file.split
+        file.group = row.group or file.group
+        file.object_id = row.object_id or file.object_id
+    if rows and not seen:
+        raise none_found(read, rows, found.root, len(found.files))
+    for table in files:
+        found.other.pop(table.id, None)
+    _say(found, read, columns, list(seen.values()), missing)
+
+
+def none_found(read: Sequence[Table], rows: Sequence[Row], root: str, there: int) -> InputError:
+    """What to say when no row's image lies where it should."""
+    return InputError(
+        f"{read[0].name} names {len(rows):,} images and 0 of them are among the {there:,} images "
+        f"of {root}; missing, for one: {rows[0].image!r}; set the image root to the folder that "
+        "the table's paths begin at, or name the column of images"
+    )
+
+
+def _say(
+    found: Found, read: Sequence[Table], columns: Columns, seen: Sequence[Row], missing: list[Row]
+) -> None:
+    names = [os.path.basename(table.name) for table in read]
+    which = names[0] if len(names) == 1 else f"{len(names)} tables ({', '.join(names[:3])})"
+    label = _label_column(read[0], columns.label)
+    count = sum(row.label is not None for row in seen)
+    unsure = sum(row.predicted for row in seen)
+    found.said.append(
+        f"labels from {which}, column {label!r}: {count:,} of {len(found.files):,} images"
+        if label
+        else f"no labels: {which} has no column of labels"
+    )
+    if unsure:
+        found.said.append(
+            f"{unsure:,} labels of the table are predicted, not validated: "
+            + ("not used" if columns.validated_only else "used as they are")
+        )
+    if any(row.split for row in seen):
+        found.said.append("split as the table gives it")
+    objects = Counter(row.object_id for row in seen if row.object_id)
+    if any(n > 1 for n in objects.values()):
+        found.said.append(
+            f"{len(objects):,} objects with up to {max(objects.values())} images each; those of "
+            "one object stay on one side of every split"
+        )
+    if len(seen) < len(found.files):
+        found.said.append(f"{len(found.files) - len(seen):,} images have no row in {which}")
+    if missing:
+        found.warnings.append(
+            f"{len(missing):,} rows of {which} have no image: "
+            + ", ".join(repr(row.image) for row in missing[:3])
+            + (" ..." if len(missing) > 3 else "")
+        )
+
+
+# ---------------------------------------------------------------------- a table as the place itself
+
+
+def images_of(file: ImageFile, columns: Columns) -> Found:
+    """The images that a table names, found one by one: no folder is walked.
+
+    Args:
+      file: the table.
+      columns: which columns to use; paths begin at `image_root`, or at the table's folder.
+
+    Raises:
+      InputError: as `read_rows`; none of the images is there.
+    """
+    table = tables.read_table(file)
+    rows = read_rows(table, 0, columns)
+    top = os.path.realpath(columns.image_root or os.path.dirname(file.source.path))
+    found = Found(top)
+    for id_, path in dict(_places(rows, top)).items():
+        stamp = stamp_of(path)
+        if is_image(path) and stamp != (-1, -1):
+            found.files.append(ImageFile(id_, Source(path), stamp))
+    found.files.sort(key=lambda image: image.id.split("/"))
+    return found
+
+
+def _places(rows: Sequence[Row], top: str) -> Iterator[tuple[str, str]]:
+    for row in rows:
+        name = row.image.replace("\\", "/")
+        path = os.path.normpath(os.path.join(top, name))
+        inside = os.path.commonpath([top, path]) == top
+        yield (os.path.relpath(path, top) if inside else path.lstrip("/")), path

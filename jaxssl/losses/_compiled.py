@@ -1,0 +1,37 @@
+"""How a loss is called: compiled once for its shapes, on any mesh, with errors that name it."""
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import signature
+from typing import Any, TypeVar
+
+import jax
+
+from jaxssl.losses._meshes import on_any_mesh
+
+T = TypeVar("T")
+
+
+def compiled(loss: Callable[..., T]) -> Callable[..., T]:
+    """`loss` as one program: a second call with the same shapes compiles nothing, eager or not.
+
+    Its keyword-only arguments decide the program; arrays come by position.
+    """
+    static = [p.name for p in signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    program = jax.jit(on_any_mesh(loss), static_argnames=static)
+
+    @wraps(loss)
+    def call(*args: Any, **options: Any) -> T:
+        try:
+            return program(*args, **options)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            name = str(options.get("form", loss.__name__.strip("_")))
+            raise TypeError(
+                f"{name} has no forward-mode derivative (jvp, jacfwd, hessian) "
+                "in tiles: take the gradient in reverse mode, or pass a tile_size of at least as "
+                "many as there are columns"
+            ) from error
+
+    return call

@@ -1,0 +1,183 @@
+"""Depthwise convolution that is fast on a CPU, its gradients too."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Pair = tuple[int, int]
+
+
+def convolve_depthwise(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Pair], **options: Any
+) -> jax.Array:
+    """`lax.conv_general_dilated` of each channel by itself, on a CPU in a form of its own.
+
+    XLA's is slow there, forward and backward (`python scripts/benchmarks/encoders.py`). Shifted
+    copies of the map times a row of the kernel each are sums that its loops vectorise over the
+    channels, and so are both gradients. All is XLA's on a GPU or TPU, and where a process has
+    several CPU devices, as in `convolve`.
+
+    Args:
+      x: [b, h, w, c].
+      kernel: [k, k, 1, c].
+      strides: of height and width.
+      padding: before and after, of height and width; or "SAME" or "VALID".
+      options: the others of `lax.conv_general_dilated` as `nnx.Conv` gives them: those of a
+        depthwise convolution without dilation. The precision is float32's.
+
+    Returns:
+      [b, h', w', c], in x's type, summed in float32.
+
+    Raises:
+      ValueError: for a convolution that is not depthwise, or dilated.
+
+    Example:
+      >>> x, kernel = jnp.ones((1, 4, 4, 2)), jnp.ones((3, 3, 1, 2))
+      >>> convolve_depthwise(x, kernel, (2, 2), "SAME").tolist()[0][0]
+      [[9.0, 9.0], [6.0, 6.0]]
+    """
+    channels = x.shape[-1]
+    dilated = {(1, 1)} != {
+        (1, 1),
+        *(tuple(options.get(name) or (1, 1)) for name in ("lhs_dilation", "rhs_dilation")),
+    }
+    if kernel.shape[2:] != (1, channels) or dilated:
+        raise ValueError(
+            f"kernel {kernel.shape} on images {x.shape}: not [k, k, 1, c], or a dilated convolution"
+        )
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
+    form = _convolve if jax.device_count() == 1 else _xla
+    return form(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+
+
+def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
+    how = {"strides": strides, "padding": padding}
+    return lax.platform_dependent(
+        x, kernel, cpu=functools.partial(_shifted, **how), default=functools.partial(_xla, **how)
+    )
+
+
+def _forward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> Any:
+    return _convolve(x, kernel, strides, padding), (x, kernel)
+
+
+def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> Any:
+    def xla(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        return jax.vjp(lambda x, kernel: _xla(x, kernel, strides, padding), x, kernel)[1](gradient)
+
+    def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
+        return (
+            _by_input(x, kernel, gradient, strides, padding),
+            _by_filter(x, kernel, gradient, strides, padding),
+        )
+
+    return lax.platform_dependent(*inputs, gradient, cpu=cpu, default=xla)
+
+
+_convolve.defvjp(_forward, _backward)
+
+
+def _shifted(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
+    """Σ over i, j of the map shifted by (i, j) times kernel[i, j]."""
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    h, w = (n - k + 1 for n, k in zip(padded.shape[1:3], kernel.shape[:2], strict=True))
+    places = [
+        (padded[:, i : i + h : strides[0], j : j + w : strides[1]], kernel[i, j])
+        for i in range(kernel.shape[0])
+        for j in range(kernel.shape[1])
+    ]
+    return _sum_of_products(places).astype(x.dtype)
+
+
+def _sum_of_products(places: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
+    """Σ map [b, h, w, c] times row [1, c], in float32."""
+    total = jnp.zeros((), jnp.float32)
+    for shifted, row in places:
+        product = shifted.astype(jnp.float32) * row.reshape(1, 1, 1, -1).astype(jnp.float32)
+        total = product if total.ndim == 0 else total + product
+    return total
+
+
+def _by_input(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
+) -> jax.Array:
+    """The gradient by the map.
+
+    Its padded row t * stride + a has got to the outputs t - m through the kernel's rows
+    a + stride * m: for each a, b under the strides a convolution of stride 1 of the gradient, and
+    these interleaved. Zeros between the gradient's rows would be stride² times the work.
+    """
+    sides = [n + sum(pad) for n, pad in zip(x.shape[1:3], padding, strict=True)]
+    tall, wide = (-(-n // s) for n, s in zip(sides, strides, strict=True))
+    before = [-(-k // s) - 1 for k, s in zip(kernel.shape[:2], strides, strict=True)]
+    after = [
+        max(0, n - g) for n, g in zip((tall, wide), gradient.shape[1:3], strict=True)
+    ]  # the last rows of the padding may have got to no output
+    padded = jnp.pad(gradient, ((0, 0), *zip(before, after, strict=True), (0, 0)))
+
+    def phase(a: int, b: int) -> jax.Array:
+        places = [
+            (padded[:, top : top + tall, left : left + wide], kernel[i, j])
+            for i, top in _taps(a, kernel.shape[0], strides[0], before[0])
+            for j, left in _taps(b, kernel.shape[1], strides[1], before[1])
+        ]
+        shape = (*padded.shape[:1], tall, wide, *padded.shape[3:])
+        return _sum_of_products(places) if places else jnp.zeros(shape, jnp.float32)
+
+    rows = [jnp.stack([phase(a, b) for b in range(strides[1])], 3) for a in range(strides[0])]
+    whole = jnp.stack(rows, 2).reshape(x.shape[0], tall * strides[0], wide * strides[1], x.shape[3])
+    (top, _), (left, _) = padding
+    return whole[:, top : top + x.shape[1], left : left + x.shape[2]].astype(x.dtype)
+
+
+def _taps(a: int, k: int, stride: int, before: int) -> list[tuple[int, int]]:
+    """(row of the kernel, first row of the padded gradient) for the rows of phase a."""
+    return [(i, before - m) for m, i in enumerate(range(a, k, stride))]
+
+
+def _by_filter(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
+) -> jax.Array:
+    """The gradient by the kernel, [k, k, 1, c]: Σ over images and places of gradient * window.
+
+    One row of the gradient at a time, added to sums of a row's places: all of it stays in the cache
+    and the channels are vectorised, which XLA's reduction of the whole is not.
+    """
+    k_h, k_w = kernel.shape[:2]
+    b, h, w, c = gradient.shape
+    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+
+    def add(index: jax.Array, total: jax.Array) -> jax.Array:
+        image, row = index // h, index % h
+        of_row = lax.dynamic_slice(gradient, (image, row, 0, 0), (1, 1, w, c))[0, 0]
+        start = (image, row * strides[0], 0, 0)
+        rows = lax.dynamic_slice(padded, start, (1, k_h, padded.shape[2], c))[0]
+        stop = (w - 1) * strides[1] + 1
+        windows = [
+            rows[i, j : j + stop : strides[1]].astype(jnp.float32)
+            for i in range(k_h)
+            for j in range(k_w)
+        ]
+        return total + jnp.stack(windows) * of_row[None].astype(jnp.float32)
+
+    total = lax.fori_loop(0, b * h, add, jnp.zeros((k_h * k_w, w, c), jnp.float32))
+    return total.sum(1).reshape(kernel.shape).astype(kernel.dtype)

@@ -1,0 +1,215 @@
+"""A vision transformer in DINOv2's layout, for the weights that Hugging Face has.
+
+Reference: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; Oquab et al. 2023, "DINOv2:
+Learning Robust Visual Features without Supervision". DINOv3's positions are rotations, not
+embeddings: its weights do not fit.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxssl.errors import InputError
+from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, Block, normalize
+from jaxssl.models.published import Published
+
+Layer = Literal["cls", "patches", "cls+patches"]
+PATCH = 14
+SIDE = 37  # of the square of patches that the position embeddings are of: 518 px
+_EPSILON = 1e-6
+
+
+def _normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    return 0.02 * jax.random.normal(key, shape, dtype)
+
+
+class Embeddings(nnx.Module):
+    """Images to tokens: a linear layer of each 14 x 14 patch, a class token, their positions."""
+
+    def __init__(self, width: int, *, channels: int, dtype: jnp.dtype, rngs: nnx.Rngs):
+        self.patches = nnx.Conv(
+            channels,
+            width,
+            (PATCH, PATCH),
+            PATCH,
+            padding="VALID",
+            dtype=dtype,
+            kernel_init=_normal,
+            rngs=rngs,
+        )
+        self.cls_token = nnx.Param(_normal(rngs.params(), (1, 1, width), jnp.float32))
+        self.positions = nnx.Param(_normal(rngs.params(), (1, 1 + SIDE**2, width), jnp.float32))
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Maps [b, h, w, c] -> tokens [b, 1 + (h // 14) (w // 14), width]."""
+        x = self.patches(images)
+        b, h, w, width = x.shape
+        positions = interpolated(self.positions[:, 1:].reshape(SIDE, SIDE, width), (h, w))
+        x = x.reshape(b, h * w, width) + positions.reshape(1, h * w, width).astype(x.dtype)
+        cls = self.cls_token[...] + self.positions[:, :1]
+        return jnp.concatenate([jnp.broadcast_to(cls.astype(x.dtype), (b, 1, width)), x], axis=1)
+
+
+def interpolated(grid: jax.Array, sides: tuple[int, int]) -> jax.Array:
+    """Resize a grid as torch's `interpolate(mode="bicubic", align_corners=False)` does.
+
+    Args:
+      grid: [h, w, d].
+      sides: h', w'.
+
+    Returns:
+      [h', w', d].
+
+    Reference:
+      Keys 1981, "Cubic convolution interpolation for digital image processing", with a = -.75.
+    """
+    tall, wide = (
+        jnp.asarray(_cubic(old, new)) for old, new in zip(grid.shape[:2], sides, strict=True)
+    )
+    return jnp.einsum("yh,xw,hwd->yxd", tall, wide, grid, precision=jax.lax.Precision.HIGHEST)
+
+
+def _cubic(old: int, new: int) -> np.ndarray:
+    """The matrix [new, old] of a resize in one dimension; over the border, the border's value."""
+    centre = (np.arange(new) + 0.5) * old / new - 0.5
+    first = np.floor(centre).astype(int)
+    matrix = np.zeros((new, old))
+    for tap in range(-1, 3):
+        x = np.abs(centre - (first + tap))
+        near = 1.25 * x**3 - 2.25 * x**2 + 1
+        far = -0.75 * (x**3 - 5 * x**2 + 8 * x - 4)
+        places = np.clip(first + tap, 0, old - 1)
+        np.add.at(matrix, (np.arange(new), places), np.where(x <= 1, near, far))
+    return matrix.astype(np.float32)
+
+
+class TransformerBlock(nnx.Module):
+    """x + s1 attention(norm(x)), then x + s2 MLP(norm(x)) with learned s1, s2 ("layer scale")."""
+
+    def __init__(self, width: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
+        def linear(i: int, o: int) -> nnx.Linear:
+            return nnx.Linear(i, o, dtype=dtype, kernel_init=_normal, rngs=rngs)
+
+        self.norm1 = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
+        self.query, self.key, self.value, self.out = (linear(width, width) for _ in range(4))
+        self.scale1 = nnx.Param(jnp.ones(width))
+        self.norm2 = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
+        self.fc1, self.fc2 = linear(width, 4 * width), linear(4 * width, width)
+        self.scale2 = nnx.Param(jnp.ones(width))
+        self.heads = heads
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """Tokens [b, t, width] -> the same shape, float32."""
+        y = self.norm1(x)
+        query, key, value = (
+            layer(y).reshape(*x.shape[:2], self.heads, -1)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = self.out(jax.nn.dot_product_attention(query, key, value).reshape(x.shape))
+        x = x + y * self.scale1[...].reshape(1, 1, -1)
+        y = self.fc2(nnx.gelu(self.fc1(self.norm2(x)), approximate=False))
+        return x + y * self.scale2[...].reshape(1, 1, -1)
+
+
+class DinoV2(nnx.Module):
+    """DINOv2's transformer; `dinov2_s` (22 million parameters) and `dinov2_b` (86.6) build one.
+
+    Sides that are no multiple of 14 lose the rest at the right and bottom. The position embeddings
+    are of 37 x 37 patches, interpolated to the image's. RGB images are normalised inside.
+
+    Args:
+      width: of a token; `heads` divides it.
+      heads: of the attention.
+      depth: blocks.
+      layer: h is the class token after the last norm (`cls`, None), the mean of the patches'
+        (`patches`), or both side by side (`cls+patches`).
+      channels: of the images, 1 or 3; pretrained weights need 3.
+      dtype: multiplies matrices in it; norms, sums, parameters and h are float32.
+      rngs: source of the parameters.
+
+    Raises:
+      InputError: for a layer that does not exist.
+
+    Example:
+      >>> encoder = nnx.eval_shape(lambda: dinov2_s(channels=3, rngs=nnx.Rngs(0)))
+      >>> encoder.features, sum(x.size for x in jax.tree.leaves(nnx.state(encoder, nnx.Param)))
+      (384, 22056192)
+    """
+
+    min_size = PATCH
+
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        depth: int = 12,
+        layer: Layer | str | None = None,
+        channels: int,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
+        self.layer = layer or "cls"
+        if self.layer not in ("cls", "patches", "cls+patches"):
+            raise InputError(f"layer {layer!r}: one of cls, patches, cls+patches")
+        self.embeddings = Embeddings(width, channels=channels, dtype=dtype, rngs=rngs)
+        self.blocks = nnx.List(
+            TransformerBlock(width, heads, dtype=dtype, rngs=rngs) for _ in range(depth)
+        )
+        self.norm = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
+        self.features = width * (2 if self.layer == "cls+patches" else 1)
+        self.normalizes = channels == 3
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Images float32 [b, h, w, c] in [0, 1] -> representations h float32 [b, features]."""
+        if self.normalizes:
+            images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+        x = self.embeddings(images).astype(jnp.float32)
+        for block in self.blocks:
+            x = block(x)
+        x = self.norm(x)
+        cls, patches = x[:, 0], x[:, 1:].mean(1)
+        return {
+            "cls": cls,
+            "patches": patches,
+            "cls+patches": jnp.concatenate([cls, patches], axis=1),
+        }[self.layer]
+
+    def blocks_list(self) -> list[Block]:
+        """Embeddings, blocks and the last norm, from the images on."""
+        blocks = [(f"block{index}", (block,)) for index, block in enumerate(self.blocks)]
+        return [("embeddings", (self.embeddings,)), *blocks, ("norm", (self.norm,))]
+
+    def published(self) -> Published:
+        """Hugging Face's names: `facebook/dinov2-small` and `-base`."""
+        layers: dict[str, nnx.Module | nnx.Variable] = {
+            "embeddings.patch_embeddings.projection": self.embeddings.patches,
+            "embeddings.cls_token": self.embeddings.cls_token,
+            "embeddings.position_embeddings": self.embeddings.positions,
+            "layernorm": self.norm,
+        }
+        for index, block in enumerate(self.blocks):
+            names = {
+                "norm1": block.norm1,
+                "attention.attention.query": block.query,
+                "attention.attention.key": block.key,
+                "attention.attention.value": block.value,
+                "attention.output.dense": block.out,
+                "layer_scale1.lambda1": block.scale1,
+                "norm2": block.norm2,
+                "mlp.fc1": block.fc1,
+                "mlp.fc2": block.fc2,
+                "layer_scale2.lambda1": block.scale2,
+            }
+            layers |= {f"encoder.layer.{index}.{name}": part for name, part in names.items()}
+        return Published("Hugging Face", layers, ("embeddings.mask_token",))
+
+
+dinov2_s = partial(DinoV2, width=384, heads=6)
+dinov2_b = partial(DinoV2, width=768, heads=12)

@@ -1,0 +1,175 @@
+"""How fast every encoder is, forward and in training, beside the same network in PyTorch.
+
+  `taskset -c 0,1 python scripts/benchmarks/encoders.py --json encoders.json`
+
+Forward is in evaluation mode, as `embed` runs it; a step is forward and backward pass in training
+mode and a step of SGD, without data and views. "Folded": BatchNorm in the convolutions' weights.
+"XLA's depthwise" is this project's encoder with `lax.conv_general_dilated` in the place of its own
+depthwise convolution.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from typing import Any
+
+import _measure
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from jaxssl.models import ENCODERS, fold_batch_norm, make_encoder
+from jaxssl.models.depthwise import convolve_depthwise
+
+RATE = 0.01
+
+
+def here(**case: Any) -> _measure.Run:
+    """As the programs run it."""
+    return _run_jax(_encoder(**case), **case)
+
+
+def here_folded(**case: Any) -> _measure.Run:
+    """BatchNorm folded."""
+    return _run_jax(fold_batch_norm(_encoder(**case)), **case)
+
+
+def xla(**case: Any) -> _measure.Run:
+    """Depthwise convolutions and their gradients as JAX has them."""
+    encoder = _encoder(**case)
+    for _, part in nnx.iter_modules(encoder):
+        if getattr(part, "conv_general_dilated", None) is convolve_depthwise:
+            part.conv_general_dilated = jax.lax.conv_general_dilated
+    return _run_jax(encoder, **case)
+
+
+def torch_as_it_is(**case: Any) -> _measure.Run:
+    """PyTorch, channels first."""
+    return _run_torch(lambda network: network, last=False, **case)
+
+
+def torch_channels_last(**case: Any) -> _measure.Run:
+    """PyTorch, channels last in memory."""
+    return _run_torch(lambda network: network, last=True, **case)
+
+
+def torch_folded(**case: Any) -> _measure.Run:
+    """PyTorch, channels last, BatchNorm folded."""
+    from torch_encoders import folded
+
+    return _run_torch(folded, last=True, **case)
+
+
+CONTENDERS: dict[str, Callable[..., _measure.Run]] = {
+    "here": here,
+    "here, folded": here_folded,
+    "XLA's depthwise": xla,
+    "PyTorch": torch_as_it_is,
+    "PyTorch, channels_last": torch_channels_last,
+    "PyTorch, folded": torch_folded,
+}
+LIBRARIES = {name: ["torch"] for name in CONTENDERS if name.startswith("PyTorch")}
+
+
+def contenders(encoder: str, work: str) -> list[str]:
+    """Those that have a meaning for an encoder and a forward pass or a step."""
+    out = set()
+    if work == "step" or encoder.startswith("dinov2"):
+        out |= {"here, folded", "PyTorch, folded"}
+    if not encoder.startswith("efficientnet_lite"):
+        out.add("XLA's depthwise")
+    return [name for name in CONTENDERS if name not in out]
+
+
+def _encoder(encoder: str, pixels: int, **_: Any) -> Any:
+    return make_encoder(encoder, image_size=pixels, channels=3, rngs=nnx.Rngs(0))
+
+
+def _run_jax(model: Any, *, pixels: int, images: int, work: str, **_: Any) -> _measure.Run:
+    x = np.random.default_rng(0).random((images, pixels, pixels, 3), np.float32)
+    if work == "forward":
+        model.eval()
+        graphdef, state = nnx.split(model)
+        forward = jax.jit(lambda state: nnx.merge(graphdef, state, copy=True)(x))
+        return lambda: float(jax.block_until_ready(forward(state))[0, 0])
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+
+    @jax.jit
+    def step(params: nnx.State, rest: nnx.State) -> tuple[nnx.State, nnx.State, jax.Array]:
+        def loss(params: nnx.State) -> tuple[jax.Array, nnx.State]:
+            merged = nnx.merge(graphdef, params, rest, copy=True)
+            return jnp.mean(merged(x) ** 2), nnx.split(merged, nnx.Param, ...)[2]
+
+        (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return jax.tree.map(lambda p, g: p - RATE * g, params, gradient), after, value
+
+    return lambda: float(jax.block_until_ready(step(params, rest))[2])
+
+
+def _run_torch(
+    change: Callable[[Any], Any],
+    *,
+    last: bool,
+    encoder: str,
+    pixels: int,
+    images: int,
+    work: str,
+) -> _measure.Run:
+    import torch
+    from torch_encoders import torch_encoder
+
+    torch.manual_seed(0)
+    form = torch.channels_last if last else torch.contiguous_format
+    network = change(torch_encoder(encoder, pixels)).to(memory_format=form)
+    x = torch.rand(images, 3, pixels, pixels).contiguous(memory_format=form)
+    if work == "forward":
+        network.eval()
+
+        def forward() -> float:
+            with torch.inference_mode():
+                return float(network(x)[0, 0])
+
+        return forward
+    network.train()
+    optimizer = torch.optim.SGD(network.parameters(), RATE)
+
+    def step() -> float:
+        optimizer.zero_grad(set_to_none=True)
+        loss = (network(x) ** 2).mean()
+        loss.backward()
+        optimizer.step()
+        return float(loss.detach())
+
+    return step
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    _measure.add_flags(parser)
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    parser.add_argument("--pixels", type=int, default=128, help="side of the images")
+    parser.add_argument("--images", type=int, default=32, help="in a batch")
+    options = parser.parse_args()
+    if options.quick:
+        options.encoders, options.pixels, options.images = ["efficientnet_lite0"], 32, 2
+    results = []
+    for encoder in options.encoders:
+        for work in ("forward", "step"):
+            case = {
+                "encoder": encoder,
+                "pixels": options.pixels,
+                "images": options.images,
+                "work": work,
+            }
+            results += _measure.measure(__file__, contenders(encoder, work), case, options)
+    _measure.print_table(results, reference="here")
+    _measure.write_json(options.json, options, results, reference="here")
+
+
+if __name__ == "__main__":
+    main()
