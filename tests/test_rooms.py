@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -94,9 +95,7 @@ def test_one_module_crosses_the_rooms_and_asks_the_programs_and_says_why():
     ],
 )
 def test_written_once(text, home):
-    found = {
-        str(file.relative_to(ROOT / "jaxssl")) for file in LIBRARY if text in file.read_text()
-    }
+    found = {str(file.relative_to(ROOT / "jaxssl")) for file in LIBRARY if text in file.read_text()}
     assert found == home
 
 
@@ -161,16 +160,14 @@ def spoken(file: Path) -> list[ast.Constant]:
 
 
 def test_messages_of_the_library_name_settings_and_spell_no_flags():
-    import re
-
     flags = {
         f"{file.relative_to(ROOT)}:{node.lineno}: {node.value}"
         for file in LIBRARY
         for node in spoken(file)
         if re.search(r"(^|\s)--[a-z]", node.value)
-        # git's own, and the command of a script that makes what is missing.
+        # git's own; and the commands of scripts/prepare_cifar10.py, as the way out.
         and node.value not in ("--short=12", "--porcelain")
-        and "python scripts/" not in node.value
+        and file.name not in ("cifar.py", "cifar_source.py")
     }
     assert flags == set()
 
