@@ -62,10 +62,7 @@ PRESETS = presets.of(ArcFace)
 
 
 def make_method(config: ArcFace, data: Data) -> training.Method:
-    """Make the method: a margin loss on h, of one random view of each image.
-
-    The class weights are part of the model.
-    """
+    """Make the method: a margin loss of one view of each image; the model has the class weights."""
     encoder, start, rngs = study.make_encoder(config)
     weights = models.ClassWeights(len(data.classes), encoder.features, rngs=rngs)
     model = models.MarginEmbedder(encoder, weights)

@@ -26,9 +26,8 @@ import numpy as np
 from _measure import Run, add_flags, measure, print_table, write_json
 from PIL import Image
 
-from jaxssl.data import ImageSet, open_folder, scan, train_stream
-from jaxssl.data.packed import open_images
-from jaxssl.training.devices import data_placement
+from jaxssl.data import ImageSet, open_folder, open_images, scan, train_stream
+from jaxssl.training import data_placement
 
 BATCH, THREADS = 128, 2
 

@@ -21,6 +21,7 @@ measured. The chip's figures are the vendor's (cloud.google.com/tpu/docs/v5e).
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -117,32 +118,29 @@ def sent(found: Mapping[str, tuple[int, int]], devices: int) -> float:
 def worker(options: argparse.Namespace) -> None:
     """The steps on the devices of this process; its result as JSON, its weights into a file."""
     import jax
-    import jax.numpy as jnp
     import numpy as np
 
-    from experiments import simclr
-    from jaxssl.augment.views import cifar, two_views
-    from jaxssl.files import cache_dir as default_cache_dir
-    from jaxssl.losses import nt_xent
-    from jaxssl.training import devices
-    from jaxssl.training.state import create_state
-    from jaxssl.training.step import make_train_step
+    from experiments import datasets, simclr
+    from jaxssl import training
+    from jaxssl.files import cache_dir
 
-    jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
-    config = simclr.Config(
-        encoder=options.encoder, image_size=options.size, color="rgb", optimizer="sgd"
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    config = simclr.SimCLR(
+        encoder=options.encoder,
+        image_size=options.size,
+        color="rgb",
+        optimizer="sgd",
+        views="cifar",
     )
-    model, optimizer = simclr.make_model(config), simclr.make_optimizer(config, options.steps + 1)
-
-    def method(model: Any, batch: Any, key: jax.Array, step: jax.Array) -> Any:
-        pairs = jnp.stack(two_views(key, batch["image"], cifar), axis=1)
-        _, z = model(pairs.reshape(-1, *pairs.shape[2:]))
-        z_a, z_b = jnp.moveaxis(z.reshape(-1, 2, config.features), 1, 0)
-        return nt_xent(z_a, z_b, temperature=config.temperature), {}
-
-    placement = devices.data_placement(options.batch)
-    train_step = make_train_step(model, optimizer, method, placement)
-    state, key = placement.replicate(create_state(model, optimizer)), jax.random.key(0)
+    outline = {"classes": (), "shape": (options.size, options.size, 3), "steps_per_epoch": 1}
+    data = datasets.of_outline(outline | {"total_steps": options.steps + 1}, config)
+    method = simclr.make_method(config, data)
+    whole = method.loss
+    # Without the metrics of its health, which are no part of the method.
+    method = dataclasses.replace(method, loss=lambda *batch: (whole(*batch)[0], {}))
+    placement = training.data_placement(options.batch)
+    train_step = training.make_train_step(method, placement)
+    state, key = placement.replicate(training.create_state(method)), jax.random.key(0)
     random = np.random.default_rng(0)
     shape, losses = (options.batch, options.size, options.size, 3), []
     batch = placement.put({"image": random.integers(0, 256, shape).astype(np.uint8)})

@@ -26,7 +26,6 @@ What is inside the timing:
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import os
 import statistics
@@ -46,14 +45,11 @@ from convolution import with_xla
 from flax import nnx
 from torch_resnet import torch_step
 
-from jaxssl.augment.views import cifar, to_float, two_views
-from jaxssl.files import cache_dir as default_cache_dir
+from jaxssl import augment, training
+from jaxssl.files import cache_dir
 from jaxssl.losses import nt_xent
 from jaxssl.models import Embedder, ProjectionHead, resnet18
 from jaxssl.training import devices
-from jaxssl.training.optimizers import make_optimizer
-from jaxssl.training.state import create_state
-from jaxssl.training.step import make_train_step
 
 FEATURES = 128
 TEMPERATURE = 0.5
@@ -64,8 +60,8 @@ Burst = Callable[[int], None]  # makes so many steps and waits for the last
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the table."""
     options = parse(arguments)
-    jax.config.update("jax_compilation_cache_dir", str(default_cache_dir() / "xla"))
-    placement = devices.data_placement(options.batch)
+    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    placement = training.data_placement(options.batch)
     dtype = jnp.bfloat16 if options.bfloat16 else jnp.float32
 
     def make_model() -> Embedder:
@@ -124,16 +120,19 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def simclr(
-    model: Embedder, batch: Any, key: jax.Array, step: jax.Array, *, views: bool
-) -> tuple[jax.Array, dict[str, jax.Array]]:
+def simclr(model: Embedder, *, views: bool) -> training.Method:
     """The method of `experiments.simclr`, with or without its random views."""
-    images = batch["image"]
-    both = two_views(key, images, cifar) if views else (to_float(images), to_float(images))
-    pairs = jnp.stack(both, axis=1)
-    _, z = model(pairs.reshape(-1, *pairs.shape[2:]))
-    z_a, z_b = jnp.moveaxis(z.reshape(-1, 2, FEATURES), 1, 0)
-    return nt_xent(z_a, z_b, temperature=TEMPERATURE), {}
+
+    def loss(model: Any, batch: training.Batch, key: jax.Array, step: jax.Array) -> Any:
+        images = batch["image"]
+        both = jnp.stack([augment.to_float(images)] * 2)
+        if views:
+            both = augment.views(key, images, augment.cifar)
+        z_a, z_b = model.project(both)
+        return nt_xent(z_a, z_b, temperature=TEMPERATURE), {}
+
+    sgd = training.make_optimizer("sgd", learning_rate=0.01, total_steps=1, schedule="constant")
+    return training.Method("SimCLR", model, loss, sgd)
 
 
 def jax_contenders(
@@ -144,7 +143,6 @@ def jax_contenders(
     options: argparse.Namespace,
 ) -> dict[str, Burst]:
     """This project's step in its ways of being called, compiled."""
-    optimizer = make_optimizer("sgd", learning_rate=0.01, total_steps=1, schedule="constant")
     resident = placement.reside(pixels.shape, lambda: pixels)
     index = np.random.default_rng(1).integers(0, len(pixels), options.batch, np.int32)
     k = options.steps_per_dispatch
@@ -152,9 +150,9 @@ def jax_contenders(
     def contender(
         images: jax.Array | None, k: int, views: bool = True, model: Embedder = model
     ) -> Burst:
-        method = functools.partial(simclr, views=views)
-        step = make_train_step(model, optimizer, method, placement, images=images)
-        state = placement.replicate(create_state(model, optimizer))
+        method = simclr(model, views=views)
+        step = training.make_train_step(method, placement, images=images)
+        state = placement.replicate(training.create_state(method))
         key = jax.random.key(0)
 
         def burst(steps: int) -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from experiments import finetune, linear_eval, rnn, simclr, softmax, tune, tuning
-from jaxssl.analysis import evaluation, results
+from jaxssl import analysis
+from jaxssl.analysis import evaluation
 from jaxssl.data.cifar_tfds import prepare_cifar10
 
 REAL = Path(os.environ.get("JAXSSL_DATA", "absent")) / "cifar10-jpeg.tar.gz"
@@ -30,9 +31,8 @@ def images(tmp_path_factory):
     """A TFDS folder with 20 images of each class and split; maps are tested elsewhere."""
     folder = tmp_path_factory.mktemp("tfds")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
         patch.setattr(evaluation, "maps", lambda vectors, labels, *, seed: {})
-        patch.setattr(results, "umap_together", lambda tables, *, limit, seed: {})
+        patch.setattr(analysis, "with_map", lambda tables: tables)
         prepare_cifar10(REAL, data_dir=folder, subset=20)
         yield str(folder)
 
@@ -62,7 +62,7 @@ def test_simclr(pretrained):
 
 
 def test_linear_evaluation(pretrained):
-    linear_eval.main(linear_eval.Config(str(pretrained.folder), layer="z"))
+    linear_eval.main(linear_eval.LinearEval(run_dir=str(pretrained.folder), layer="z"))
     found = read(pretrained.folder / "linear_eval")
     assert [row["embedding"] for row in found["rows"]] == ["z", "untrained", "raw_pixels"]
     for row in found["rows"]:
@@ -74,8 +74,8 @@ def test_linear_evaluation(pretrained):
 @pytest.mark.parametrize("random", [False, True], ids=["from simclr", "from random weights"])
 def test_fine_tuning_on_a_part_of_the_labels(pretrained, random, tmp_path):
     finetune.main(
-        finetune.Config(
-            str(pretrained.folder),
+        finetune.FineTune(
+            start=str(pretrained.folder),
             random=random,
             freeze=random,
             label_fraction=0.5,
@@ -85,8 +85,11 @@ def test_fine_tuning_on_a_part_of_the_labels(pretrained, random, tmp_path):
         )
     )
     found = read(tmp_path / "run")
-    assert found["protocol"]["labels"] == 90
-    assert found["protocol"]["start"] == ("random" if random else "simclr")
+    assert found["protocol"]["training_images"] == 90
+    record = read(tmp_path / "run", "config.json")
+    assert record["study"].startswith(
+        "Linear layer from random" if random else "Fine-tuning from S"
+    )
 
 
 def test_softmax(images, tmp_path):

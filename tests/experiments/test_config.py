@@ -18,6 +18,7 @@ from experiments import (
     finetune,
     linear_eval,
     presets,
+    predict,
     report,
     simclr,
     softmax,
@@ -29,7 +30,7 @@ STUDIES = {name: importlib.import_module(f"experiments.{name}") for name in cli.
 # Those that have a network and images of their own.
 TRAIN = {name: program for name, program in STUDIES.items() if program is not finetune}
 KINDS = [type(next(iter(program.PRESETS.values()))) for program in STUDIES.values()]
-KINDS += [linear_eval.LinearEval, report.Report]
+KINDS += [linear_eval.LinearEval, report.Report, predict.Predict]
 
 # By hand: the rule, what is just inside, what is just outside.
 RULES = {
@@ -37,6 +38,7 @@ RULES = {
     "1 or more": ([1], [0, -5]),
     "2 or more": ([2], [1]),
     "above 0": ([1e-9, 5], [0.0, -1.0, math.nan, math.inf]),
+    "0 to 1": ([0.0, 1.0], [-0.1, 1.1, math.nan]),
     "above 0 and at most 1": ([1e-9, 1.0], [0.0, 1.0001, math.nan]),
     "0 or more and below 1": ([0.0, 0.999], [1.0, -0.1, math.nan]),
 }
@@ -46,11 +48,21 @@ OF = {
         *("hard_negatives_from", "hard_positives_from", "images_per_class"),
     },
     "1 or more": {
-        *("image_size", "width", "batch_size", "epochs", "steps", "log_every", "processes"),
+        *(
+            "min_images",
+            "image_size",
+            "width",
+            "batch_size",
+            "epochs",
+            "steps",
+            "log_every",
+            "processes",
+        ),
         *("steps_per_dispatch", "features", "layers", "hidden", "l2", "l3", "plateau"),
     },
     "2 or more": {"draws"},
     "above 0": {"learning_rate", "evaluate_epochs", "save_minutes", "temperature", "scale"},
+    "0 to 1": {"min_score"},
     "above 0 and at most 1": {"label_fraction"},
     "0 or more and below 1": {"warmup", "dropout"},
 }
@@ -139,7 +151,8 @@ def test_what_a_resumed_run_may_change_and_what_an_evaluation_takes_over():
     assert {"steps", "judge", "draws", "labels", "log_every", "processes", "data_dir", "cpu"} <= may
     assert not may & {"seed", "epochs", "learning_rate", "seen", "resident", "label_fraction"}
     own = {name for name, scope in scopes.items() if scope.own}
-    assert own == {"data_dir", "run_dir", "coordinator", "process", "preset", "config"}
+    places = {"data_dir", "labels_from", "image_root", "run_dir"}
+    assert own == places | {"coordinator", "process", "preset", "config"}
     kept = {name for name, scope in scopes.items() if scope.kept}
     assert {"seed", "data_dir", "encoder", "label_fraction"} <= kept
     assert not kept & {"tpu", "gpu", "cpu", "run_dir", "processes", "process", "log_every"}

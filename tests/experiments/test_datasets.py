@@ -34,7 +34,7 @@ def make_folder(top, counts, colour=200):
         (top / name).mkdir(parents=True)
         for i in range(count):
             pixels = np.full((20, 20), colour, np.uint8)
-            pixels[1:10, 1:19], pixels[10:19, 1:19] = 40 * k, i
+            pixels[2:10, 2:18], pixels[10:18, 2:18] = 40 * k, i
             Image.fromarray(pixels).save(top / name / f"{i}.png")
     return str(top)
 
@@ -46,7 +46,7 @@ def test_bad_settings_are_one_clear_line(tmp_path):
     assert str(folder) in refused(**plankton, data_dir=str(folder))
     folder.mkdir()
     (folder / "notes.txt").write_text("")
-    assert "class" in refused(**plankton, data_dir=str(folder))
+    assert "holds no image" in refused(**plankton, data_dir=str(folder))
     assert "6" in refused(seen=("0", "6"), unseen=("6", "7"))
     assert "'0'" in refused(seen=("0", "0"), unseen=("6",))
     assert "'ten'" in refused(seen=("0", "ten"), unseen=("6",))
@@ -74,13 +74,13 @@ def test_a_class_too_small_for_the_split(tmp_path):
     assert "2 images" in error
 
 
-def test_a_folder_alone_is_all_of_its_classes_and_the_rest_are_seen(tmp_path, capsys):
+def test_a_folder_alone_is_all_of_its_classes_and_the_rest_are_seen(tmp_path):
     folder = make_folder(tmp_path / "images", {"a": 20, "b": 20, "c": 20}, colour=180)
     config = dataclasses.replace(simclr.PRESETS["folder"], data_dir=folder, image_size=16)
     data = datasets.read(config, 0)
     assert data.classes == ("a", "b", "c")
     assert data.unseen == {}
-    assert "background: 180 of 255, as the images' borders" in capsys.readouterr().out
+    assert data.recipe.keywords["fill"] == pytest.approx(180 / 255, abs=0.02)  # as their borders
     data = datasets.read(dataclasses.replace(config, unseen=("b",)), 0)
     assert data.classes == ("a", "c")
     assert data.unseen["unseen"].class_names == ("b",)

@@ -105,7 +105,10 @@ def test_the_run_folder_is_whole(one):
     assert record["config"]["temperature"] == CONFIG.temperature
     assert record["command"].startswith("python -m experiments.simclr --steps 9")
     assert {name: record[name] for name in ("format", "study", "program", "dataset")} == {
-        **{"format": 2, "study": "SimCLR", "program": "simclr", "dataset": "digits"}
+        "format": 2,
+        "study": "SimCLR",
+        "program": "simclr",
+        "dataset": "digits",
     }
     sizes = {name: len(load(folder / "embeddings" / f"{name}.parquet")) for name in SETS}
     assert sizes == SETS

@@ -2,61 +2,74 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fcntl
-import itertools
 import json
-import sys
 from pathlib import Path
 from types import SimpleNamespace
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import matplotlib
 import optuna
 import pytest
 
-from experiments import cli, protocol, rnn, tune, tuning
-from experiments.tuning import log
+from experiments import cli, config, rnn, study, tune, tuning
+from experiments.config import Between, Config, OneOf
+from jaxssl import training
 from jaxssl.errors import InputError, NonFiniteLoss, Stopped
-from jaxssl.files import read_lines as read_metrics
+from jaxssl.files import read_lines
 
 pytestmark = pytest.mark.program
 
-SPACE = {"hidden": (4, 8, 16), "learning_rate": log(1e-4, 1e-1)}
-
 
 @dataclasses.dataclass(frozen=True)
-class Config(protocol.Protocol):
+class Flags(Config):
+    """Of a program that trains nothing."""
+
     epochs: int = 8
     evaluate_epochs: float = 1.0
-    hidden: int = 4
-    learning_rate: float = 0.1
+    hidden: Annotated[int, OneOf((4, 8, 16))] = 4
+    learning_rate: Annotated[float, Between(1e-4, 1e-1, log=True)] = 0.1
 
 
 class Stub(SimpleNamespace):
     """A program whose validations are given: [(loss, accuracy), ...] of a configuration."""
 
-    Config = Config
-    PRESETS: ClassVar = {"digits": Config()}
+    PRESETS: ClassVar = {"digits": Flags()}
     configs: list
     curve = staticmethod(lambda config: [(1.0, 0.2), (0.5, 0.5 + config.learning_rate), (0.7, 0.1)])
 
-    def main(self, config, on_validation):
+    def make_method(self, config, data):
         self.configs.append(config)
-        file = Path(config.run_dir) / "metrics.jsonl"
-        done = len(read_metrics(file))  # as the loop goes on from a checkpoint
-        for loss, accuracy in itertools.islice(self.curve(config), done, None):
-            on_validation({"loss": loss, "accuracy": accuracy})
-            with open(file, "a") as rows:
-                rows.write(json.dumps({"split": "val", "loss": loss, "accuracy": accuracy}) + "\n")
+        method = training.Method("Stub", None, None, None, best=("loss", "min"), logits=min)
+        object.__setattr__(method, "curve", lambda: self.curve(config))
+        return method
 
 
 @pytest.fixture
 def stub(monkeypatch) -> Stub:
     program = Stub(configs=[])
     monkeypatch.setattr(tuning, "draw", lambda study, folder: None)  # seconds each
-    monkeypatch.setitem(sys.modules, "experiments.stub", program)
-    monkeypatch.setitem(tune.SEARCHES, "stub", ("accuracy", SPACE))
+    load = cli.load_program
+    monkeypatch.setattr(cli, "load_program", lambda n: program if n == "stub" else load(n))
+    monkeypatch.setattr(cli, "program_of", lambda config: "stub")
+    monkeypatch.setattr(cli, "STUDIES", ("stub", *cli.STUDIES))
+
+    def train(run, data, method, on_validation):
+        file = Path(run.run_dir) / "metrics.jsonl"
+        done = len(read_lines(file))  # as the loop goes on from a checkpoint
+        for step, (loss, accuracy) in enumerate(method.curve()):
+            if step < done:
+                continue
+            row = {"loss": loss, "accuracy": accuracy}
+            on_validation(row)
+            with open(file, "a") as rows:
+                rows.write(json.dumps({"split": "val", "step": step, **row}) + "\n")
+
+    monkeypatch.setattr(study, "open", lambda settings: contextlib.nullcontext(settings))
+    monkeypatch.setattr(study, "load", lambda run: None)
+    monkeypatch.setattr(study, "train", train)
     return program
 
 
@@ -81,7 +94,7 @@ def error_of(*arguments, kind=InputError, **options) -> str:
 def test_the_best_of_the_trials_is_a_config_of_the_program(stub, tmp_path, capsys):
     trials = search(tmp_path, "--seed", "7", "--cpu", trials=4)
     # The accuracy where the loss was lowest, whatever came later.
-    rates = [config.learning_rate for config in stub.configs]
+    rates = [flags.learning_rate for flags in stub.configs]
     assert [trial.value for trial in trials] == pytest.approx([0.5 + rate for rate in rates])
     assert all(config.seed == 7 and config.cpu for config in stub.configs)
     assert {config.hidden for config in stub.configs} <= {4, 8, 16}
@@ -147,12 +160,12 @@ def test_another_search_does_not_go_on(stub, tmp_path):
     search(tmp_path, trials=1)
     assert "epochs was 8, is 9" in error_of(tmp_path, "--epochs", "9")
     found = error_of(tmp_path, "--hidden", "4")  # given, so not searched
-    assert "search of hidden was '(4, 8, 16)', is None" in found
+    assert "search of hidden was 'OneOf(values=(4, 8, 16))', is None" in found
     search(tmp_path, "--log-every", "5", trials=1)  # changes nothing that is computed
 
 
 def test_bad_input_is_one_line(stub, tmp_path):
-    with pytest.raises(InputError, match="'vgg' is no program to tune: choose rnn, softmax"):
+    with pytest.raises(InputError, match="'vgg' is no study: choose stub, simclr"):
         tune.parse(["vgg"])
     assert "nothing to search" in error_of(tmp_path, trials=0)
     assert "0 settings" in error_of(tmp_path, "--hidden", "4", "--learning-rate", "1")
@@ -181,31 +194,34 @@ def test_a_study_without_an_end_has_no_best(stub, tmp_path):
     assert not (tmp_path / "best.json").exists()
 
 
-@pytest.mark.parametrize("program", tune.SEARCHES)
-def test_every_search_is_of_flags_of_its_program(program):
-    name, config, space = tune.parse([program, "--dataset", "digits"])
-    assert name == program
-    assert space.keys() <= {field.name for field in dataclasses.fields(config)}
-    assert space == tune.SEARCHES[program][1]
+@pytest.mark.parametrize("name", ["rnn", "simclr", "supcon", "triplet", "arcface", "softmax"])
+def test_every_study_has_something_to_search(name):
+    program, flags, space = tune.parse([name, "--dataset", "digits"])
+    assert space == config.searches(type(program.PRESETS["digits"]))
+    assert space.keys() <= {field.name for field in dataclasses.fields(flags)}
     distributions = tuning.distributions(space)
-    assert distributions.keys() == space.keys()
-    _, config, rest = tune.parse([program, "--learning-rate=0.5"])
-    assert config.learning_rate == 0.5
+    assert distributions.keys() == space.keys() >= {"learning_rate"}
+    for setting in space:  # what is searched is in its range
+        bounds = distributions[setting]
+        ends = getattr(bounds, "choices", None) or (bounds.low, bounds.high)
+        for end in ends:
+            config.check_ranges(dataclasses.replace(program.PRESETS["digits"], **{setting: end}))
+    _, flags, rest = tune.parse([name, "--learning-rate=0.5"])
+    assert flags.learning_rate == 0.5
     assert rest.keys() == space.keys() - {"learning_rate"}
 
 
 def test_the_search_of_the_row_classifiers_is_the_studys():
-    found = tuning.distributions(tune.SEARCHES["rnn"][1])
+    found = tuning.distributions(config.searches(rnn.RNN))
     assert found["hidden"].choices == (128, 256, 512)
     assert found["layers"].choices == (1, 3, 5)
     assert found["l2"].choices == found["l3"].choices == (16, 32, 64)
     for name, low in {"learning_rate": 1e-4, "weight_decay": 5e-4}.items():
         assert (found[name].low, found[name].high, found[name].log) == (low, 1e-1, True)
-    assert (found["batch_size"].low, found["batch_size"].high) == (32, 256)
+    assert found["batch_size"].choices == tuple(range(32, 257, 32))
 
 
 def test_a_trial_of_the_row_classifier_and_one_more(tmp_path, monkeypatch):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     small = ["--seen", "0", "1", "2", "--hidden", "8", "--layers", "1", "--batch-size", "64"]
     small += ["--l2", "8", "--l3", "8", "--steps", "4", "--evaluate-epochs", ".4", "--image-size"]
     small += ["8", "--cell", "rnn", "--storage", str(tmp_path / "study.sqlite")]
@@ -217,12 +233,12 @@ def test_a_trial_of_the_row_classifier_and_one_more(tmp_path, monkeypatch):
     assert [trial.state.name for trial in trials] == ["COMPLETE"] * 2
     for trial in trials:
         folder = tmp_path / "trials" / f"{trial.number:04}"
-        config = json.loads((folder / "config.json").read_text())["config"]
-        assert config.items() >= trial.params.items()
-        rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["split"] == "val"]
+        settings = json.loads((folder / "config.json").read_text())["config"]
+        assert settings.items() >= trial.params.items()
+        rows = [row for row in read_lines(folder / "metrics.jsonl") if row["split"] == "val"]
         reported = {i: row["accuracy"] for i, row in enumerate(rows, start=1)}
         assert trial.intermediate_values == reported
-        assert trial.value == min(rows, key=lambda row: row["loss"])["accuracy"]
+        assert trial.value == max(row["accuracy"] for row in rows)
         assert "step 4/4" in (folder / "log.txt").read_text()
         # No image of the test was embedded, and no checkpoints are kept.
         assert not {"embeddings", "results.json", "checkpoints"} & {
