@@ -171,13 +171,16 @@ def dtype(settings: Any) -> Any:
     return jnp.bfloat16 if settings.bfloat16 else jnp.float32
 
 
-def make_optimizer(settings: config.Optimization, data: Data, model: Any) -> Any:
+def make_optimizer(
+    settings: config.Optimization, data: Data, model: Any, encoder: Any = None
+) -> Any:
     """Make the optimizer that the flags name, over the length of the training.
 
     Args:
       settings: The flags.
       data: Says how long the training is.
-      model: Has an `encoder`, whose blocks --layer-decay tells apart.
+      model: Whose parameters move.
+      encoder: The part of it whose blocks --layer-decay tells apart; None: `model.encoder`.
     """
     import jax
     import optax
@@ -193,7 +196,8 @@ def make_optimizer(settings: config.Optimization, data: Data, model: Any) -> Any
     )
     if settings.layer_decay == 1:
         return optimizer
-    scales = models.learning_rate_scales(model, model.encoder, settings.layer_decay)
+    blocks = model.encoder if encoder is None else encoder
+    scales = models.learning_rate_scales(model, blocks, settings.layer_decay)
     scaled = optax.stateless(
         lambda updates, _: jax.tree.map(lambda update, scale: update * scale, updates, scales)
     )

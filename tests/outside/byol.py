@@ -20,7 +20,7 @@ from flax import nnx
 
 from experiments import cli, presets, study
 from experiments.config import AtLeast1, Between, EncoderConfig, Share
-from jaxssl import augment, models, training
+from jaxssl import augment, losses, models, training
 
 if TYPE_CHECKING:
     from experiments.datasets import Data
@@ -69,20 +69,19 @@ def make_method(config: BYOL, data: Data) -> training.Method:
         # Before the step, towards what the last step made of the online network: as after it.
         models.follow(model.teacher, model.online, decay)
         views = augment.views(key, batch["image"], data.recipe)
-        first, second = models.over_views(lambda x: training.unit_rows(model(x)[1]), views)
-        targets = jax.lax.stop_gradient(model.teacher.project(views))
-        of_first, of_second = map(training.unit_rows, targets)
+        first, second = models.over_views(lambda x: model(x)[1], views)
+        targets = model.teacher.project(views)  # the loss lets no gradient into it
         # Each view's prediction is of the other view.
-        cosine = (first * of_second).sum(1).mean() + (second * of_first).sum(1).mean()
+        loss = losses.byol(first, targets[1]) + losses.byol(second, targets[0])
         health = training.pair_health(*targets)
         del health["chance"]  # of NT-Xent
-        return 2 - cosine, {**health, "decay": decay}
+        return loss, {**health, "decay": decay}
 
     return training.Method(
         config.title,
         networks,
         loss,
-        study.make_optimizer(config, data, networks.online),
+        study.make_optimizer(config, data, networks, encoder),
         distance="angular",
         # The loss is lowest, 0, where all images are one point.
         best=("knn_accuracy", "max"),

@@ -1,0 +1,74 @@
+"""Folders as their owners have them, by the command that they would type first."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from experiments import cli, simclr
+from jaxssl import analysis, files
+
+DATA = Path(os.environ.get("JAXSSL_DATA", "absent"))
+SCRIPT = DATA.parent / "cases" / "layouts.py"
+pytestmark = [
+    pytest.mark.program,
+    pytest.mark.skipif(
+        not (SCRIPT.is_file() and (DATA / "planktonset1.tar.gz").is_file()),
+        reason="JAXSSL_DATA names no folder with planktonset1.tar.gz, cases/layouts.py beside it",
+    ),
+]
+TINY = ["--image-size", "16", "--steps", "2", "--batch-size", "8", "--draws", "2", "--no-imagenet"]
+
+# name -> what the owner types after `jaxssl simclr --data-dir X`, what the program says of it.
+LAYOUTS: dict[str, tuple[list[str], list[str]]] = {
+    "flat": ([], ["no labels", "all images are learnt from"]),
+    "flat_in_one_folder": ([], ["images of", "all images are learnt from"]),
+    "classes": ([], ["labels from the names of folders", "classes are seen"]),
+    "classes --unseen 1": (["--unseen", "1"], ["1 is unseen"]),
+    "classes --seen all": (["--seen", "all"], ["classes are seen, none is unseen"]),
+    "presplit": ([], ["split"]),
+    "table_csv": ([], ["labels from"]),
+    "ecotaxa_export": ([], ["object"]),
+    "ecotaxa_backup": ([], ["labels from"]),
+    "scale_bar --crop-bottom auto": (["--crop-bottom", "auto"], ["bottom"]),
+    "tiff_12_in_16": ([], ["bit"]),
+    "tiff_8_in_16": ([], ["bit"]),
+    "dark_field": ([], ["background: black"]),
+    "rare": ([], ["left out"]),
+    "links --follow-links": (["--follow-links"], ["classes"]),
+    "pages": ([], ["50 images"]),
+}
+
+
+@pytest.fixture(scope="module")
+def layouts(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("layouts")
+    images = folder / "images"
+    subprocess.run(["tar", "xzf", str(DATA / "planktonset1.tar.gz"), "-C", folder], check=True)
+    subprocess.run(
+        [sys.executable, str(SCRIPT), str(folder / "planktonset1"), str(images)],
+        check=True,
+        capture_output=True,
+    )
+    return images
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+def test_the_first_command_works(name, layouts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(analysis, "with_map", lambda tables: tables, raising=False)
+    flags, said = LAYOUTS[name]
+    folder = layouts / name.split()[0]
+    arguments = ["--data-dir", str(folder), *flags, *TINY, "--run-dir", str(tmp_path / "run")]
+    monkeypatch.setattr(sys, "argv", ["simclr", *arguments])
+    simclr.main(cli.parse(arguments, simclr.PRESETS))
+    out = capsys.readouterr().out
+    first = "\n".join(out.splitlines()[:10])
+    for words in said:
+        assert words in first
+    assert out.splitlines()[-1].startswith("report: ")
+    assert (tmp_path / "run" / "report" / "index.html").is_file()
+    assert files.read_record(tmp_path / "run")["dataset"] == "folder"
