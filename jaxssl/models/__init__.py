@@ -10,6 +10,13 @@ from flax.nnx import Rngs
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
+from jaxssl.models.dinov2 import DinoV2, dinov2_b, dinov2_s
+from jaxssl.models.efficientnet_lite import (
+    EfficientNetLite,
+    efficientnet_lite0,
+    efficientnet_lite1,
+    efficientnet_lite2,
+)
 from jaxssl.models.embedder import Embedder, MarginEmbedder, follow, over_views
 from jaxssl.models.encoders import ENCODERS, make_encoder
 from jaxssl.models.folding import fold_batch_norm
@@ -25,6 +32,8 @@ __all__ = [
     "ClassWeights",
     "Classifier",
     "ConvNet",
+    "DinoV2",
+    "EfficientNetLite",
     "Embedder",
     "Frozen",
     "MLPClassifier",
@@ -36,6 +45,11 @@ __all__ = [
     "Rngs",
     "RowEncoder",
     "describe",
+    "dinov2_b",
+    "dinov2_s",
+    "efficientnet_lite0",
+    "efficientnet_lite1",
+    "efficientnet_lite2",
     "fold_batch_norm",
     "follow",
     "freeze",

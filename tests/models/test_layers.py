@@ -22,4 +22,6 @@ def test_convolutions_start_as_torchvisions():
     ours = he_normal(jax.random.key(3), (3, 3, 5, 40), jnp.float32)
     flax = nnx.initializers.variance_scaling(2.0, "fan_out", "normal")
     np.testing.assert_allclose(ours, flax(jax.random.key(3), (3, 3, 5, 40)), rtol=1e-6)
+    traced = jax.jit(he_normal, static_argnums=(1, 2))(jax.random.key(3), (3, 3, 5, 40), "float32")
+    np.testing.assert_array_equal(ours, traced)
     assert abs(kernel.std() / (2 / (9 * 40)) ** 0.5 - 1) < 0.05
