@@ -92,8 +92,9 @@ def image_set(
         shape=(reading.size, reading.size, reading.channels),
         split=tuple(file.split for file in files),
     )
-    frames = [verdicts[i].frames for i, file in zip(rows, files, strict=True) if not file.group]
-    return images, _report(found, files, images, hashes, look, sum(n - 1 for n in frames))
+    # Of a TIFF `read_pages` has spoken already.
+    more = [verdicts[i].frames - 1 for i in rows if ".tif" not in found.files[i].id.lower()]
+    return images, _report(found, files, images, hashes, look, sum(more))
 
 
 def _groups(
