@@ -85,12 +85,13 @@ def _join_if_it_fits(found: Found, there: list[ImageFile], reading: Reading) -> 
         for file, known in zip(found.files, before, strict=True):
             file.label, file.split, file.group, file.object_id = known
         found.said, found.warnings, found.other = said, [*warnings, problem], other
+        found.grouped = False
     return not problem
 
 
 def _group(found: Found, group_by: str) -> None:
     """Groups by a regular expression on ids, where no column of a table gave them."""
-    if not group_by or any(file.group and file.group != file.object_id for file in found.files):
+    if not group_by or found.grouped:
         return
     try:
         pattern = re.compile(group_by)

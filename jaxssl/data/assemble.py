@@ -88,18 +88,21 @@ def image_set(
         labels=np.array([place_of.get(file.label, -1) for file in files], np.int32),
         class_names=found.classes,
         load=load,
-        groups=_groups(hashes, [file.group for file in files]),
+        groups=_groups(hashes, [file.group for file in files], [file.object_id for file in files]),
         shape=(reading.size, reading.size, reading.channels),
         split=tuple(file.split for file in files),
     )
-    frames = [verdicts[i].frames for i, file in zip(rows, files, strict=True) if not file.group]
-    return images, _report(found, files, images, hashes, look, sum(n - 1 for n in frames))
+    # Of a TIFF `read_pages` has spoken already.
+    more = [verdicts[i].frames - 1 for i in rows if ".tif" not in found.files[i].id.lower()]
+    return images, _report(found, files, images, hashes, look, sum(more))
 
 
-def _groups(hashes: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
-    """One number for all that share a hash or a name that is not ""."""
+def _groups(
+    hashes: Sequence[str], names: Sequence[str], objects: Sequence[str]
+) -> NDArray[np.int64]:
+    """One number for all that share a hash, or a name or an object that is not ""."""
     by_hash = np.unique(hashes, return_inverse=True)[1].astype(np.int64)
-    if not any(names):
+    if not any(names) and not any(objects):
         return by_hash
     parent = list(range(len(names)))
 
@@ -108,10 +111,11 @@ def _groups(hashes: Sequence[str], names: Sequence[str]) -> NDArray[np.int64]:
             parent[i] = i = parent[parent[i]]
         return i
 
-    first: dict[Any, int] = {}
-    for i, (hash_, name) in enumerate(zip(by_hash.tolist(), names, strict=True)):
-        for key in (hash_, name) if name else (hash_,):
-            parent[head(i)] = head(first.setdefault(key, i))
+    first: dict[tuple[str, Any], int] = {}
+    for i, keys in enumerate(zip(by_hash.tolist(), names, objects, strict=True)):
+        for key in zip(("hash", "name", "object"), keys, strict=True):
+            if key[1] != "":
+                parent[head(i)] = head(first.setdefault(key, i))
     return np.unique([head(i) for i in range(len(names))], return_inverse=True)[1].astype(np.int64)
 
 

@@ -15,6 +15,8 @@ from jaxssl.data.tables import Table
 from jaxssl.data.walk import Found, ImageFile, is_image, stamp_of
 from jaxssl.errors import InputError
 
+_MANY = 100
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -55,6 +57,9 @@ def find_tables(found: Found) -> list[ImageFile]:
     column of images and one of labels by their usual names.
     """
     candidates = [file for id_, file in sorted(found.other.items()) if tables.is_table(id_)]
+    texts = sum(file.id.endswith(".txt") for file in candidates)
+    if texts > _MANY:  # a text beside each image, not tables
+        candidates = [file for file in candidates if not file.id.endswith(".txt")]
     ecotaxa, top = [], []
     for file in candidates:
         header = _header(file)
@@ -107,7 +112,7 @@ def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
                 number,
                 kept or None,
                 part,
-                group or object_id,
+                group,
                 object_id,
                 unsure and bool(label),
             )
@@ -184,8 +189,9 @@ def join(found: Found, files: Sequence[ImageFile], columns: Columns) -> None:
         file.object_id = row.object_id or file.object_id
     if rows and not seen:
         raise none_found(read, rows, found.root, len(found.files))
-    for table in files:
-        found.other.pop(table.id, None)
+    found.grouped = bool(columns.group) and any(table.find([columns.group]) for table in read)
+    for used in files:
+        found.other.pop(used.id, None)
     _say(found, read, columns, list(seen.values()), missing)
 
 

@@ -49,7 +49,7 @@ def table_of(
             [
                 *(file.id, "" if file.source.member else file.source.path),
                 *(file.label, file.split, file.group, file.object_id),
-                *(verdict.sha256, verdict.reason),
+                *(verdict.frames, verdict.sha256, verdict.reason),
             ]
             for file, verdict in zip(found.files, verdicts, strict=True)
         ],
@@ -90,7 +90,7 @@ def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
         os.path.abspath(path),
         files=[
             ImageFile(id_, Source(place), (-1, -1), label, split, group, object_id)
-            for id_, place, label, split, group, object_id, _, _ in table["images"]
+            for id_, place, label, split, group, object_id, *_ in table["images"]
         ],
         unreadable=table["unreadable"],
         left_out=table["left_out"],
@@ -99,7 +99,9 @@ def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
         warnings=table["warnings"],
         empty=table["empty"],
     )
-    verdicts = {image[0]: Verdict(*image[-2:]) for image in table["images"]}
+    verdicts = {
+        image[0]: Verdict(image[-2], image[-1], frames=image[-3]) for image in table["images"]
+    }
     good = (id_ for id_, verdict in verdicts.items() if not verdict.reason)
     records = {id_: record for record, id_ in enumerate(good)}
     _choose(found, reading)

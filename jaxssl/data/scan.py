@@ -61,7 +61,7 @@ def scan(
     cache_dir: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Decodes every file that the cache does not know, in threads, and keeps what it learns.
+    """Decode every file that the cache does not know, in threads, and keeps what it learns.
 
     Images whose pixels depend on what the set has in common (deep ones on its range, transparent
     and padded ones on its background) are decoded a second time when that is known.
@@ -148,7 +148,7 @@ def examine(
     settings: dict[str, Any],
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[tuple[int, tuple[Verdict, NDArray[np.uint8]]]]:
-    """Decodes the files at the positions `todo`, in threads: Pillow works outside the lock.
+    """Decode the files at the positions `todo`, in threads: Pillow works outside the lock.
 
     Yields:
       (position, (verdict, uint8 [h, w, c])), in order; the pixels of a bad file are zero.

@@ -27,7 +27,7 @@ class Splits(NamedTuple):
 def split_classes(
     image_set: ImageSet, seen: Sequence[str], unseen: Sequence[str]
 ) -> tuple[ImageSet, ImageSet]:
-    """Parts a set by class: those trained on, and those kept for the evaluation of embeddings.
+    """Part a set by class: those trained on, and those kept for the evaluation of embeddings.
 
     Args:
       image_set: images of at least these classes.
@@ -117,7 +117,7 @@ def train_val_test(
 
 
 def train_val(image_set: ImageSet, *, fraction: float, seed: int) -> tuple[ImageSet, ImageSet]:
-    """Cuts validation images off a training set whose test images are apart.
+    """Cut validation images off a training set whose test images are apart.
 
     Of n images of a class round(n · fraction), at least one, go to validation, and with them every
     image of their `groups`.

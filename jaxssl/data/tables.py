@@ -15,6 +15,7 @@ from jaxssl.errors import InputError
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
 MAX_BYTES = 2**31  # of a table unpacked
+_HEADER_BYTES = 2**18
 _TYPES = re.compile(r"\[[tf]\]")  # EcoTaxa's second row: [t]ext or [f]loat
 
 # Usual names of columns, the most telling first; letters and digits alone count.
@@ -93,7 +94,8 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
       >>> table.columns, table.column("Label")
       (('path', 'label'), ['cat'])
     """
-    content = read_bytes(file)
+    whole = not header_only or file.id.lower().endswith((".gz", ".parquet"))
+    content = read_bytes(file, -1 if whole else _HEADER_BYTES)
     if file.id.lower().endswith(".parquet"):
         columns, rows = _parquet(file, content)
     else:

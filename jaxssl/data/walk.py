@@ -56,6 +56,7 @@ class Found:
       links: (id, path) of links to folders that are not followed.
       classes: the names of the classes, in their order.
       empty: class folders without an image.
+      grouped: whether a table has the column that the user named to group by.
       crop_example: a picture before and after a caption was taken off.
     """
 
@@ -70,6 +71,7 @@ class Found:
     links: list[tuple[str, str]] = field(default_factory=list)
     classes: tuple[str, ...] = ()
     empty: list[str] = field(default_factory=list)
+    grouped: bool = False
     crop_example: NDArray[np.uint8] | None = None
 
 
@@ -170,8 +172,8 @@ def _note(found: Found, file: ImageFile) -> None:
         found.other[file.id] = file
 
 
-def read_bytes(file: ImageFile) -> bytes:
-    """The whole content of a file that was found.
+def read_bytes(file: ImageFile, limit: int = -1) -> bytes:
+    """The content of a file that was found, or its first bytes.
 
     Raises:
       InputError: it cannot be read; the line names it.
@@ -180,7 +182,7 @@ def read_bytes(file: ImageFile) -> bytes:
         raise InputError(f"{file.source} is no regular file, or a link to none")
     try:
         with open_file(file.source.path, file.source.member) as stream:
-            return stream.read()
+            return stream.read(limit)
     except Exception as error:  # a zip's damage has many classes
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{file.source} cannot be read: {reason}") from error

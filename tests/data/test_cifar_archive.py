@@ -429,13 +429,13 @@ def zeros(size: int) -> tarfile.TarInfo:
 
 
 def bombs() -> dict[str, bytes]:
-    """Archives of a few kilobytes that unroll to 16 MiB, or say so."""
-    content = io.BytesIO(bytes(2**24))
-    one, header = io.BytesIO(), zeros(2**24)
+    """Archives of a few kilobytes that unroll to 4 MiB, or say so."""
+    content = io.BytesIO(bytes(2**22))
+    one, header = io.BytesIO(), zeros(2**22)
     with tarfile.open(fileobj=one, mode="w") as archive:
         archive.addfile(header, content)
     header.type = tarfile.XHDTYPE  # what tarfile reads into memory before it gives a name
-    extended = header.tobuf(tarfile.USTAR_FORMAT) + bytes(2**24) + zeros(0).tobuf()
+    extended = header.tobuf(tarfile.USTAR_FORMAT) + bytes(2**22) + zeros(0).tobuf()
     claim = zeros(2**40).tobuf(tarfile.GNU_FORMAT)
     many = b"".join(tarfile.TarInfo(f"{i}").tobuf() for i in range(200)) + bytes(1024)
     return {"one": one.getvalue(), "extended": extended, "claim": claim, "many": many}

@@ -495,6 +495,13 @@ def test_groups_by_a_regular_expression(group_by, home):
     assert "2 groups by" in str(report)
 
 
+def test_groups_by_a_regular_expression_join_objects_and_take_pages_apart(home):
+    images, _ = read(ecotaxa_export(home / "export"), group_by=r"_(\d)\.png")
+    assert len(set(images.groups.tolist())) == 1  # objects have an image in either group
+    images, _ = read(pages(home / "pages"), group_by=r"#(.)")
+    assert len(set(images.groups.tolist())) == 2  # 01 to 09 and 10 to 18
+
+
 def test_groups_by_a_column(home):
     table_csv(home / "data")
     table = home / "data" / "labels.csv"

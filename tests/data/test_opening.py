@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import unicodedata
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -191,12 +193,20 @@ def test_links_to_files_outside_are_followed_only_where_asked(root):
 # --------------------------------------------------------------------------------------- bad images
 
 
+@cache
+def vast() -> bytes:
+    """An image that Pillow warns of as a bomb."""
+    file = io.BytesIO()
+    Image.new("1", (9_500, 9_500)).save(file, "PNG")
+    return file.getvalue()
+
+
 @pytest.fixture
 def bad_root(root: Path) -> Path:
     (root / "a" / "zero.png").touch()
     (root / "a" / "text.png").write_text("text")
     os.mkfifo(root / "b" / "pipe.png")
-    Image.new("1", (9_500, 9_500)).save(root / "b" / "vast.png")  # Pillow warns of a bomb
+    (root / "b" / "vast.png").write_bytes(vast())
     (root / "c" / "dangling.jpg").symlink_to(root / "nowhere")
     whole = save(root / "c" / "cut.png", 5).read_bytes()
     (root / "c" / "cut.png").write_bytes(whole[:-20])

@@ -44,6 +44,9 @@ def root(tmp_path: Path) -> Path:
     copy = (tmp_path / "root" / "c" / "deep" / "0.png").read_bytes()
     (tmp_path / "root" / "ä" / "copy.png").write_bytes(copy)
     (tmp_path / "root" / "ä" / "notes.txt").touch()
+    frames = [Image.new("L", (9, 5), level) for level in (9, 99, 199)]
+    moving = tmp_path / "root" / "c" / "moving.gif"
+    frames[0].save(moving, save_all=True, append_images=frames[1:])
     return tmp_path / "root"
 
 
