@@ -13,10 +13,10 @@ class, and the confusion matrix. On the wide protocol's ten unseen classes: 67.9
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from experiments import cli, presets, study
-from experiments.config import AtLeast0, AtLeast1, EncoderConfig, Positive, Share
+from experiments.config import AtLeast0, AtLeast1, Between, EncoderConfig, Positive, Share
 from jaxssl import augment, models, training
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class Softmax(EncoderConfig):
     batch_size: AtLeast1[int] = 64
     epochs: AtLeast1[int] = 50
     evaluate_epochs: Positive[float] = 0.2
-    learning_rate: Positive[float] = 0.0014
+    learning_rate: Annotated[Positive[float], Between(1e-4, 1e-2, log=True)] = 0.0014
     schedule: Literal["constant", "cosine"] = "constant"
 
 

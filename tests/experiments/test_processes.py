@@ -30,8 +30,8 @@ ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.program
 
 # Validated after every fourth step.
-CONFIG = small(simclr, steps=1000, evaluate_epochs=0.33)
-FLAGS = ["--batch-size", "32", "--steps", "1000", "--evaluate-epochs", "0.33", "--log-every", "1"]
+CONFIG = small(simclr, steps=720, evaluate_epochs=0.33)
+FLAGS = ["--batch-size", "32", "--steps", "720", "--evaluate-epochs", "0.33", "--log-every", "1"]
 FLAGS += ["--seen", "0", "1", "2", "--unseen", "6", "7"]
 
 
@@ -84,7 +84,7 @@ def test_a_signal_to_one_stops_both_at_one_step_and_saves_it(two):
     assert lines[0] == lines[1]
     assert "stopped by a signal to one of the processes after step" in lines[0]
     step = max(train_rows(folder))
-    assert f"after step {step} of 1000" in lines[0]
+    assert f"after step {step} of 720" in lines[0]
     assert damage(folder / "checkpoints" / str(step)) is None
 
 
