@@ -6,8 +6,7 @@ scikit-learn's digits, two minutes on two CPU cores:
 A folder of plankton images, one folder a class, on two CPU cores (48 px grey):
   `python -m experiments.arcface --preset plankton-cpu --data-dir DIR`
 
-CosFace; on the wide protocol's ten unseen classes, 8 epochs: 70.2 % with 300 labels (README):
-  `python -m experiments.arcface --kind cosface`
+`--kind cosface`: on the wide protocol's ten unseen classes, 70.2 % with 300 labels (README).
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ import dataclasses
 import math
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import cli, presets, study
+from experiments import cli, networks, presets, study
 from experiments.config import AtLeast0, AtLeast1, Between, EncoderConfig, Positive
 from jaxssl import augment, losses, models, training
 from jaxssl.errors import InputError
@@ -63,7 +62,7 @@ PRESETS = presets.of(ArcFace)
 
 def make_method(config: ArcFace, data: Data) -> training.Method:
     """Make the method: a margin loss of one view of each image; the model has the class weights."""
-    encoder, start, rngs = study.make_encoder(config)
+    encoder, start, rngs = networks.make_encoder(config)
     weights = models.ClassWeights(len(data.classes), encoder.features, rngs=rngs)
     model = models.MarginEmbedder(encoder, weights)
     margin_loss = losses.arcface_loss if config.kind == "arcface" else losses.cosface_loss
@@ -88,7 +87,7 @@ def make_method(config: ArcFace, data: Data) -> training.Method:
         config.title,
         model,
         loss,
-        study.make_optimizer(config, data, model),
+        networks.make_optimizer(config, data, model),
         distance="angular",
         best=("accuracy", "max"),
         validate=validate,

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cli, datasets, finished, frozen, study
+from experiments import cli, datasets, finished, frozen, study, tables
 from experiments.config import Devices, Reading
 from jaxssl import analysis, training
 from jaxssl import data as images_room
@@ -58,7 +58,7 @@ def main(config: Embed) -> None:
     name = datasets.name_of(config.data_dir)
     out = Path(config.out or run.folder / "embeddings" / "other" / f"{name}.parquet").expanduser()
     about = {"layer": "h", "checkpoint": step, "distance": run.method.distance}
-    table = study.table_of(images, "other", vectors, about, pictures=True)
+    table = tables.table_of(images, "other", vectors, about, pictures=True)
     analysis.export(out, table)
     print(f"{len(images)} embeddings of {vectors.shape[1]} values: {out}")
 

@@ -4,9 +4,7 @@ End to end on a tenth of the labels, from the run's weights:
   `python -m experiments.finetune runs/simclr-cifar10-... --label-fraction .1`
 
 Only a linear layer on the frozen network, and the same two from random weights, for comparison:
-  `python -m experiments.finetune RUN --freeze`
-  `python -m experiments.finetune RUN --random`
-  `python -m experiments.finetune RUN --random --freeze`
+  `python -m experiments.finetune RUN --freeze`, and with `--random`, `--random --freeze`
 
 The images and their split are the run's. Top-1, top-3, top-5 and per-class accuracy on the test
 images stand in results.json under "classification"; CIFAR-10 with 10 % of the labels: 56.6 %.
@@ -15,7 +13,7 @@ images stand in results.json under "classification"; CIFAR-10 with 10 % of the l
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import tyro
 
@@ -30,8 +28,8 @@ from experiments.config import (
     Source,
     Training,
 )
-from experiments.softmax import cross_entropy
-from jaxssl import augment, models, training
+from experiments.softmax import classifier
+from jaxssl import models, training
 
 if TYPE_CHECKING:
     from experiments.datasets import Data
@@ -88,24 +86,11 @@ def make_method(config: FineTune, data: Data) -> training.Method:
         models.freeze(encoder)
     rngs = models.Rngs(config.seed)
     head = models.Classifier(encoder.features, len(data.classes), rngs=rngs)
-    recipe = data.recipe if config.augment else None
-
-    def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
-        _, logits = model(augment.view(key, batch["image"], recipe))
-        return cross_entropy(logits, batch["label"])
-
-    def validate(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
-        _, logits = model(augment.to_float(batch["image"]))
-        return cross_entropy(logits, batch["label"])
-
-    return training.Method(
+    return classifier(
         config.title if config.random else f"{config.title} from {start}",
         models.Embedder(encoder, head),
-        loss,
         optax.adam(config.learning_rate),
-        best=("accuracy", "max"),
-        validate=validate,
-        logits=lambda model, images: model(images)[1],
+        data.recipe if config.augment else None,
         start=start,
     )
 

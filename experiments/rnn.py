@@ -5,9 +5,7 @@ scikit-learn's digits, two minutes on two CPU cores:
 
 CIFAR-10, 32 rows of 96 values; 15 epochs on two cores reach 52.6 % (GRU, README):
   `python -m experiments.rnn --dataset cifar10`
-
-The settings that `python -m experiments.tune rnn --dataset cifar10` found best:
-  `python -m experiments.rnn --config runs/tune-rnn-cifar10/best.json`
+  with what `tune rnn --dataset cifar10` found best: `--config runs/tune-rnn-cifar10/best.json`
 """
 
 from __future__ import annotations
@@ -15,10 +13,10 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import cli, presets, study
+from experiments import cli, networks, presets, study
 from experiments.config import AtLeast0, AtLeast1, Below1, Between, Config, OneOf, Positive
-from experiments.softmax import cross_entropy
-from jaxssl import augment, models, training
+from experiments.softmax import classifier
+from jaxssl import models, training
 
 if TYPE_CHECKING:
     from experiments.datasets import Data
@@ -89,29 +87,14 @@ def make_method(config: RNN, data: Data) -> training.Method:
         hidden=config.hidden,
         image_size=size,
         channels=channels,
-        dtype=study.dtype(config),
+        dtype=networks.dtype(config),
         rngs=rngs,
     )
     sizes, classes = (config.l2, config.l3), len(data.classes)
     head = models.MLPClassifier(config.hidden, sizes, classes, dropout=config.dropout, rngs=rngs)
 
-    def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
-        _, logits = model(augment.view(key, batch["image"], data.recipe))
-        return cross_entropy(logits, batch["label"])
-
-    def validate(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
-        _, logits = model(augment.to_float(batch["image"]))
-        return cross_entropy(logits, batch["label"])
-
-    return training.Method(
-        config.title,
-        models.Embedder(encoder, head),
-        loss,
-        make_optimizer(config, data),
-        best=("accuracy", "max"),
-        validate=validate,
-        logits=lambda model, images: model(images)[1],
-    )
+    model = models.Embedder(encoder, head)
+    return classifier(config.title, model, make_optimizer(config, data), data.recipe)
 
 
 def main(config: RNN) -> None:

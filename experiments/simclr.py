@@ -18,7 +18,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import cli, presets, study
+from experiments import cli, networks, presets, study
 from experiments.config import AtLeast1, Between, EncoderConfig, Positive
 from jaxssl import augment, losses, models, training
 
@@ -60,7 +60,7 @@ PRESETS = presets.of(SimCLR, OWN)
 
 def make_model(config: SimCLR) -> tuple[models.Embedder, str]:
     """Make f and g, and say what f starts as: h = f(x) is what we want, z = g(h) feeds the loss."""
-    encoder, start, rngs = study.make_encoder(config)
+    encoder, start, rngs = networks.make_encoder(config)
     head = models.ProjectionHead(
         encoder.features, kind=config.head, out_features=config.features, rngs=rngs
     )
@@ -77,7 +77,7 @@ def make_method(config: SimCLR, data: Data) -> training.Method:
         loss = losses.nt_xent(z_a, z_b, temperature=config.temperature)
         return loss, training.pair_health(z_a, z_b)
 
-    optimizer = study.make_optimizer(config, data, model)
+    optimizer = networks.make_optimizer(config, data, model)
     return training.Method(config.title, model, loss, optimizer, distance="angular", start=start)
 
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from experiments import cli, presets, study
+from experiments import cli, networks, presets, study
 from experiments.config import AtLeast0, AtLeast1, Between, EncoderConfig, Positive, Share
 from jaxssl import augment, models, training
 
@@ -43,36 +43,52 @@ class Softmax(EncoderConfig):
 PRESETS = presets.of(Softmax)
 
 
-def cross_entropy(logits: Any, labels: Any) -> Any:
-    """Return the mean cross-entropy, and the share that is right."""
+def classifier(name: str, model: Any, optimizer: Any, recipe: Any, **more: Any) -> training.Method:
+    """Make the method of a classifier: cross-entropy of the model's logits.
+
+    Args:
+      name: Its name.
+      model: `model(images) -> (h, logits [b, k])`.
+      optimizer: Of its parameters.
+      recipe: Of the random view of each training image; None: the images as they are.
+      **more: Other attributes of the `Method`.
+    """
     import optax  # it imports JAX, for which --help does not wait
 
-    losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-    return losses.mean(), {"accuracy": (logits.argmax(1) == labels).mean()}
-
-
-def make_method(config: Softmax, data: Data) -> training.Method:
-    """Make the method: cross-entropy of a linear layer on h, of one random view of each image."""
-    encoder, start, rngs = study.make_encoder(config)
-    head = models.Classifier(encoder.features, len(data.classes), rngs=rngs)
-    model = models.Embedder(encoder, head)
+    def of_images(model: Any, images: Any, labels: Any) -> Any:
+        _, logits = model(images)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+        return losses.mean(), {"accuracy": (logits.argmax(1) == labels).mean()}
 
     def loss(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
-        _, logits = model(augment.view(key, batch["image"], data.recipe))
-        return cross_entropy(logits, batch["label"])
+        return of_images(model, augment.view(key, batch["image"], recipe), batch["label"])
 
     def validate(model: Any, batch: training.Batch, key: Any, step: Any) -> Any:
-        _, logits = model(augment.to_float(batch["image"]))
-        return cross_entropy(logits, batch["label"])
+        return of_images(model, augment.to_float(batch["image"]), batch["label"])
 
     return training.Method(
-        config.title,
+        name,
         model,
         loss,
-        study.make_optimizer(config, data, model),
+        optimizer,
         best=("accuracy", "max"),
         validate=validate,
         logits=lambda model, images: model(images)[1],
+        **more,
+    )
+
+
+def make_method(config: Softmax, data: Data) -> training.Method:
+    """Make the method: a linear layer on h, of one random view of each image."""
+    encoder, start, rngs = networks.make_encoder(config)
+    model = models.Embedder(
+        encoder, models.Classifier(encoder.features, len(data.classes), rngs=rngs)
+    )
+    return classifier(
+        config.title,
+        model,
+        networks.make_optimizer(config, data, model),
+        data.recipe,
         sampling={"balanced": config.balanced},
         patience=config.patience or None,
         start=start,

@@ -9,16 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from experiments import cli, config, datasets
-from jaxssl import analysis, augment, files, models, training
+from experiments import config, datasets, folders, watching
+from experiments.tables import table_of
+from jaxssl import analysis, files, training
 from jaxssl import data as images_room
 from jaxssl.analysis.health import health
 from jaxssl.errors import InputError
@@ -26,9 +24,7 @@ from jaxssl.errors import InputError
 if TYPE_CHECKING:
     from experiments.datasets import Data
     from experiments.finished import Finished
-    from jaxssl.data import ImageSet
 
-KNN_BANK = 2000
 # Hears the numbers of every validation; what it raises ends the run.
 OnValidation = Callable[[Mapping[str, float]], None]
 
@@ -132,78 +128,6 @@ def load(run: Run, *, labels: bool = False) -> Data:
     )
 
 
-def make_encoder(settings: Any) -> tuple[Any, str, models.Rngs]:
-    """Make the encoder f that the flags name.
-
-    Returns:
-      The encoder; in words, what its weights are; and the source of random weights after it.
-    """
-    rngs = models.Rngs(settings.seed)
-    encoder = models.make_encoder(
-        settings.encoder,
-        image_size=settings.image_size,
-        channels=settings.channels,
-        negative_slope=0.01 if settings.leaky_relu else 0.0,
-        width=settings.width,
-        layer=settings.layer or None,
-        dtype=dtype(settings),
-        rngs=rngs,
-    )
-    start, frozen = "random weights; no --pretrained file given", settings.frozen_until
-    if settings.pretrained:
-        start = str(models.load_pretrained(encoder, settings.pretrained))
-    if frozen == "trunk":
-        models.freeze(
-            getattr(encoder, "trunk", encoder), adapt_statistics=settings.adapt_statistics
-        )
-        start += "; its trunk is frozen"
-    elif frozen != "none":
-        until = int(frozen) if frozen.lstrip("-").isdecimal() else frozen
-        models.freeze(encoder, until=until, adapt_statistics=settings.adapt_statistics)
-        start += f"; its blocks up to {frozen} are frozen"
-    return encoder, start, rngs
-
-
-def dtype(settings: Any) -> Any:
-    """Return what --bfloat16 asks to compute in."""
-    import jax.numpy as jnp
-
-    return jnp.bfloat16 if settings.bfloat16 else jnp.float32
-
-
-def make_optimizer(
-    settings: config.Optimization, data: Data, model: Any, encoder: Any = None
-) -> Any:
-    """Make the optimizer that the flags name, over the length of the training.
-
-    Args:
-      settings: The flags.
-      data: Says how long the training is.
-      model: Whose parameters move.
-      encoder: The part of it whose blocks --layer-decay tells apart; None: `model.encoder`.
-    """
-    import jax
-    import optax
-
-    cosine = settings.schedule == "cosine"
-    optimizer = training.make_optimizer(
-        settings.optimizer,
-        learning_rate=settings.learning_rate,
-        total_steps=data.total_steps,
-        schedule=settings.schedule,
-        warmup_steps=round(settings.warmup * data.total_steps) if cosine else 0,
-        weight_decay=settings.weight_decay,
-    )
-    if settings.layer_decay == 1:
-        return optimizer
-    blocks = model.encoder if encoder is None else encoder
-    scales = models.learning_rate_scales(model, blocks, settings.layer_decay)
-    scaled = optax.stateless(
-        lambda updates, _: jax.tree.map(lambda update, scale: update * scale, updates, scales)
-    )
-    return optax.chain(optimizer, scaled)
-
-
 def train(
     run: Run, data: Data, method: training.Method, on_validation: OnValidation | None = None
 ) -> Trained:
@@ -220,7 +144,7 @@ def train(
     from jaxssl.training import processes
 
     settings, placement = run.config, run.placement
-    plan = _plan(settings, data, method)
+    plan = watching.plan_of(settings, data, method)
     stream = functools.partial(
         images_room.train_stream,
         data.train,
@@ -236,7 +160,7 @@ def train(
     if processes.count() > 1:
         _check_together(data, method, on_validation)
         placement.meet()
-    validate = _validation(run, data, method, plan)
+    validate = watching.validation(run, data, method, plan)
 
     def evaluate(state: training.TrainState) -> dict[str, float]:
         row = validate(state)
@@ -244,13 +168,13 @@ def train(
             on_validation(row)
         return row
 
-    folder = run.closing.enter_context(_run_folder(run, data, method))
+    folder = run.closing.enter_context(folders.run_folder(run, data, method))
     every = round(settings.keep_every * plan.steps_per_epoch)
     checkpoints = run.closing.enter_context(
         training.Checkpoints(folder.path / "checkpoints", keep_every=every)
     )
     if processes.is_first():
-        _save_what_goes_in(folder.path, data, settings.seed)
+        folders.save_what_goes_in(folder.path, data, settings.seed)
     resident = None
     if settings.resident:
         shape = (len(data.train), *data.train.shape)
@@ -288,7 +212,7 @@ def not_trained(
       make_method: Makes it; with random weights it is the untrained baseline.
     """
     print(f"encoder: {method.start}", flush=True)
-    folder = run.closing.enter_context(_run_folder(run, data, method))
+    folder = run.closing.enter_context(folders.run_folder(run, data, method))
     state = run.placement.replicate(training.create_state(method))
     random = make_method(run.config.for_structure(), data)
     return Trained(
@@ -335,7 +259,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     if trained.states["last"] is not trained.states["best"]:
         wanted[other] = (trained.states[other], judged)
     about = {
-        "config_hash": config.hash_of(_recipe(run)),
+        "config_hash": config.hash_of(folders.recipe_of(run)),
         "layer": "h",
         "distance": method.distance,
         "checkpoint": trained.facts[f"{judge}_step"],
@@ -366,9 +290,9 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     tables["raw_pixels"] = {
         part: table_of(x, part, images_room.raw_pixels(x), pixels) for part, x in judged.items()
     }
-    from experiments import frozen  # a study itself, which is made of these verbs
+    from experiments import baseline  # of a study, which is made of these verbs
 
-    tables |= frozen.baseline(run, judged, about)
+    tables |= baseline.imagenet(run, judged, about)
     names, labels = data.test.class_names, data.test.labels
     found = None if logits is None else analysis.classification(logits, labels, names)
     facts = analysis.Facts(
@@ -421,27 +345,6 @@ def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ())
     print(f"report: {page}")
 
 
-def table_of(
-    images: ImageSet,
-    split: str,
-    vectors: np.ndarray,
-    about: Mapping[str, Any],
-    *,
-    pictures: bool = False,
-) -> analysis.Embeddings:
-    """Make a table of a set and its vectors; `about` stands in its metadata."""
-    return analysis.Embeddings(
-        ids=images.ids,
-        paths=images.paths,
-        class_names=tuple(images.class_names[i] if i >= 0 else "" for i in images.labels),
-        class_index=images.labels,
-        split=(split,) * len(images),
-        vectors=vectors,
-        thumbnails=images_room.thumbnails(images) if pictures else [],
-        metadata=dict(about),
-    )
-
-
 # The parts of `open` and `train`.
 
 
@@ -465,116 +368,6 @@ def start_devices(settings: config.Devices) -> None:
     devices.keep_compiled(files.cache_dir() / "xla")
 
 
-def _plan(settings: config.Training, data: Data, method: training.Method) -> training.Plan:
-    """Plan when the loop evaluates, saves and ends."""
-    import jax
-
-    # A checkpoint is saved with each validation: as often as one is to be kept.
-    evaluate_epochs = min(settings.evaluate_epochs, settings.keep_every or math.inf)
-    return training.Plan(
-        total_steps=min(data.total_steps, settings.steps or data.total_steps),
-        steps_per_epoch=data.steps_per_epoch,
-        evaluate_every=max(1, round(evaluate_epochs * data.steps_per_epoch)),
-        log_every=settings.log_every,
-        save_seconds=60 * settings.save_minutes,
-        patience=method.patience,
-        # XLA runs a convolution inside a loop on a CPU 3 to 16 times slower than outside of it
-        # (scripts/benchmarks/simclr_step.py), and a CPU is its own host.
-        steps_per_dispatch=1 if jax.default_backend() == "cpu" else settings.steps_per_dispatch,
-    )
-
-
-def _recipe(run: Run) -> dict[str, Any]:
-    """Pick the settings that make the method: the program's, and those of the images."""
-    own = dataclasses.asdict(run.config)
-    return config.recipe(own, type(run.config)) | config.recipe(_image_settings(run), config.Images)
-
-
-def _image_settings(run: Run) -> dict[str, Any]:
-    names = [field.name for field in dataclasses.fields(config.Images)]
-    settings = {name: getattr(run.images, name) for name in names}
-    return settings | {"lookalikes": datasets.harder_unseen(run.images)}
-
-
-def _run_folder(run: Run, data: Data, method: training.Method) -> training.RunFolder:
-    """Make the run's folder, which checks a resumed one against this configuration."""
-    from jaxssl.training import devices, runs
-
-    settings, dataset = run.config, run.images.dataset
-    program = cli.program_of(settings)
-    path = settings.run_dir or runs.default_run_dir(Path(program).stem, dataset)
-    print(f"run folder: {path}", flush=True)
-    return training.RunFolder(
-        path,
-        {**_image_settings(run), **dataclasses.asdict(settings)}
-        | {"lookalikes": datasets.harder_unseen(run.images)},
-        may_differ={n for n, scope in config.scopes(type(settings)).items() if scope.resume},
-        facts={
-            "study": method.name,
-            "program": program,
-            "dataset": dataset,
-            "recipe": _recipe(run),
-            "hash": config.hash_of(_recipe(run)),
-            "data": data.fingerprint,
-            "outline": data.outline(),
-            "devices": devices.summary(),
-            "pretrained": method.start,
-        },
-    )
-
-
-def _validation(
-    run: Run, data: Data, method: training.Method, plan: training.Plan
-) -> Callable[[training.TrainState], dict[str, float]]:
-    """Make `validate(state) -> {"loss": ..., "knn_accuracy": ..., ...}` on the validation images.
-
-    Loss and metrics are the method's own in evaluation mode, with the same keys every time, as
-    means over batches of equal size, whose chance level is therefore one number. `knn_accuracy`,
-    at most once an epoch, is of the representation h on the seen classes, against at most 2,000
-    training images.
-    """
-    import jax
-
-    from jaxssl import embedding
-
-    placement, seed = run.placement, run.config.seed
-    measure = training.make_eval_step(method.model, method.validate or method.loss, placement)
-    encode = embedding.compile_output(method.model, method.encode, placement)
-    random = np.random.default_rng(0)
-    many = placement.device_count
-    size = min(run.config.batch_size, len(data.val)) // many * many
-    if not size:
-        raise InputError(
-            f"{len(data.val)} validation images cannot be split over {many} devices: use fewer "
-            "devices or more images"
-        )
-    order = random.permutation(len(data.val))[: len(data.val) // size * size]
-    batches = [data.val.batch(rows[placement.part(size)]) for rows in order.reshape(-1, size)]
-    labelled = data.train.labelled()
-    bank = labelled.subset(np.sort(random.permutation(len(labelled))[:KNN_BANK]))
-
-    def validate(state: training.TrainState) -> dict[str, float]:
-        rows = []
-        for i, batch in enumerate(batches):
-            key = jax.random.fold_in(jax.random.key(seed), i)
-            loss, metrics = measure(state, placement.put(batch), key)
-            rows.append({"loss": loss, **metrics})
-        rows = jax.device_get(rows)
-        means = {name: float(np.mean([row[name] for row in rows])) for name in rows[0]}
-        if plan.ends_epoch(int(state.step)) and len(bank):
-            h_bank = embedding.embed_set(encode, state, bank, placement)
-            h_val = embedding.embed_set(encode, state, data.val, placement)
-            means["knn_accuracy"] = analysis.knn_accuracy(
-                h_bank, bank.labels, h_val, data.val.labels, k=20
-            )
-        verdict = health([means], {})
-        if verdict.state == "collapsed":
-            print(f"warning: the embedding has collapsed. {verdict.text}", flush=True)
-        return means
-
-    return validate
-
-
 def _check_together(
     data: Data, method: training.Method, on_validation: OnValidation | None
 ) -> None:
@@ -590,22 +383,3 @@ def _check_together(
         },
         "all need the same files in --data-dir and --pretrained",
     )
-
-
-def _save_what_goes_in(path: Path, data: Data, seed: int) -> None:
-    """Write `report/views.png`, a few images with two views each, and `skipped.json`."""
-    import jax
-
-    from jaxssl.analysis import figures
-
-    if data.skipped:
-        files.write_json(path / "skipped.json", data.skipped)
-    if data.recipe is None:
-        return
-    images = data.train
-    rows = np.random.default_rng(seed).permutation(len(images))[:8]
-    originals = np.stack([images[i]["image"] for i in rows])
-    views = jax.device_get(augment.views(jax.random.key(seed), originals, data.recipe))
-    drawn = [np.asarray(np.round(255 * view), np.uint8) for view in views]
-    (path / "report").mkdir(exist_ok=True)
-    figures.save_png(figures.view_sheet(originals, *drawn), path / "report" / "views.png")

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from experiments import cli, presets, study
+from experiments import cli, networks, presets, study
 from experiments.simclr import SimCLR, make_model
 from jaxssl import augment, losses, training
 
@@ -49,7 +49,7 @@ def make_method(config: SupCon, data: Data) -> training.Method:
         config.title,
         model,
         loss,
-        study.make_optimizer(config, data, model),
+        networks.make_optimizer(config, data, model),
         distance="angular",
         sampling={"balanced": config.balanced},
         start=start,

@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Annotated, Any
 
-from experiments import cli, presets, study
+from experiments import cli, networks, presets, study
 from experiments.config import AtLeast0, AtLeast1, Between, EncoderConfig
 from jaxssl import augment, losses, models, training
 
@@ -45,7 +45,7 @@ PRESETS = presets.of(Triplet)
 
 def make_method(config: Triplet, data: Data) -> training.Method:
     """Make the method: triplets mined in the step, of one random view of each image."""
-    encoder, start, _ = study.make_encoder(config)
+    encoder, start, _ = networks.make_encoder(config)
     model = models.Embedder(encoder)  # the embedding is h itself
 
     def triplets(model: Any, images: Any, labels: Any, **policy: Any) -> Any:
@@ -72,7 +72,7 @@ def make_method(config: Triplet, data: Data) -> training.Method:
         config.title,
         model,
         loss,
-        study.make_optimizer(config, data, model),
+        networks.make_optimizer(config, data, model),
         # The hardest triplets' loss is lowest, the margin, where all points are one.
         best=("knn_accuracy", "max"),
         validate=hardest,

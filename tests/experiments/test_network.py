@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import datasets, describe, rnn, softmax, study
+from experiments import datasets, describe, networks, rnn, softmax
 from jaxssl.errors import InputError
 from jaxssl.models import pretrained
 
@@ -49,12 +49,14 @@ def test_freeze_leaves_the_trunk_out_of_training():
     small = changed(DIGITS, color="rgb", image_size=32, encoder="plankton_v2_s")
 
     def made(**changes):
-        return trainable(nnx.eval_shape(lambda: study.make_encoder(changed(small, **changes))[0]))
+        return trainable(
+            nnx.eval_shape(lambda: networks.make_encoder(changed(small, **changes))[0])
+        )
 
     assert made() - made(freeze="trunk") == TRUNK
-    assert changed(small, pretrained="x.pth").frozen_trunk  # what weights are given for
-    assert not changed(small, pretrained="x.pth", freeze="none").frozen_trunk
-    convnet, start, _ = study.make_encoder(changed(DIGITS, freeze="trunk"))
+    assert changed(small, pretrained="x.pth").frozen_until == "trunk"  # what weights are given for
+    assert changed(small, pretrained="x.pth", freeze="none").frozen_until == "none"
+    convnet, start, _ = networks.make_encoder(changed(DIGITS, freeze="trunk"))
     assert trainable(convnet) == 0
     assert "its trunk is frozen" in start
 
@@ -63,7 +65,7 @@ def test_freeze_leaves_the_trunk_out_of_training():
 def weights(tmp_path_factory):
     """Random tensors under torchvision's names, in a file of the safetensors format."""
     config = changed(DIGITS, color="rgb", image_size=16, encoder="plankton_v2_s")
-    encoder = nnx.eval_shape(lambda: study.make_encoder(config)[0])
+    encoder = nnx.eval_shape(lambda: networks.make_encoder(config)[0])
     tensors = {}
     random = np.random.default_rng(0)
     for prefix, layer in pretrained._torchvision_names(encoder.trunk):
@@ -85,7 +87,7 @@ def weights(tmp_path_factory):
 
 def test_pretrained_weights_come_into_the_encoder_and_are_named(weights):
     config, tensors = weights
-    encoder, said, _ = study.make_encoder(config)
+    encoder, said, _ = networks.make_encoder(config)
     for part in ("weights.safetensors", "1 left over", "trunk frozen"):
         assert part in said
     np.testing.assert_array_equal(
@@ -95,17 +97,17 @@ def test_pretrained_weights_come_into_the_encoder_and_are_named(weights):
     assert trainable(encoder.trunk) == 0
     # To be filled from a checkpoint: the same structure, and no file is read.
     again = changed(config, pretrained="gone.pth").for_structure()
-    blank = nnx.eval_shape(lambda: study.make_encoder(changed(config).for_structure())[0])
+    blank = nnx.eval_shape(lambda: networks.make_encoder(changed(config).for_structure())[0])
     assert (again.pretrained, again.freeze) == ("", "trunk")
     assert jax.tree.structure(nnx.state(blank)) == jax.tree.structure(nnx.state(encoder))
-    assert study.make_encoder(DIGITS)[1] == "random weights; no --pretrained file given"
+    assert networks.make_encoder(DIGITS)[1] == "random weights; no --pretrained file given"
     with pytest.raises(InputError, match=r"missing\.pth"):
-        study.make_encoder(changed(config, pretrained="missing.pth"))
+        networks.make_encoder(changed(config, pretrained="missing.pth"))
 
 
 def test_leaky_relu_is_the_backbones():
     with pytest.raises(InputError, match=r"negative slope 0\.01: convnet has no such option"):
-        study.make_encoder(changed(DIGITS, leaky_relu=True))
+        networks.make_encoder(changed(DIGITS, leaky_relu=True))
 
 
 @pytest.mark.parametrize(

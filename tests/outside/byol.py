@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from experiments import cli, presets, study
+from experiments import cli, networks, presets, study
 from experiments.config import AtLeast1, Between, EncoderConfig, Share
 from jaxssl import augment, losses, models, training
 
@@ -60,8 +60,8 @@ class Networks(nnx.Module):
 
 def make_method(config: BYOL, data: Data) -> training.Method:
     """The squared distance of prediction and teacher's projection, both of length 1."""
-    encoder, start, rngs = study.make_encoder(config)
-    networks = Networks(encoder, config.features, rngs)
+    encoder, start, rngs = networks.make_encoder(config)
+    model = Networks(encoder, config.features, rngs)
 
     def loss(model: Networks, batch: training.Batch, key: jax.Array, step: jax.Array) -> Any:
         share = jnp.minimum(step / data.total_steps, 1.0)
@@ -79,9 +79,9 @@ def make_method(config: BYOL, data: Data) -> training.Method:
 
     return training.Method(
         config.title,
-        networks,
+        model,
         loss,
-        study.make_optimizer(config, data, networks, encoder),
+        networks.make_optimizer(config, data, model, encoder),
         distance="angular",
         # The loss is lowest, 0, where all images are one point.
         best=("knn_accuracy", "max"),

@@ -1,0 +1,74 @@
+"""A study's run folder: what it is called, what stands in its config.json, what goes in first."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from experiments import cli, config, datasets
+from jaxssl import augment, files, training
+
+if TYPE_CHECKING:
+    from experiments.datasets import Data
+    from experiments.study import Run
+
+
+def recipe_of(run: Run) -> dict[str, Any]:
+    """Pick the settings that make the method: the program's, and those of the images."""
+    own = dataclasses.asdict(run.config)
+    return config.recipe(own, type(run.config)) | config.recipe(_image_settings(run), config.Images)
+
+
+def _image_settings(run: Run) -> dict[str, Any]:
+    names = [field.name for field in dataclasses.fields(config.Images)]
+    settings = {name: getattr(run.images, name) for name in names}
+    return settings | {"lookalikes": datasets.harder_unseen(run.images)}
+
+
+def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFolder:
+    """Make the run's folder, which checks a resumed one against this configuration."""
+    from jaxssl.training import devices, runs
+
+    settings, dataset = run.config, run.images.dataset
+    program = cli.program_of(settings)
+    path = settings.run_dir or runs.default_run_dir(Path(program).stem, dataset)
+    print(f"run folder: {path}", flush=True)
+    return training.RunFolder(
+        path,
+        {**_image_settings(run), **dataclasses.asdict(settings)}
+        | {"lookalikes": datasets.harder_unseen(run.images)},
+        may_differ={n for n, scope in config.scopes(type(settings)).items() if scope.resume},
+        facts={
+            "study": method.name,
+            "program": program,
+            "dataset": dataset,
+            "recipe": recipe_of(run),
+            "hash": config.hash_of(recipe_of(run)),
+            "data": data.fingerprint,
+            "outline": data.outline(),
+            "devices": devices.summary(),
+            "pretrained": method.start,
+        },
+    )
+
+
+def save_what_goes_in(path: Path, data: Data, seed: int) -> None:
+    """Write `report/views.png`, a few images with two views each, and `skipped.json`."""
+    import jax
+
+    from jaxssl.analysis import figures
+
+    if data.skipped:
+        files.write_json(path / "skipped.json", data.skipped)
+    if data.recipe is None:
+        return
+    images = data.train
+    rows = np.random.default_rng(seed).permutation(len(images))[:8]
+    originals = np.stack([images[i]["image"] for i in rows])
+    views = jax.device_get(augment.views(jax.random.key(seed), originals, data.recipe))
+    drawn = [np.asarray(np.round(255 * view), np.uint8) for view in views]
+    (path / "report").mkdir(exist_ok=True)
+    figures.save_png(figures.view_sheet(originals, *drawn), path / "report" / "views.png")
