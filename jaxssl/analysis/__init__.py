@@ -6,7 +6,8 @@ is loaded when it is first asked for. More stands in the modules of these names:
 - `embeddings`, `tables`: a table, on disk a parquet file; all tables of a run
 - `distances`, `exemplars`, `retrieval`, `probes`, `linear_probe`, `projection`: single measures
 - `measures`, `results`: all of them at once, as one value
-- `health`: whether an embedding has collapsed
+- `clusters`, `outliers`, `suspects`: what needs no labels, and labels that may be wrong
+- `health`, `findings`: whether an embedding has collapsed; classes that fail, baselines that win
 - `run`, `report`, `sections`, `evaluation`, `compare`: run folders, and their pages
 """
 
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from jaxssl.analysis.classifier import classification
     from jaxssl.analysis.compare import write_comparison
     from jaxssl.analysis.embeddings import Embeddings
-    from jaxssl.analysis.headlines import headline
     from jaxssl.analysis.measures import analyse
     from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
     from jaxssl.analysis.projection import tsne_together, umap_together
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jaxssl.analysis.results import Classification, Facts, Results
     from jaxssl.analysis.run import Run, read_run
     from jaxssl.analysis.tables import Tables, read_tables, save_tables, with_map
+    from jaxssl.analysis.terminal import headline
 
 __all__ = [
     "Classification",
@@ -55,7 +56,6 @@ _MODULES = {
     "classifier": ("classification",),
     "compare": ("write_comparison",),
     "embeddings": ("Embeddings",),
-    "headlines": ("headline",),
     "measures": ("analyse",),
     "probes": ("knn_accuracy", "knn_votes", "label_efficiency"),
     "projection": ("tsne_together", "umap_together"),
@@ -63,6 +63,7 @@ _MODULES = {
     "results": ("Classification", "Facts", "Results"),
     "run": ("Run", "read_run"),
     "tables": ("Tables", "read_tables", "save_tables", "with_map"),
+    "terminal": ("headline",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -97,6 +97,7 @@ def analyse(
         spread={name: spread(table.vectors) for name, table in spread_of.items()},
         clusters=clusters,
         outliers=find_outliers(every, *near) if near else (),
+        nearest_right={n: _nearest_right(t) for n, t in of_h.items() if len(t.class_list) > 1},
         exemplars=odd,
         knn_accuracy=knn,
         label_efficiency=tuple(
@@ -122,6 +123,17 @@ def _knn_accuracy(h: Sets) -> float | None:
         return None
     wanted = np.array([label[name] for name in queries.class_names])
     return probes.knn_accuracy(bank.vectors, bank.labels, queries.vectors, wanted)
+
+
+def _nearest_right(table: Embeddings) -> dict[str, float | None]:
+    """Measure class by class how many images have one of their class as their nearest other."""
+    v, y = table.vectors, table.labels
+    near, _ = nearest_neighbours(v, v, count=1, metric=table.distance, exclude_self=True)
+    right, counts = np.bincount(y, y[near[:, 0]] == y), np.bincount(y)
+    return {
+        name: float(r / n) if n > 1 else None
+        for name, r, n in zip(table.class_list, right, counts, strict=True)
+    }
 
 
 def _neighbours(images: Together) -> tuple[np.ndarray, np.ndarray] | None:

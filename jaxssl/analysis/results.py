@@ -263,7 +263,9 @@ class Results:
         distances: Judged set -> mean distances of h class by class.
         separation: Judged set of two classes or more -> embedding -> separation.
         retrieval: The same of retrieval.
-        nmi: The same of the mutual information of classes and k-means clusters, 0 to 1.
+        nearest_right: Judged set of two classes or more -> class -> share of its images whose
+            nearest other image by h is of the class; None for a class of one image.
+        nmi: As `retrieval`, of the mutual information of classes and k-means clusters, 0 to 1.
         silhouette: The same of the mean silhouette, -1 to 1.
         exemplars: Judged set -> class -> its typical and odd images.
         label_efficiency: The curves, of unseen sets with two classes of two images or more;
@@ -285,6 +287,7 @@ class Results:
     distances: Mapping[str, Distances] = field(default_factory=dict)
     separation: Mapping[str, Mapping[str, Separation]] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, RetrievalScores]] = field(default_factory=dict)
+    nearest_right: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     nmi: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     silhouette: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     exemplars: Mapping[str, Mapping[str, ClassExemplars]] = field(default_factory=dict)

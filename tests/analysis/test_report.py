@@ -302,7 +302,7 @@ def test_what_is_missing_is_a_sentence(tmp_path):
         "There is no label-efficiency curve of unseen: it has one class (salp)",
         "metrics.jsonl is missing or empty",
         "config.json is missing",
-        "Health: not collapsed",
+        "Collapse: not collapsed",
     ):
         assert sentence in page.text
     assert "classifier" not in page.text
