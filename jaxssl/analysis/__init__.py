@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxssl.analysis.classifier import classification
     from jaxssl.analysis.compare import write_comparison
+    from jaxssl.analysis.confident import confident_learning
     from jaxssl.analysis.embeddings import Embeddings
     from jaxssl.analysis.measures import analyse
     from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from jaxssl.analysis.report import write_report
     from jaxssl.analysis.results import Classification, Facts, Results
     from jaxssl.analysis.run import Run, read_run
+    from jaxssl.analysis.suspects import find_suspects
     from jaxssl.analysis.tables import Tables, read_tables, save_tables, with_map
     from jaxssl.analysis.terminal import headline
 
@@ -38,6 +40,8 @@ __all__ = [
     "Tables",
     "analyse",
     "classification",
+    "confident_learning",
+    "find_suspects",
     "headline",
     "knn_accuracy",
     "knn_votes",
@@ -54,6 +58,7 @@ __all__ = [
 
 _MODULES = {
     "classifier": ("classification",),
+    "confident": ("confident_learning",),
     "compare": ("write_comparison",),
     "embeddings": ("Embeddings",),
     "measures": ("analyse",),
@@ -62,6 +67,7 @@ _MODULES = {
     "report": ("write_report",),
     "results": ("Classification", "Facts", "Results"),
     "run": ("Run", "read_run"),
+    "suspects": ("find_suspects",),
     "tables": ("Tables", "read_tables", "save_tables", "with_map"),
     "terminal": ("headline",),
 }

@@ -45,8 +45,8 @@ def failing(results: Results) -> list[Failing]:
     asked: dict[str, tuple[Mapping[str, float | None], Mapping[str, int]]] = {}
     own = results.classification
     if own:
-        images = dict(zip(own.classes, (sum(row) for row in own.confusion), strict=True))
-        asked["its own classifier on the test images"] = own.per_class, images
+        own_images = {n: sum(row) for n, row in zip(own.classes, own.confusion, strict=True)}
+        asked["its own classifier on the test images"] = (own.per_class, own_images)
     for name, shares in results.nearest_right.items():
         asked[f"the nearest neighbour in {name}"] = shares, results.sets[name].classes
     found = []

@@ -182,6 +182,29 @@ class Outlier:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """An image whose label, picture or split is probably wrong (`suspects.find_suspects`).
+
+    Args:
+        id: Its name.
+        set: Its set.
+        class_name: Its class, "" where it has no label.
+        proposed: The class that its neighbours say, "" where nothing speaks for another.
+        score: The higher, the more suspect; 0 to 4.
+        why: A sentence for each reason.
+        twin: Id of the image that it is a copy of, "" for none.
+    """
+
+    id: str
+    set: str
+    class_name: str
+    proposed: str
+    score: float
+    why: tuple[str, ...]
+    twin: str = ""
+
+
+@dataclass(frozen=True)
 class LabelRow:
     """One point of a label-efficiency curve (`probes.label_efficiency`).
 
@@ -261,6 +284,7 @@ class Results:
         clusters: Of all images; None where there are fewer than 3.
         outliers: Of all images, the farthest from the others first.
         distances: Judged set -> mean distances of h class by class.
+        suspects: Of all images, the most suspect first.
         separation: Judged set of two classes or more -> embedding -> separation.
         retrieval: The same of retrieval.
         nearest_right: Judged set of two classes or more -> class -> share of its images whose
@@ -284,6 +308,7 @@ class Results:
     spread: Mapping[str, Spread] = field(default_factory=dict)
     clusters: Clusters | None = None
     outliers: tuple[Outlier, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
     distances: Mapping[str, Distances] = field(default_factory=dict)
     separation: Mapping[str, Mapping[str, Separation]] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, RetrievalScores]] = field(default_factory=dict)

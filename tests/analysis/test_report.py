@@ -318,7 +318,7 @@ def test_a_run_without_labels_gets_what_needs_none(tmp_path):
     assert "Learnt from 32 images, all without a label." in page.text
     assert "No image has a label" in page.text
     assert page.values("id")[:1] == ["overview"]
-    wanted = {"overview", "training", "map", "clusters", "outliers", "settings"}
+    wanted = {"overview", "training", "map", "clusters", "outliers", "settings", "suspects"}
     assert {i for i in page.values("id") if not i.startswith(("map-", "w", "n"))} == wanted
     data = next(json.loads(raw) for raw in page.raw if raw.lstrip().startswith("{"))
     assert data["classes"] == ["no label"]
