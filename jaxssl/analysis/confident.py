@@ -12,7 +12,8 @@ def confident_learning(labels: np.ndarray, probabilities: np.ndarray) -> tuple[n
 
     The threshold of class j is its mean probability over the images labelled j,
     t_j = mean of p_xj over x labelled j. An image is confidently j where p_xj >= t_j; of several
-    such j the likeliest. It is suspect where that is another class than its label.
+    such j the likeliest. It is suspect where that is another class than its label, and its label is
+    not the likeliest class of all, as in the authors' cleanlab.
 
     Args:
         labels: int `[n]`, 0 to k - 1.
@@ -49,7 +50,8 @@ def confident_learning(labels: np.ndarray, probabilities: np.ndarray) -> tuple[n
     np.divide(np.bincount(labels, own, minlength=k), counts, out=thresholds, where=counts > 0)
     # A mean of equal numbers is off by rounding.
     confident = np.where(p >= thresholds - 1e-6, p, -np.inf)
-    found = np.where(np.isfinite(confident).any(axis=1), confident.argmax(axis=1), labels)
+    known = np.isfinite(confident).any(axis=1) & (p.argmax(axis=1) != labels)
+    found = np.where(known, confident.argmax(axis=1), labels)
     others = p.copy()
     others[rows, labels] = -np.inf
     return found != labels, found, own - others.max(axis=1)

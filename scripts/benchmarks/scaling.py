@@ -119,9 +119,9 @@ def worker(options: argparse.Namespace) -> None:
     import jax
     import jax.numpy as jnp
     import numpy as np
+    from jaxssl.augment.views import cifar, two_views
 
     from experiments import simclr
-    from jaxssl.augment.views import cifar, two_views
     from jaxssl.files import cache_dir as default_cache_dir
     from jaxssl.losses import nt_xent
     from jaxssl.training import devices

@@ -44,9 +44,9 @@ import jax.numpy as jnp
 import numpy as np
 from convolution import with_xla
 from flax import nnx
+from jaxssl.augment.views import cifar, to_float, two_views
 from torch_resnet import torch_step
 
-from jaxssl.augment.views import cifar, to_float, two_views
 from jaxssl.files import cache_dir as default_cache_dir
 from jaxssl.losses import nt_xent
 from jaxssl.models import Embedder, ProjectionHead, resnet18
