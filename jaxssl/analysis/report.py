@@ -77,6 +77,7 @@ def write_report(run_dir: str | os.PathLike[str], tables: Tables, results: Resul
         title=overview.title(run),
         run_name=folder.resolve().name,
         sets={set_title(name): found for name, found in results.sets.items()},
+        sheets=context.files.sheets,
         sections=[
             {
                 "id": section.id,
