@@ -6,7 +6,8 @@ is loaded when it is first asked for. More stands in the modules of these names:
 - `embeddings`, `tables`: a table, on disk a parquet file; all tables of a run
 - `distances`, `exemplars`, `retrieval`, `probes`, `linear_probe`, `projection`: single measures
 - `measures`, `results`: all of them at once, as one value
-- `health`: whether an embedding has collapsed
+- `clusters`, `outliers`, `suspects`: what needs no labels, and labels that may be wrong
+- `health`, `findings`: whether an embedding has collapsed; classes that fail, baselines that win
 - `run`, `report`, `sections`, `evaluation`, `compare`: run folders, and their pages
 """
 
@@ -18,17 +19,19 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from jaxssl.analysis.classifier import classification
     from jaxssl.analysis.compare import write_comparison
+    from jaxssl.analysis.confident import confident_learning
     from jaxssl.analysis.embeddings import Embeddings
     from jaxssl.analysis.export import export
     from jaxssl.analysis.few_labels import FewLabels, fit_few_labels
-    from jaxssl.analysis.headlines import headline
     from jaxssl.analysis.measures import analyse
     from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
     from jaxssl.analysis.projection import tsne_together, umap_together
     from jaxssl.analysis.report import write_report
     from jaxssl.analysis.results import Classification, Facts, Results
     from jaxssl.analysis.run import Run, read_run
+    from jaxssl.analysis.suspects import find_suspects
     from jaxssl.analysis.tables import Tables, read_tables, save_tables, with_map
+    from jaxssl.analysis.terminal import headline
 
 __all__ = [
     "Classification",
@@ -40,7 +43,9 @@ __all__ = [
     "Tables",
     "analyse",
     "classification",
+    "confident_learning",
     "export",
+    "find_suspects",
     "fit_few_labels",
     "headline",
     "knn_accuracy",
@@ -58,18 +63,20 @@ __all__ = [
 
 _MODULES = {
     "classifier": ("classification",),
+    "confident": ("confident_learning",),
     "compare": ("write_comparison",),
     "embeddings": ("Embeddings",),
     "export": ("export",),
     "few_labels": ("FewLabels", "fit_few_labels"),
-    "headlines": ("headline",),
     "measures": ("analyse",),
     "probes": ("knn_accuracy", "knn_votes", "label_efficiency"),
     "projection": ("tsne_together", "umap_together"),
     "report": ("write_report",),
     "results": ("Classification", "Facts", "Results"),
     "run": ("Run", "read_run"),
+    "suspects": ("find_suspects",),
     "tables": ("Tables", "read_tables", "save_tables", "with_map"),
+    "terminal": ("headline",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

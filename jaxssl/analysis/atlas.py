@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +18,8 @@ from jaxssl.analysis.names import NO_LABEL
 
 SHEET = 2016  # pixels a side: small enough for every browser's canvas, and 42 tiles of 48
 NEIGHBOURS = 8
+MOST = 40_000  # images whose pictures go into a page
+UNKNOWN = 65535
 
 
 def thumbnail(data: bytes, side: int) -> Image.Image | None:
@@ -36,14 +39,29 @@ def thumbnail(data: bytes, side: int) -> Image.Image | None:
         >>> thumbnail(b"", 48) is thumbnail(b"no picture", 48) is None
         True
     """
-    try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as opened:
-            image = opened.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    image = opened(data)
+    if image is None:
         return None
     enlarged = max(image.size) * 2 <= side
     method = Image.Resampling.NEAREST if enlarged else Image.Resampling.LANCZOS
     return ImageOps.pad(image, (side, side), method=method, color="white")
+
+
+def opened(data: bytes, longest: int | None = None) -> Image.Image | None:
+    """Open a table's PNG as RGB in its own shape, or None where there is no picture.
+
+    Args:
+        data: PNG bytes, b"" for none.
+        longest: Most pixels of its longer side.
+    """
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as file:
+            image = file.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    if longest and max(image.size) > longest:
+        image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    return image
 
 
 def data_uri(image: Image.Image, *, quality: int = 60) -> str:
@@ -88,43 +106,96 @@ def map_data(
 ) -> dict[str, Any]:
     """Pack the points that have `x_umap`, `y_umap`, as the page's script reads them.
 
+    Neighbours are of all images; those that are not drawn follow behind the points, with name and
+    picture and without a place. Where that would be more than `MOST` images, neighbours are of the
+    points drawn.
+
     Args:
         tables: Set -> table.
         classes: All class names, in the order of `figures.class_style`.
-        metric: The distance of the neighbours, which are taken among the points shown.
+        metric: The distance of the neighbours.
 
     Returns:
-        JSON values: names, ids, and base64 of little-endian arrays: `x`, `y` uint16 over the whole
-        square, `label` uint16, `set` uint8, `neighbours` uint32 `[n, NEIGHBOURS or fewer]`.
+        JSON values: names, and base64 of little-endian arrays: `x`, `y` uint16 over the whole
+        square, a point each; `label` uint16, `set` uint8, an image each; `neighbours` uint32
+        `[points, NEIGHBOURS or fewer]`; where there is a column `predicted`, `guess` uint16, 65535
+        for none. `sheets` are the pictures (`sprite_sheets`), `shapes` their widths and heights.
     """
     shown = {name: drawn(table) for name, table in tables.items()}
     xy = np.concatenate([coordinates(table) for table in shown.values()])
+    used = {name: table for name, table in shown.items() if len(table)}
+    rest = {n: t.select(~_is_drawn(t)) for n, t in tables.items() if n != "val"}
+    every = [*used.values(), *rest.values()]
+    vectors = np.concatenate([table.vectors for table in every])
+    points = len(xy)
+
+    def nearest(bank: np.ndarray) -> np.ndarray:
+        # The points are the bank's first rows: each finds itself, and that one goes.
+        most = min(NEIGHBOURS, len(bank) - 1)
+        near, _ = nearest_neighbours(bank[:points], bank, count=most + 1, metric=metric)
+        mine = near == np.arange(points)[:, None]
+        mine[~mine.any(axis=1), -1] = True  # equal points hid it
+        return near[~mine].reshape(points, most)
+
+    near = nearest(vectors)
+    extra = np.unique(near[near >= points])
+    whole = points + len(extra) <= MOST
+    if not whole:
+        near, extra = nearest(vectors[:points]), extra[:0]
+    near = np.where(near < points, near, points + np.searchsorted(extra, near))
+    rows = np.concatenate([np.arange(points), extra])
+    owner = np.concatenate([np.repeat(i, len(t)) for i, t in enumerate(every)])[rows]
+    home = [*used, *rest]
+
+    def column(name: str) -> list[Any]:
+        joined = [value for table in every for value in getattr(table, name)]
+        return [joined[row] for row in rows]
+
     # Without a label: one class more, the last.
+    names, sets, paths = column("class_names"), list(used), column("paths")
+    sets += [name for name in dict.fromkeys(home[i] for i in owner) if name not in used]
     index = {name: i for i, name in enumerate(classes)} | {"": len(classes)}
-    vectors = np.concatenate([table.vectors for table in shown.values()])
-    near, _ = nearest_neighbours(
-        vectors, vectors, count=min(NEIGHBOURS, len(xy) - 1), metric=metric, exclude_self=True
-    )
     low, extent = xy.min(0), max(float(np.ptp(xy, axis=0).max()), 1e-9)
     x, y = ((xy - low - np.ptp(xy, axis=0) / 2) / extent + 0.5).T * 65535
-    tile = 48 if len(xy) <= 12_000 else 32
-    names = [name for table in shown.values() for name in table.class_names]
-    thumbnails = [data for table in shown.values() for data in table.thumbnails]
+    tile = 48 if len(rows) <= 12_000 else 32
+    # Of the text, only to be short: it need not end at a folder.
+    root = os.path.commonprefix(paths)  # noqa: RUF071
+    thumbnails = column("thumbnails")
+    guesses = [g for t in used.values() for g in t.extra.get("predicted", [""] * len(t))]
+    guess = [index.get(str(g), UNKNOWN) if g else UNKNOWN for g in guesses]
     return {
         "classes": [*classes, NO_LABEL] if "" in names else list(classes),
         "unlabelled": len(classes),
-        "sets": list(shown),
-        "ids": [name for table in shown.values() for name in table.ids],
+        "sets": sets,
+        "ids": column("ids"),
+        "root": root,
+        "paths": [path[len(root) :] for path in paths] if any(paths) else [],
         "x": _packed(x, "<u2"),
         "y": _packed(65535 - y, "<u2"),  # up on paper is down on a screen
         "label": _packed(np.array([index[name] for name in names]), "<u2"),
-        "set": _packed(np.repeat(np.arange(len(shown)), [len(t) for t in shown.values()]), "u1"),
+        "set": _packed(np.array([sets.index(home[i]) for i in owner]), "u1"),
+        "guess": _packed(np.array(guess), "<u2") if set(guess) != {UNKNOWN} else "",
         "neighbours": _packed(near, "<u4"),
         "near": near.shape[1],
+        "whole": whole,
+        "of": "of all images" if whole else "on the map",
         "tile": tile,
         "across": SHEET // tile,
+        "shapes": [side for data in thumbnails for side in _shape(data)] if any(thumbnails) else [],
         "sheets": sprite_sheets(thumbnails, tile=tile),
     }
+
+
+def _is_drawn(table: Embeddings) -> np.ndarray:
+    return np.isfinite(table.extra.get("x_umap", np.full(len(table), np.nan)))
+
+
+def _shape(data: bytes) -> tuple[int, int]:
+    """Read a PNG's width and height from its header; a square where there is no picture."""
+    if data[:8] != b"\x89PNG\r\n\x1a\n" or len(data) < 24:
+        return 1, 1
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    return (width, height) if 0 < width < 1 << 16 and 0 < height < 1 << 16 else (1, 1)
 
 
 def drawn(table: Embeddings) -> Embeddings:

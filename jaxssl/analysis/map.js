@@ -2,69 +2,109 @@
 // The interactive map: no library, no network; every name goes in as text, never as HTML.
 (() => {
   const root = document.getElementById("map-app");
+  if (!root) return;
   const data = JSON.parse(document.getElementById("map-data").textContent);
   const bytes = (text) => Uint8Array.from(atob(text), (c) => c.charCodeAt(0)).buffer;
   const x = new Uint16Array(bytes(data.x)), y = new Uint16Array(bytes(data.y));
   const label = new Uint16Array(bytes(data.label)), set = new Uint8Array(bytes(data.set));
+  const guess = data.guess ? new Uint16Array(bytes(data.guess)) : null;
   const neighbours = new Uint32Array(bytes(data.neighbours));
-  const canvas = root.querySelector(".stage > canvas"), pen = canvas.getContext("2d");
-  const tip = root.querySelector(".tip"), panel = root.querySelector(".pinned");
-  const count = x.length;
+  const count = x.length, NONE = "#80868f", UNKNOWN = 65535;
+  const find = (part) => root.querySelector(`[data-part=${part}]`);
+  const plot = find("plot"), base = plot.querySelector("canvas"), over = find("over");
+  const pen = over.getContext("2d"), paper = base.getContext("2d", { willReadFrequently: true });
+  const tip = root.querySelector(".tip"), panel = find("pinned"), picked = find("picked"), said = find("said");
+  const grid = makeGrid(x, y, count), shown = new Uint8Array(count).fill(1);
   const hidden = { classes: new Set(), sets: new Set() };
-  const view = { zoom: 1, dx: 0, dy: 0 };
-  let hover = -1, pinned = -1, waiting = false;
+  const view = { zoom: 1, cx: 32768, cy: 32768 };
+  let w = 0, h = 0, ratio = 1, image, pixels; // kept: reading clientWidth lays the page out anew
+  let hover = -1, pinned = -1, tool = "move", shape = [], chosen = [], names = true;
+  let dirty = false, waiting = false;
 
-  const visible = (i) => !hidden.classes.has(label[i]) && !hidden.sets.has(set[i]);
-  const color = (c) => (c === data.unlabelled ? "#80868f" : data.palette[c % 10]);
-  const near = (i) => neighbours.subarray(i * data.near, (i + 1) * data.near);
   const element = (tag, text, name) => {
     const made = document.createElement(tag);
     if (text !== undefined) made.textContent = text;
     if (name) made.className = name;
     return made;
   };
+  const button = (text, action, name) => {
+    const made = element("button", text, name);
+    made.type = "button";
+    made.onclick = action;
+    return made;
+  };
+  const near = (i) => neighbours.subarray(i * data.near, (i + 1) * data.near);
+  const path = (i) => (data.paths.length ? data.root + data.paths[i] : "");
+  const title = (i) => `${data.classes[label[i]]} · ${data.sets[set[i]]}`;
 
-  // Where a point is on the canvas, in CSS pixels.
-  const place = (i) => {
-    const w = canvas.clientWidth, h = canvas.clientHeight, side = (Math.min(w, h) - 40) * view.zoom;
-    return [w / 2 + view.dx + (x[i] / 65535 - 0.5) * side, h / 2 + view.dy + (y[i] / 65535 - 0.5) * side];
+  // Colour: what a point's group is, and how each group is drawn.
+  const style = (i) => ({ color: data.palette[i % 10], shape: Math.floor(i / 10) % 5, size: 1 });
+  const byClass = data.classes.map((_, c) => (c === data.unlabelled ? { color: NONE, shape: 0, size: 0.75 } : style(c)));
+  const verdicts = ["right", "wrong", "no prediction"];
+  const modes = {
+    class: { group: label, styles: byClass, names: data.classes },
+    split: { group: set, styles: data.sets.map((_, s) => style(s)), names: data.sets },
+  };
+  if (guess) {
+    modes.predicted = {
+      group: label.slice(0, count).map((c, i) => (guess[i] === UNKNOWN || c === data.unlabelled ? 2 : Number(guess[i] !== c))),
+      styles: [style(0), { color: data.palette[2], shape: 3, size: 1.25 }, { color: NONE, shape: 0, size: 0.75 }],
+      names: verdicts,
+    };
+  }
+  let mode = "class";
+
+  const scale = () => (Math.max(Math.min(w, h) - 40, 40) * view.zoom) / 65535;
+  const place = (i) => [w / 2 + (x[i] - view.cx) * scale(), h / 2 + (y[i] - view.cy) * scale()];
+  const there = (px, py) => [view.cx + (px - w / 2) / scale(), view.cy + (py - h / 2) / scale()];
+  const radius = () => (count > 20000 ? 1.7 : 3) * Math.min(2.2, Math.sqrt(view.zoom));
+
+  const paint = () => {
+    const s = scale() * ratio, { group, styles } = modes[mode];
+    paintPoints(pixels, image.width, image.height, { x, y, count, group, shown }, {
+      scale: s, left: (w / 2) * ratio - view.cx * s, top: (h / 2) * ratio - view.cy * s, radius: radius() * ratio, styles,
+    });
+    paper.putImageData(image, 0, 0);
   };
 
-  // Five shapes in the order of figures.MARKERS: circle, square, triangle, diamond, plus.
-  const shape = (to, c, px, py, r) => {
-    const kind = c === data.unlabelled ? 0 : Math.floor(c / 10) % 5;
-    to.beginPath();
-    if (kind === 0) to.arc(px, py, r, 0, 7);
-    else if (kind === 1) to.rect(px - r, py - r, 2 * r, 2 * r);
-    else if (kind === 4) {
-      to.rect(px - r, py - r / 3, 2 * r, (2 * r) / 3);
-      to.rect(px - r / 3, py - r, (2 * r) / 3, 2 * r);
-    } else {
-      to.moveTo(px, py - 1.3 * r);
-      to.lineTo(px + 1.2 * r, kind === 2 ? py + r : py);
-      if (kind === 3) to.lineTo(px, py + 1.3 * r);
-      to.lineTo(px - 1.2 * r, kind === 2 ? py + r : py);
-      to.closePath();
+  // Centres of the classes: the median of what is shown.
+  let centres = null;
+  const findCentres = () => {
+    const rows = data.classes.map(() => []);
+    for (let i = 0; i < count; i++) if (shown[i]) rows[label[i]].push(i);
+    const middle = (values) => values.sort((a, b) => a - b)[values.length >> 1];
+    return rows.map((list, c) => ({ c, many: list.length, x: middle(list.map((i) => x[i])), y: middle(list.map((i) => y[i])) }))
+      .filter((one) => one.many && one.c !== data.unlabelled).sort((a, b) => b.many - a.many);
+  };
+
+  const drawNames = (ink, ground) => {
+    centres ??= findCentres();
+    pen.font = "600 12px system-ui, sans-serif";
+    pen.textAlign = "center";
+    pen.lineWidth = 3.5;
+    pen.lineJoin = "round";
+    const taken = [];
+    for (const one of centres) {
+      const text = data.classes[one.c].length > 28 ? `${data.classes[one.c].slice(0, 27)}…` : data.classes[one.c];
+      const px = w / 2 + (one.x - view.cx) * scale(), py = h / 2 + (one.y - view.cy) * scale();
+      const half = pen.measureText(text).width / 2 + 2;
+      if (px < half || px > w - half || py < 10 || py > h - 6) continue;
+      if (taken.some(([ax, ay, ah]) => Math.abs(ax - px) < ah + half && Math.abs(ay - py) < 15)) continue;
+      taken.push([px, py, half]);
+      pen.strokeStyle = ground;
+      pen.strokeText(text, px, py + 4);
+      pen.fillStyle = ink;
+      pen.fillText(text, px, py + 4);
     }
-    to.fill();
   };
 
-  const draw = () => {
-    waiting = false;
-    const ratio = window.devicePixelRatio || 1, w = canvas.clientWidth, h = canvas.clientHeight;
-    canvas.width = Math.round(w * ratio);
-    canvas.height = Math.round(h * ratio);
+  const drawOver = () => {
+    const css = getComputedStyle(over), ink = css.color, ground = css.getPropertyValue("--card");
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-    const r = 2.8 * Math.min(2.2, Math.sqrt(view.zoom));
-    pen.globalAlpha = 0.8;
-    for (let i = 0; i < count; i++) {
-      const [px, py] = place(i);
-      if (px < -9 || py < -9 || px > w + 9 || py > h + 9 || !visible(i)) continue;
-      pen.fillStyle = color(label[i]);
-      shape(pen, label[i], px, py, r);
-    }
-    pen.globalAlpha = 1;
-    pen.strokeStyle = getComputedStyle(canvas).color;
+    pen.clearRect(0, 0, w, h);
+    if (names && mode === "class") drawNames(ink, ground);
+    pen.strokeStyle = ink;
+    const r = radius();
     const ring = (i, size) => {
       pen.beginPath();
       pen.arc(...place(i), r + size, 0, 7);
@@ -73,6 +113,7 @@
     if (pinned >= 0) {
       pen.lineWidth = 1;
       for (const j of near(pinned)) {
+        if (j >= count) continue; // not on the map
         pen.beginPath();
         pen.moveTo(...place(pinned));
         pen.lineTo(...place(j));
@@ -84,112 +125,247 @@
     }
     pen.lineWidth = 2;
     if (hover >= 0) ring(hover, 3);
+    if (shape.length > 3) {
+      pen.setLineDash([5, 4]);
+      pen.lineWidth = 1.5;
+      pen.beginPath();
+      for (let k = 0; k < shape.length; k += 2) {
+        pen.lineTo(w / 2 + (shape[k] - view.cx) * scale(), h / 2 + (shape[k + 1] - view.cy) * scale());
+      }
+      pen.closePath();
+      pen.stroke();
+      pen.setLineDash([]);
+    }
   };
-  const redraw = () => {
-    if (!waiting) requestAnimationFrame(draw);
+  const redraw = (points = true) => {
+    dirty ||= points;
+    if (waiting || !w) return;
     waiting = true;
+    requestAnimationFrame(() => {
+      waiting = false;
+      if (dirty) paint();
+      dirty = false;
+      drawOver();
+      root.dataset.frames = Number(root.dataset.frames || 0) + 1;
+    });
   };
 
-  // Sheets are decoded when first shown.
+  // Sheets are decoded when first shown; they stand behind the script, so that it need not wait.
   const sheets = [];
   const picture = (i, side) => {
+    const [tw, th] = data.shapes.length ? [data.shapes[2 * i], data.shapes[2 * i + 1]] : [1, 1];
+    const long = Math.max(tw, th), cw = Math.max(1, Math.round((data.tile * tw) / long)), ch = Math.max(1, Math.round((data.tile * th) / long));
     const made = element("canvas");
-    made.width = made.height = data.tile;
-    made.style.width = made.style.height = `${side}px`;
+    made.width = cw;
+    made.height = ch;
+    made.style.width = `${(side * tw) / long}px`;
+    made.style.aspectRatio = `${tw} / ${th}`;
     const perSheet = data.across * data.across, s = Math.floor(i / perSheet), at = i % perSheet;
-    if (!data.sheets.length) return element("span", "");
+    const source = document.getElementById(`map-sheet-${s}`);
+    if (!source) return element("span", "");
     if (!sheets[s]) {
       sheets[s] = new Image();
-      sheets[s].src = data.sheets[s];
+      sheets[s].src = source.textContent;
     }
-    const left = (at % data.across) * data.tile, top = Math.floor(at / data.across) * data.tile;
-    sheets[s].decode().then(() =>
-      made.getContext("2d").drawImage(sheets[s], left, top, data.tile, data.tile, 0, 0, data.tile, data.tile));
+    const left = (at % data.across) * data.tile + (data.tile - cw) / 2, top = Math.floor(at / data.across) * data.tile + (data.tile - ch) / 2;
+    sheets[s].decode().then(() => made.getContext("2d").drawImage(sheets[s], left, top, cw, ch, 0, 0, cw, ch), () => {});
     return made;
   };
-  const name = (i) => `${data.classes[label[i]]} · ${data.sets[set[i]]}`;
 
   const showTip = () => {
     tip.hidden = hover < 0;
     if (hover < 0) return;
-    tip.replaceChildren(picture(hover, 96), element("div", name(hover)), element("small", data.ids[hover]));
-    const [px, py] = place(hover), top = canvas.offsetTop + py;
-    tip.style.left = `${Math.max(0, px + 14 + tip.offsetWidth > canvas.clientWidth ? px - 14 - tip.offsetWidth : px + 14)}px`;
-    tip.style.top = `${Math.max(0, Math.min(top - 40, canvas.offsetTop + canvas.clientHeight - tip.offsetHeight))}px`;
+    tip.replaceChildren(picture(hover, 96), element("div", title(hover)), element("small", data.ids[hover]));
+    if (guess && guess[hover] !== UNKNOWN) tip.append(element("div", `predicted: ${data.classes[guess[hover]]}`));
+    const [px, py] = place(hover);
+    tip.style.left = `${Math.max(0, px + 14 + tip.offsetWidth > w ? px - 14 - tip.offsetWidth : px + 14)}px`;
+    tip.style.top = `${Math.max(0, Math.min(py - 40, h - tip.offsetHeight))}px`;
   };
+
+  const copyButton = (text) => button("copy path", (event) => {
+    const done = () => { event.target.textContent = "copied"; };
+    const area = element("textarea");
+    area.value = text;
+    if (navigator.clipboard) return navigator.clipboard.writeText(text).then(done, () => { event.target.textContent = text; });
+    document.body.append(area); // a page from disk has no clipboard in some browsers
+    area.select();
+    document.execCommand("copy");
+    area.remove();
+    event.target.focus();
+    done();
+  }, "small");
 
   const pin = (i) => {
+    const inside = panel.contains(document.activeElement);
     pinned = i;
-    redraw();
+    redraw(false);
+    remember();
     if (i < 0) {
       panel.replaceChildren(element("p", "Click a point to keep it here with its nearest neighbours.", "muted"));
+      if (inside) over.focus();
       return;
     }
-    const same = near(i).filter((j) => label[j] === label[i]).length;
-    const list = element("div", undefined, "near");
+    const same = [...near(i)].filter((j) => label[j] === label[i] && label[i] !== data.unlabelled).length;
+    const list = element("ul", undefined, "near");
     for (const j of near(i)) {
-      const button = element("button");
-      button.type = "button";
-      button.title = `${name(j)}\n${data.ids[j]}`;
-      button.setAttribute("aria-label", `${name(j)}, ${data.ids[j]}`);
-      button.style.borderColor = color(label[j]);
-      button.append(picture(j, 56));
-      button.onclick = () => pin(j);
-      list.append(button);
+      const item = element("li"), one = button(undefined, () => (j < count ? pin(j) : undefined));
+      one.title = `${title(j)}\n${data.ids[j]}`;
+      one.setAttribute("aria-label", `${title(j)}, ${data.ids[j]}${j < count ? "" : ", not on the map"}`);
+      one.style.borderColor = byClass[label[j]].color;
+      one.append(picture(j, 56));
+      item.append(one, element("small", data.classes[label[j]], label[j] === label[i] ? "" : "other"));
+      list.append(item);
     }
-    panel.replaceChildren(picture(i, 120), element("div", name(i)), element("small", data.ids[i]),
-      element("p", `${same} of ${data.near} nearest share the class`), list);
+    const head = element("div", title(i), "head");
+    head.tabIndex = -1;
+    panel.replaceChildren(picture(i, 120), head, element("small", data.ids[i]));
+    if (path(i)) panel.append(copyButton(path(i)));
+    if (data.near) panel.append(element("p", `${same} of its ${data.near} nearest ${data.of} share the class`), list);
+    if (inside) head.focus(); // what was pressed is gone
   };
 
-  const nearest = (px, py, reach) => {
-    let best = -1, least = reach * reach;
-    for (let i = 0; i < count; i++) {
-      const [qx, qy] = place(i), d = (qx - px) ** 2 + (qy - py) ** 2;
-      if (d < least && visible(i)) [best, least] = [i, d];
-    }
-    return best;
+  // Selection.
+  const save = (name, text, type) => {
+    const link = element("a");
+    link.href = URL.createObjectURL(new Blob([text], { type }));
+    link.download = name;
+    link.click();
+    setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
+  const PAGE = 60;
+  const showChosen = () => {
+    picked.hidden = !shape.length;
+    if (!shape.length) return;
+    const tally = new Map();
+    for (const i of chosen) tally.set(label[i], (tally.get(label[i]) || 0) + 1);
+    const counts = [...tally].sort((a, b) => b[1] - a[1]);
+    const head = element("h3", `${chosen.length.toLocaleString("en")} selected`);
+    const list = element("p", counts.map(([c, n]) => `${data.classes[c]} (${n.toLocaleString("en")})`).join(", "), "muted");
+    const files = button("file names (CSV)", () => save("selection.csv", csvText([["id", "path", "class", "set"],
+      ...chosen.map((i) => [data.ids[i], path(i), label[i] === data.unlabelled ? "" : data.classes[label[i]], data.sets[set[i]]])]), "text/csv"));
+    const propose = element("input"), tsv = button("EcoTaxa import (TSV)", () => {
+      if (!propose.value.trim()) return propose.focus();
+      save("ecotaxa_selection.tsv", ecotaxaText(chosen.map((i) => data.ids[i]), propose.value.trim()), "text/tab-separated-values");
+    });
+    propose.setAttribute("list", "map-classes");
+    propose.placeholder = "class for all of it";
+    propose.setAttribute("aria-label", "Class proposed for the selection");
+    const pictures = element("div", undefined, "chosen");
+    const more = (from) => {
+      for (const i of chosen.slice(from, from + PAGE)) {
+        const one = button(undefined, () => pin(i));
+        one.title = `${title(i)}\n${data.ids[i]}`;
+        one.setAttribute("aria-label", `${title(i)}, ${data.ids[i]}`);
+        one.append(picture(i, 56));
+        pictures.append(one);
+      }
+      const rest = chosen.length - from - PAGE;
+      if (rest > 0) pictures.append(button(`${rest.toLocaleString("en")} more`, (event) => {
+        event.target.remove();
+        more(from + PAGE);
+      }, "more"));
+    };
+    more(0);
+    const line = element("div", undefined, "line");
+    line.append(files, propose, tsv, button("clear", () => select([])));
+    picked.replaceChildren(head, list, line, pictures);
+  };
+  const select = (polygon) => {
+    shape = polygon;
+    chosen = [];
+    if (shape.length > 5) for (let i = 0; i < count; i++) if (shown[i] && inside(shape, x[i], y[i])) chosen.push(i);
+    said.textContent = shape.length ? `${chosen.length} images selected` : "";
+    showChosen();
+    redraw(false);
+    remember();
+  };
+
+  // The view in the address, so that a colleague opens the same.
+  let timer = 0;
+  const remember = () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => {
+      const off = [...hidden.classes].join("."), parts = [`z=${view.zoom.toFixed(3)},${Math.round(view.cx)},${Math.round(view.cy)}`];
+      if (mode !== "class") parts.push(`color=${mode}`);
+      if (off) parts.push(`off=${off}`);
+      if (hidden.sets.size) parts.push(`sets=${[...hidden.sets].join(".")}`);
+      if (pinned >= 0) parts.push(`pin=${pinned}`);
+      if (shape.length) parts.push(`sel=${shape.map(Math.round).join(",")}`);
+      history.replaceState(null, "", `#map:${parts.join("&")}`);
+    }, 200);
+  };
+  const recall = () => {
+    if (!location.hash.startsWith("#map:")) return;
+    const said = Object.fromEntries(location.hash.slice(5).split("&").map((part) => part.split("=")));
+    const numbers = (text, by) => (text || "").split(by).filter(Boolean).map(Number).filter(Number.isFinite);
+    const [zoomed, cx, cy] = numbers(said.z, ",");
+    if (zoomed > 0 && cy !== undefined) Object.assign(view, { zoom: Math.min(60, zoomed), cx, cy });
+    if (modes[said.color]) setMode(said.color);
+    numbers(said.off, ".").forEach((c) => hidden.classes.add(c));
+    numbers(said.sets, ".").forEach((s) => hidden.sets.add(s));
+    filter();
+    const polygon = numbers(said.sel, ",");
+    if (polygon.length > 5 && polygon.length % 2 === 0) select(polygon);
+    if (said.pin !== undefined && Number(said.pin) >= 0 && Number(said.pin) < count) pin(Number(said.pin));
+    root.scrollIntoView();
+  };
+
   const look = (i) => {
     if (i === hover) return;
     hover = i;
     showTip();
-    redraw();
+    redraw(false);
   };
+  const at = (px, py, reach) => grid.nearest(...there(px, py), reach / scale(), shown);
   const move = (dx, dy) => {
-    view.dx += dx;
-    view.dy += dy;
+    view.cx -= dx / scale();
+    view.cy -= dy / scale();
     look(-1);
     redraw();
+    remember();
   };
-  const zoom = (factor, px = canvas.clientWidth / 2, py = canvas.clientHeight / 2) => {
-    const next = Math.min(60, Math.max(0.5, view.zoom * factor)), by = next / view.zoom;
-    const cx = px - canvas.clientWidth / 2, cy = py - canvas.clientHeight / 2;
-    Object.assign(view, { zoom: next, dx: cx - (cx - view.dx) * by, dy: cy - (cy - view.dy) * by });
+  const zoom = (factor, px = w / 2, py = h / 2) => {
+    const [tx, ty] = there(px, py);
+    view.zoom = Math.min(60, Math.max(0.5, view.zoom * factor));
+    const [nx, ny] = there(px, py);
+    view.cx += tx - nx;
+    view.cy += ty - ny;
     look(-1);
     redraw();
+    remember();
   };
   const reset = () => {
-    Object.assign(view, { zoom: 1, dx: 0, dy: 0 });
+    Object.assign(view, { zoom: 1, cx: 32768, cy: 32768 });
     redraw();
+    remember();
   };
 
-  // One pointer pans or picks, two pinch.
+  // One pointer pans, picks or selects, two pinch.
   const pointers = new Map();
-  let dragged = false;
+  let dragged = false, drawing = null;
   const spread = () => {
     const [a, b] = [...pointers.values()];
     return [Math.hypot(a[0] - b[0], a[1] - b[1]), (a[0] + b[0]) / 2, (a[1] + b[1]) / 2];
   };
-  canvas.addEventListener("pointerdown", (event) => {
-    canvas.setPointerCapture(event.pointerId);
-    pointers.set(event.pointerId, [event.offsetX, event.offsetY]);
+  over.addEventListener("pointerdown", (event) => {
+    over.setPointerCapture(event.pointerId);
+    const now = [event.offsetX, event.offsetY];
+    pointers.set(event.pointerId, now);
     dragged = pointers.size > 1;
+    drawing = pointers.size === 1 && (tool !== "move" || event.shiftKey) ? { kind: tool === "move" ? "box" : tool, from: there(...now) } : null;
+    if (drawing) shape = [...drawing.from];
   });
-  canvas.addEventListener("pointermove", (event) => {
+  over.addEventListener("pointermove", (event) => {
     const now = [event.offsetX, event.offsetY], old = pointers.get(event.pointerId);
-    if (!old) return look(nearest(...now, 12));
+    if (!old) return look(at(...now, 12));
     if (!dragged && Math.hypot(now[0] - old[0], now[1] - old[1]) < 4) return;
     dragged = true;
+    if (drawing) {
+      const [ax, ay] = drawing.from, [bx, by] = there(...now);
+      if (drawing.kind === "box") shape = [ax, ay, bx, ay, bx, by, ax, by];
+      else shape.push(bx, by);
+      return redraw(false);
+    }
     if (pointers.size === 1) {
       pointers.set(event.pointerId, now);
       return move(now[0] - old[0], now[1] - old[1]);
@@ -199,61 +375,175 @@
     const [after, px, py] = spread();
     zoom(after / Math.max(before, 1), px, py);
   });
-  const release = (event) => pointers.delete(event.pointerId);
-  canvas.addEventListener("pointerup", (event) => {
-    release(event);
-    if (!dragged) pin(nearest(event.offsetX, event.offsetY, 16));
+  over.addEventListener("pointerup", (event) => {
+    pointers.delete(event.pointerId);
+    if (drawing && dragged) select(shape);
+    else {
+      if (drawing) select([]);
+      if (!dragged) pin(at(event.offsetX, event.offsetY, 16));
+    }
+    drawing = null;
   });
-  canvas.addEventListener("pointercancel", release);
-  canvas.addEventListener("pointerleave", () => look(-1));
-  canvas.addEventListener("wheel", (event) => {
+  over.addEventListener("pointercancel", (event) => {
+    pointers.delete(event.pointerId);
+    if (drawing) select([]);
+    drawing = null;
+  });
+  over.addEventListener("pointerleave", () => look(-1));
+  over.addEventListener("wheel", (event) => {
     event.preventDefault();
     zoom(Math.exp(-0.0015 * event.deltaY), event.offsetX, event.offsetY);
   }, { passive: false });
+  const visitNext = (by) => {
+    for (let step = 1, i = pinned; step <= count; step++) {
+      i = (i + by + count) % count;
+      if (shown[i] && (!chosen.length || chosen.includes(i))) return pin(i), tell(i);
+    }
+  };
+  const tell = (i) => { said.textContent = i < 0 ? "no image here" : `${title(i)}, ${data.ids[i]}`; };
+  const chooseView = () => { // what is in sight, by the keyboard
+    const [ax, ay] = there(0, 0), [bx, by] = there(w, h);
+    select([ax, ay, bx, ay, bx, by, ax, by]);
+  };
   const keys = {
     ArrowLeft: () => move(40, 0), ArrowRight: () => move(-40, 0),
     ArrowUp: () => move(0, 40), ArrowDown: () => move(0, -40),
-    "+": () => zoom(1.5), "-": () => zoom(1 / 1.5), Escape: () => pin(-1),
-    Enter: () => pin(nearest(canvas.clientWidth / 2, canvas.clientHeight / 2, Infinity)),
+    "+": () => zoom(1.5), "-": () => zoom(1 / 1.5), 0: reset,
+    Escape: () => { if (shape.length) select([]); else pin(-1); },
+    Enter: () => { const i = at(w / 2, h / 2, 1e6); pin(i); tell(i); },
+    n: () => visitNext(1), p: () => visitNext(-1), s: chooseView,
   };
-  canvas.addEventListener("keydown", (event) => {
-    if (!keys[event.key]) return;
+  over.addEventListener("keydown", (event) => {
+    if (!keys[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
     event.preventDefault();
     keys[event.key]();
   });
-  for (const button of root.querySelectorAll("[data-zoom]")) {
-    button.onclick = () => (Number(button.dataset.zoom) ? zoom(Number(button.dataset.zoom)) : reset());
+  for (const one of root.querySelectorAll("[data-zoom]")) {
+    one.onclick = () => (Number(one.dataset.zoom) ? zoom(Number(one.dataset.zoom)) : reset());
+  }
+  for (const one of root.querySelectorAll("[data-tool]")) {
+    one.onclick = () => {
+      tool = one.dataset.tool;
+      for (const other of root.querySelectorAll("[data-tool]")) other.setAttribute("aria-pressed", String(other === one));
+    };
   }
 
   // Switches: sets above the map, classes beside it.
-  const toggle = (which, index, total, button) => {
-    button.type = "button";
-    button.setAttribute("aria-pressed", "true");
-    button.append(element("small", total.toLocaleString("en")));
-    button.onclick = () => {
-      const off = hidden[which];
-      if (!off.delete(index)) off.add(index);
-      button.setAttribute("aria-pressed", String(!off.has(index)));
-      look(-1);
-      redraw();
-    };
-    return button;
+  const switches = { classes: [], sets: [] };
+  const filter = () => {
+    for (let i = 0; i < count; i++) shown[i] = Number(!hidden.classes.has(label[i]) && !hidden.sets.has(set[i]));
+    for (const which of ["classes", "sets"]) {
+      switches[which].forEach((one, index) => one?.setAttribute("aria-pressed", String(!hidden[which].has(index))));
+    }
+    centres = null;
+    look(-1);
+    if (shape.length) select(shape);
+    redraw();
+    remember();
+  };
+  const toggle = (which, index) => {
+    if (!hidden[which].delete(index)) hidden[which].add(index);
+    filter();
+  };
+  const only = (classes) => {
+    hidden.classes = new Set(data.classes.map((_, c) => c).filter((c) => !classes.includes(c)));
+    filter();
+  };
+  const everyClass = data.classes.map((_, c) => c);
+  const isolate = (c) => only(everyClass.every((d) => hidden.classes.has(d) === (d !== c)) ? everyClass : [c]);
+  const swatch = (group) => {
+    const made = element("canvas"), ink = made.getContext("2d"), side = 28;
+    made.width = made.height = side;
+    const one = ink.createImageData(side, side), w32 = new Uint32Array(one.data.buffer);
+    paintPoints(w32, side, side, { x: [14], y: [14], count: 1, group: [0], shown: [1] },
+      { scale: 1, left: 0, top: 0, radius: 8.5, styles: [group] });
+    ink.putImageData(one, 0, 0);
+    made.style.width = made.style.height = "14px";
+    return made;
   };
   const tally = (codes, many) => codes.reduce((sum, code) => (sum[code]++, sum), new Array(many).fill(0));
-  const inSet = tally(set, data.sets.length), inClass = tally(label, data.classes.length);
-  data.sets.forEach((text, s) =>
-    root.querySelector("[data-part=sets]").append(toggle("sets", s, inSet[s], element("button", `${text} `))));
-  data.classes.forEach((text, c) => {
-    if (!inClass[c]) return;
-    const swatch = element("canvas"), button = element("button");
-    swatch.width = swatch.height = 14;
-    const ink = swatch.getContext("2d");
-    ink.fillStyle = color(c);
-    shape(ink, c, 7, 7, 5);
-    button.append(swatch, element("span", text));
-    root.querySelector(".legend").append(toggle("classes", c, inClass[c], button));
+  const inSet = tally(set.subarray(0, count), data.sets.length), inClass = tally(label.subarray(0, count), data.classes.length);
+  data.sets.forEach((text, s) => {
+    const one = button(`${text} `, () => toggle("sets", s));
+    one.append(element("small", inSet[s].toLocaleString("en")));
+    one.setAttribute("aria-pressed", "true");
+    switches.sets[s] = one;
+    find("sets").append(one);
   });
-  new ResizeObserver(redraw).observe(canvas);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
-  pin(-1);
+  const options = document.getElementById("map-classes");
+  data.classes.forEach((text, c) => {
+    if (c !== data.unlabelled) options.append(Object.assign(element("option"), { value: text }));
+    if (!inClass[c]) return;
+    const row = element("div", undefined, "entry"), one = button(undefined, () => toggle("classes", c), "switch");
+    one.setAttribute("aria-label", `show ${text}`);
+    one.setAttribute("aria-pressed", "true");
+    one.append(swatch(byClass[c]));
+    switches.classes[c] = one;
+    const alone = button(undefined, () => isolate(c), "alone");
+    alone.title = `${text}: for it alone, again for all`;
+    alone.append(element("span", text), element("small", inClass[c].toLocaleString("en")));
+    row.append(one, alone);
+    find("legend").append(row);
+  });
+  find("all").onclick = () => only(everyClass);
+  find("none").onclick = () => only([]);
+  find("names").onchange = (event) => {
+    names = event.target.checked;
+    redraw(false);
+  };
+  const setMode = (name) => {
+    mode = name;
+    find("color").value = name;
+    const key = find("key");
+    key.replaceChildren();
+    if (name !== "class") modes[name].names.forEach((text, g) => {
+      const item = element("span");
+      item.append(swatch(modes[name].styles[g]), text);
+      key.append(item);
+    });
+    redraw();
+  };
+  for (const [name, text] of [["class", "class"], ["split", "split"], ["predicted", "own against predicted"]]) {
+    if (modes[name]) find("color").append(Object.assign(element("option", text), { value: name }));
+  }
+  find("color").onchange = (event) => {
+    setMode(event.target.value);
+    remember();
+  };
+
+  // Search for a class or a file.
+  const search = find("search"), hits = find("hits");
+  search.oninput = () => {
+    const text = search.value.trim().toLowerCase(), found = [];
+    if (text) {
+      data.classes.forEach((one, c) => {
+        if (inClass[c] && one.toLowerCase().includes(text)) found.push(button(`class ${one}`, () => only([c])));
+      });
+      for (let i = 0; i < count && found.length < 20; i++) {
+        if (data.ids[i].toLowerCase().includes(text)) found.push(button(data.ids[i], () => {
+          Object.assign(view, { cx: x[i], cy: y[i], zoom: Math.max(view.zoom, 4) });
+          pin(i);
+          redraw();
+          tell(i);
+        }));
+      }
+    }
+    hits.replaceChildren(...found.slice(0, 20));
+    if (text && !found.length) hits.append(element("p", "nothing of that name", "muted"));
+  };
+
+  new ResizeObserver(() => {
+    w = plot.clientWidth;
+    h = plot.clientHeight;
+    ratio = window.devicePixelRatio || 1;
+    for (const canvas of [base, over]) Object.assign(canvas, { width: Math.round(w * ratio), height: Math.round(h * ratio) });
+    if (!base.width || !base.height) return;
+    image = paper.createImageData(base.width, base.height);
+    pixels = new Uint32Array(image.data.buffer);
+    redraw();
+  }).observe(plot);
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
+  panel.replaceChildren(element("p", "Click a point to keep it here with its nearest neighbours.", "muted"));
+  recall();
+  window.addEventListener("hashchange", recall);
 })();

@@ -56,6 +56,7 @@ def confusion_matrix(counts: ArrayLike, classes: Sequence[str]) -> Figure:
         classes,
         limits=(0.0, 1.0),
         unit="share of the class's images",
+        cmap="Blues",
     )
     figure.axes[0].set(ylabel="class", xlabel="taken for")
     return figure
@@ -90,12 +91,13 @@ def _draw(
     *,
     limits: tuple[float, float],
     unit: str,
+    cmap: str = "cividis",
 ) -> Figure:
     k = len(classes)
     side = 2.6 + 0.42 * k
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
     ax = figure.subplots()
-    image = ax.imshow(levels, cmap="cividis", vmin=limits[0], vmax=limits[1])
+    image = ax.imshow(levels, cmap=cmap, vmin=limits[0], vmax=limits[1])
     ax.grid(False)
     ax.spines[:].set_visible(False)
     names = [short(name) for name in classes]
@@ -109,7 +111,8 @@ def _draw(
         middle = sum(limits) / 2
         for row, column in np.ndindex(k, k):
             level = levels[row, column]
-            color = INK if np.isnan(level) else "black" if level > middle else "white"
+            light = (level > middle) == (cmap == "cividis")
+            color = INK if np.isnan(level) else "black" if light else "white"
             said = text((row, column))
             ax.text(column, row, said, ha="center", va="center", fontsize=7.5, color=color)
     bar = figure.colorbar(image, ax=ax, shrink=0.6)

@@ -33,6 +33,7 @@ from jaxssl.analysis.results import (
     Separation,
 )
 from jaxssl.analysis.retrieval import clustering_nmi, mean_silhouette, retrieval
+from jaxssl.analysis.suspects import find_suspects
 from jaxssl.analysis.tables import Sets, Tables, Together, judged, together, with_curves
 from jaxssl.files import plain, read_list, write_json
 
@@ -52,9 +53,9 @@ def analyse(
 ) -> Results:
     """Compute everything that the report shows.
 
-    Clusters and outliers are of all images of the trained embedding h; distances, exemplars, spread
-    and `knn_accuracy` of its judged sets; the others have a value for each embedding. "train" and
-    "val" are not judged. What needs classes is of the labelled rows alone.
+    Clusters, outliers and suspects are of all images of the trained embedding h; distances,
+    exemplars, spread and `knn_accuracy` of its judged sets; the others have a value for each
+    embedding. "train" and "val" are not judged. What needs classes is of the labelled rows alone.
 
     Args:
         tables: Embedding -> set -> table; "h" is demanded.
@@ -87,6 +88,8 @@ def analyse(
     every = together(h)
     near = _neighbours(every)
     clusters = find_clusters(every, seed=seed)
+    progress("suspects")
+    suspects = find_suspects(every, *near, seed=seed) if near else ()
     progress("distances, retrieval and clustering")
     knn = _knn_accuracy(h)
     geometry = _geometry(tables, seed)
@@ -97,6 +100,8 @@ def analyse(
         spread={name: spread(table.vectors) for name, table in spread_of.items()},
         clusters=clusters,
         outliers=find_outliers(every, *near) if near else (),
+        suspects=suspects,
+        nearest_right={n: _nearest_right(t) for n, t in of_h.items() if len(t.class_list) > 1},
         exemplars=odd,
         knn_accuracy=knn,
         label_efficiency=tuple(
@@ -122,6 +127,17 @@ def _knn_accuracy(h: Sets) -> float | None:
         return None
     wanted = np.array([label[name] for name in queries.class_names])
     return probes.knn_accuracy(bank.vectors, bank.labels, queries.vectors, wanted)
+
+
+def _nearest_right(table: Embeddings) -> dict[str, float | None]:
+    """Measure class by class how many images have one of their class as their nearest other."""
+    v, y = table.vectors, table.labels
+    near, _ = nearest_neighbours(v, v, count=1, metric=table.distance, exclude_self=True)
+    right, counts = np.bincount(y, y[near[:, 0]] == y), np.bincount(y)
+    return {
+        name: float(r / n) if n > 1 else None
+        for name, r, n in zip(table.class_list, right, counts, strict=True)
+    }
 
 
 def _neighbours(images: Together) -> tuple[np.ndarray, np.ndarray] | None:

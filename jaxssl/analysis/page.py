@@ -41,9 +41,18 @@ class FigureFiles:
     def __init__(self, folder: Path):
         self._folder = folder
         self._count = 0
+        # Sheets of pictures, which stand at the page's end: it is drawn before they are read.
+        self.sheets: list[str] = []
 
     def add(
-        self, name: str, numbers: Any, *, alt: str, wide: Figure, narrow: Figure | None = None
+        self,
+        name: str,
+        numbers: Any,
+        *,
+        alt: str,
+        wide: Figure,
+        narrow: Figure | None = None,
+        table: tuple[Sequence[str], Iterable[Sequence[Any]]] | None = None,
     ) -> dict[str, Any]:
         """Write `name.png` and `name.json`, and return what the macro `plot` shows.
 
@@ -53,11 +62,13 @@ class FigureFiles:
             alt: What the figure says, for who cannot see it.
             wide: The figure; it becomes the PNG.
             narrow: The same for a narrow screen; without it the figure is only linked.
+            table: Columns and rows of `name.csv`, which the page holds too.
         """
         save_png(wide, self._folder / f"{name}.png")
         write_json(self._folder / f"{name}.json", numbers)
         self._count += 1
-        figure = {"png": quote(f"{name}.png"), "json": quote(f"{name}.json"), "alt": alt}
+        figure: dict[str, Any] = {"png": quote(f"{name}.png"), "json": quote(f"{name}.json")}
+        figure |= {"alt": alt, "csv": self.table(name, *table) if table else None}
         if narrow is not None:
             figure["wide"] = to_svg(wide, f"w{self._count}")
             figure["narrow"] = to_svg(narrow, f"n{self._count}")
@@ -118,6 +129,7 @@ def matrix_table(
     *,
     texts: Sequence[Sequence[str]] | None = None,
     limits: tuple[float, float] | None = None,
+    scale: str = "s",
 ) -> list[dict[str, Any]]:
     """Make the rows of the macro `matrix`: a name, a count, and cells with text and shade.
 
@@ -127,6 +139,7 @@ def matrix_table(
         counts: Images of each class.
         texts: What each cell says; the numbers themselves unless given.
         limits: The numbers of the first and the last shade; the smallest and largest unless given.
+        scale: Of `shades_css`: "s", or "b" from light to dark.
 
     Returns:
         One object a row: `name`, `count`, `cells` of `text` and `shade` (a CSS class of
@@ -142,7 +155,7 @@ def matrix_table(
             "name": name,
             "count": counts.get(name, 0),
             "cells": [
-                {"text": text, "shade": _shade(share)}
+                {"text": text, "shade": _shade(share, scale)}
                 for text, share in zip(row, shares, strict=True)
             ],
         }
@@ -150,19 +163,28 @@ def matrix_table(
     ]
 
 
-def _shade(share: float) -> str:
-    return f"s{min(int(share * _SHADES), _SHADES - 1)}" if np.isfinite(share) else ""
+def _shade(share: float, scale: str) -> str:
+    return f"{scale}{min(int(share * _SHADES), _SHADES - 1)}" if np.isfinite(share) else ""
 
 
 def shades_css() -> str:
-    """Return the CSS classes s0 to s31: cividis, with black or white text by what reads better."""
-    colors = matplotlib.colormaps["cividis"]((np.arange(_SHADES) + 0.5) / _SHADES)[:, :3]
-    linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
-    luminance = linear @ [0.2126, 0.7152, 0.0722]  # WCAG 2; black and white tie at 0.179
-    return "".join(
-        f".s{i}{{background:{to_hex(color)};color:{'#000' if bright > 0.179 else '#fff'}}}"
-        for i, (color, bright) in enumerate(zip(colors, luminance, strict=True))
-    )
+    """Return the CSS classes of shades, with black or white text by what reads better.
+
+    s0 to s31 are cividis, from dark to light; b0 to b31 go from light to dark blue.
+    """
+    scales = {"s": ("cividis", 0.0, 1.0), "b": ("Blues", 0.03, 1.0)}
+    rules = []
+    for scale, (name, low, high) in scales.items():
+        at = low + (high - low) * (np.arange(_SHADES) + 0.5) / _SHADES
+        colors = matplotlib.colormaps[name](at)[:, :3]
+        linear = np.where(colors <= 0.04045, colors / 12.92, ((colors + 0.055) / 1.055) ** 2.4)
+        luminance = linear @ [0.2126, 0.7152, 0.0722]  # WCAG 2; black and white tie at 0.179
+        rules += [
+            f".{scale}{i}{{background:{to_hex(color)};color:{ink}}}"
+            for i, (color, bright) in enumerate(zip(colors, luminance, strict=True))
+            for ink in ["#000" if bright > 0.179 else "#fff"]
+        ]
+    return "".join(rules)
 
 
 def render(template: str, **context: Any) -> str:
@@ -203,7 +225,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "cell": cell_text}
-    script = (_HERE / "map.js").read_text(encoding="utf-8")
+    parts = ("map_points.js", "map.js", "page.js")
+    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in parts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment.globals |= {
         "css": (_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),

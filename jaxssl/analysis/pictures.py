@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from jaxssl.analysis.atlas import data_uri, thumbnail
+from jaxssl.analysis.atlas import data_uri, opened
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.tables import Sets
 
-_SIDE = 64
+_LONGEST = 128
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,8 @@ class Pictures:
         if row_id not in self._rows:
             return Picture(row_id, "", "", "", "")
         name, table, row = self._rows[row_id]
-        image = thumbnail(table.thumbnails[row], _SIDE)
-        source = data_uri(image, quality=75) if image else ""
+        image = opened(table.thumbnails[row], _LONGEST)
+        source = data_uri(image, quality=80) if image else ""
         return Picture(row_id, name, table.paths[row], table.class_names[row], source)
 
     def path(self, row_id: str) -> str:

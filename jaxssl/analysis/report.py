@@ -21,6 +21,7 @@ from jaxssl.analysis.sections import (
     retrieval,
     settings,
     skipped,
+    suspects,
     training,
     views,
 )
@@ -33,6 +34,7 @@ SECTIONS = [
     Section("overview", "At a glance", overview.make, spoken=True),
     Section("labels", "How far do few labels go?", labels.make, "Few labels"),
     Section("classification", "What does the classifier get right?", classifier.make, "Classifier"),
+    Section("suspects", "Suspects", suspects.make, "Suspects"),
     Section("training", "Training", training.make, "Training"),
     Section("views", "What training sees", views.make, "Views"),
     Section("map", "Map of the embedding", maps.make, "Map"),
@@ -75,6 +77,7 @@ def write_report(run_dir: str | os.PathLike[str], tables: Tables, results: Resul
         title=overview.title(run),
         run_name=folder.resolve().name,
         sets={set_title(name): found for name, found in results.sets.items()},
+        sheets=context.files.sheets,
         sections=[
             {
                 "id": section.id,

@@ -182,6 +182,29 @@ class Outlier:
 
 
 @dataclass(frozen=True)
+class Suspect:
+    """An image whose label, picture or split is probably wrong (`suspects.find_suspects`).
+
+    Args:
+        id: Its name.
+        set: Its set.
+        class_name: Its class, "" where it has no label.
+        proposed: The class that its neighbours say, "" where nothing speaks for another.
+        score: The higher, the more suspect; 0 to 4.
+        why: A sentence for each reason.
+        twin: Id of the image that it is a copy of, "" for none.
+    """
+
+    id: str
+    set: str
+    class_name: str
+    proposed: str
+    score: float
+    why: tuple[str, ...]
+    twin: str = ""
+
+
+@dataclass(frozen=True)
 class LabelRow:
     """One point of a label-efficiency curve (`probes.label_efficiency`).
 
@@ -261,9 +284,12 @@ class Results:
         clusters: Of all images; None where there are fewer than 3.
         outliers: Of all images, the farthest from the others first.
         distances: Judged set -> mean distances of h class by class.
+        suspects: Of all images, the most suspect first.
         separation: Judged set of two classes or more -> embedding -> separation.
         retrieval: The same of retrieval.
-        nmi: The same of the mutual information of classes and k-means clusters, 0 to 1.
+        nearest_right: Judged set of two classes or more -> class -> share of its images whose
+            nearest other image by h is of the class; None for a class of one image.
+        nmi: As `retrieval`, of the mutual information of classes and k-means clusters, 0 to 1.
         silhouette: The same of the mean silhouette, -1 to 1.
         exemplars: Judged set -> class -> its typical and odd images.
         label_efficiency: The curves, of unseen sets with two classes of two images or more;
@@ -282,9 +308,11 @@ class Results:
     spread: Mapping[str, Spread] = field(default_factory=dict)
     clusters: Clusters | None = None
     outliers: tuple[Outlier, ...] = ()
+    suspects: tuple[Suspect, ...] = ()
     distances: Mapping[str, Distances] = field(default_factory=dict)
     separation: Mapping[str, Mapping[str, Separation]] = field(default_factory=dict)
     retrieval: Mapping[str, Mapping[str, RetrievalScores]] = field(default_factory=dict)
+    nearest_right: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     nmi: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     silhouette: Mapping[str, Mapping[str, float | None]] = field(default_factory=dict)
     exemplars: Mapping[str, Mapping[str, ClassExemplars]] = field(default_factory=dict)

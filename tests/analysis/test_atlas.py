@@ -34,7 +34,7 @@ def table(names, xy, vectors, thumbnails=()):
         ids=tuple(f"{name}/{i}" for i, name in enumerate(names)),
         paths=("",) * len(names),
         class_names=tuple(names),
-        class_index=np.unique(names, return_inverse=True)[1],
+        class_index=np.where(np.array(names) == "", -1, np.unique(names, return_inverse=True)[1]),
         split=("test",) * len(names),
         thumbnails=list(thumbnails),
         extra=extra,
@@ -80,16 +80,19 @@ def test_map_data_holds_each_drawn_point():
         "undrawn": table(["c"], None, [[1, 1]]),
     }
     data = atlas.map_data(tables, ["a", "b", "c"], metric="euclidean")
-    assert data["ids"] == ["b/0", "a/2", "c/0", "c/1"]
+    assert data["ids"] == ["b/0", "a/2", "c/0", "c/1", "a/1", "c/0"]  # the last two not drawn
     assert data["classes"] == ["a", "b", "c"]
-    np.testing.assert_array_equal(array(data, "label", "<u2"), [1, 0, 2, 2])
-    np.testing.assert_array_equal(array(data, "set", "u1"), [0, 0, 1, 1])
+    np.testing.assert_array_equal(array(data, "label", "<u2"), [1, 0, 2, 2, 0, 2])
+    np.testing.assert_array_equal(array(data, "set", "u1"), [0, 0, 1, 1, 0, 2])
+    assert data["sets"] == ["train", "unseen", "undrawn"]
     # x over the whole width, y upside down and with the same scale, centred.
     np.testing.assert_allclose(array(data, "x", "<u2") / 65535, [0, 1, 0, 0.5], atol=1e-4)
     np.testing.assert_allclose(array(data, "y", "<u2") / 65535, [0.75, 0.25, 0.25, 0.75], atol=1e-4)
     near = array(data, "neighbours", "<u4").reshape(4, data["near"])
-    assert near.shape == (4, 3)
-    np.testing.assert_array_equal(near[:, 0], [3, 2, 1, 0])
+    assert near.shape == (4, 5)
+    vectors = np.array([[9, 0], [0, 1], [0, 1.1], [8, 0.1], [5, 5], [1, 1]])
+    expected = np.argsort(np.linalg.norm(vectors[:4, None] - vectors, axis=2), axis=1)[:, 1:]
+    np.testing.assert_array_equal(near, expected)
     assert data["sheets"] == []
 
 
@@ -101,3 +104,27 @@ def test_neighbours_never_hold_the_point_itself(count):
     near = array(data, "neighbours", "<u4").reshape(count, -1)
     assert near.shape[1] == min(8, count - 1)
     assert not (near == np.arange(count)[:, None]).any()
+
+
+def test_neighbours_are_of_the_points_where_the_others_are_too_many(monkeypatch):
+    monkeypatch.setattr(atlas, "MOST", 3)
+    nan = float("nan")
+    xy = [[0, 0], [1, 1], [nan, nan], [2, 2]]
+    one = table(
+        ["a", "", "a", "a"], xy, [[0, 0], [3, 0], [0.1, 0], [4, 0]], [png([[0] * 5] * 3)] * 4
+    )
+    data = atlas.map_data({"test": one}, ["a"], metric="euclidean")
+    assert data["ids"] == ["a/0", "/1", "a/3"]
+    near = array(data, "neighbours", "<u4").reshape(3, 2)
+    np.testing.assert_array_equal(near, [[1, 2], [2, 0], [1, 0]])
+    assert data["of"] == "on the map"
+    assert data["classes"] == ["a", "no label"]
+    np.testing.assert_array_equal(array(data, "label", "<u2"), [0, 1, 0])
+    assert data["shapes"] == [5, 3] * 3
+
+
+def test_predictions_are_classes_or_none():
+    one = table(["a", "b", "a"], np.eye(3)[:, :2], np.eye(3))
+    one.extra["predicted"] = np.array(["b", "", "elsewhere"])
+    data = atlas.map_data({"test": one}, ["a", "b"], metric="euclidean")
+    np.testing.assert_array_equal(array(data, "guess", "<u2"), [1, 65535, 65535])

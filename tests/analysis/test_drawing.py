@@ -109,3 +109,18 @@ def test_short_cuts_names_but_not_formulas():
     assert drawing.short("x" * 40) == "x" * 33 + "…"
     assert drawing.short("$" * 3) == r"\$\$\$"
     assert np.all([len(drawing.short("y" * n)) == min(n, 34) for n in range(1, 60)])
+
+
+def test_every_colour_has_contrast_on_light_and_dark():
+    """WCAG 1.4.11: 3:1 against the page's cards, white and #181c21."""
+
+    def luminance(color):
+        channels = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        return np.where(
+            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+        ) @ [0.2126, 0.7152, 0.0722]
+
+    assert len(set(drawing.PALETTE)) == 10
+    for color in (*drawing.PALETTE, drawing.GREY):
+        assert 1.05 / (luminance(color) + 0.05) >= 3
+        assert (luminance(color) + 0.05) / (luminance("#181c21") + 0.05) >= 3

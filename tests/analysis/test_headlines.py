@@ -2,9 +2,10 @@
 
 import dataclasses
 
-from jaxssl.analysis.headlines import headline
+from jaxssl.analysis.findings import Failing, failing, failing_sentence, winning_baselines
 from jaxssl.analysis.measures import analyse
-from jaxssl.analysis.results import Facts
+from jaxssl.analysis.results import Classification, Facts, RetrievalScores
+from jaxssl.analysis.terminal import headline
 
 from .conftest import CLASSIFICATION, make_tables, unlabelled
 
@@ -37,7 +38,8 @@ def test_one_unseen_class_is_said_in_a_sentence():
 def test_a_class_of_one_image_is_named():
     found = analyse(make_tables(unseen=None, baselines=()), draws=2)
     sets = {"unseen": dataclasses.replace(found.sets["test"], classes={"a": 5, "b": 1, "c": 1})}
-    text = headline(dataclasses.replace(found, sets=sets, label_efficiency=()))
+    bare = dataclasses.replace(found, sets=sets, label_efficiency=(), nearest_right={})
+    text = headline(bare)
     assert (
         "few-label accuracy on unseen: two classes need two images or more; b and c have one"
         in text
@@ -66,3 +68,44 @@ def test_a_run_without_labels_says_what_it_has_instead():
         "no image has a label, so nothing says how well classes are told apart: the report has "
         f"{len(found.clusters.clusters)} clusters and the outliers\n"
     )
+
+
+def test_the_last_lines_say_which_classes_fail_and_which_baselines_win():
+    """As in a run that a green verdict stood over: classes at 0 %, raw pixels best by P@1."""
+    names = ("a", "b", "c", "few")
+    own = Classification(
+        accuracy=0.5,
+        top={"1": 0.5},
+        per_class={"a": 0.9, "b": 0.0, "c": 0.2, "few": 0.0},
+        confusion=((9, 1, 0, 0), (10, 0, 0, 0), (8, 0, 2, 0), (1, 0, 0, 0)),
+        classes=names,
+    )
+    found = analyse(make_tables(baselines=("raw_pixels",)), Facts(classification=own), draws=2)
+    best = RetrievalScores(precision_at_1=1.0, r_precision=None, map_at_r=None, queries=36)
+    mine = dataclasses.replace(best, precision_at_1=0.875)
+    changed = dataclasses.replace(
+        found,
+        retrieval={"unseen": {"h": mine, "raw_pixels": best}},
+        label_efficiency=tuple(
+            dataclasses.replace(
+                row, mean=(m := 0.9 if row.embedding == "h" else 0.95), low=m, high=m
+            )
+            for row in found.label_efficiency
+        ),
+        nearest_right={"unseen": dict.fromkeys(found.sets["unseen"].classes, 0.75)},
+    )
+    assert [one.classes for one in failing(changed)] == [
+        {"b": 0.0}
+    ]  # "c" is over half the mean, "few" has one
+    assert headline(changed).splitlines()[-4:] == [
+        "",
+        "1 of 3 classes fail by its own classifier on the test images (mean 37 %): b 0 %",
+        "raw pixels wins on unseen with 25 labels: 95.0 against 90.0 %, intervals apart",
+        "raw pixels wins on unseen by the nearest neighbour (P@1): 100.0 against 87.5 %",
+    ]
+    assert winning_baselines(dataclasses.replace(changed, label_efficiency=(), retrieval={})) == []
+
+
+def test_a_long_list_of_failing_classes_is_cut():
+    said = failing_sentence(Failing("x", {f"c{i}": 0.0 for i in range(30)}, 0.5, 60))
+    assert said.endswith("c7 0 % and 22 more")

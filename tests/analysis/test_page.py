@@ -43,7 +43,7 @@ def test_matrix_table_with_limits_and_texts_of_its_own():
 
 def test_shades_are_readable():
     rules = page.shades_css().split("}")[:-1]
-    assert len(rules) == 32
+    assert len(rules) == 2 * 32
     for rule in rules:
         background, text = (part.split(":")[1] for part in rule.split("{")[1].split(";"))
         channels = np.array([int(background[i : i + 2], 16) for i in (1, 3, 5)]) / 255
@@ -62,6 +62,7 @@ def test_figure_files_lie_beside_the_page_under_any_name(tmp_path):
         "png": "unseen-a%20b%231%25.png",
         "json": "unseen-a%20b%231%25.json",
         "alt": "x",
+        "csv": None,
     }
     assert json.loads((tmp_path / "unseen-a b#1%.json").read_text()) == {"x": [None, 2.0]}
     assert (tmp_path / "unseen-a b#1%.png").read_bytes().startswith(b"\x89PNG")

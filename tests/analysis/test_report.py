@@ -130,7 +130,7 @@ def test_nothing_is_fetched(source, page):
 
 def test_the_policy_allows_the_one_script_and_no_other(source, page):
     policy = next(a["content"] for t, a in page.tags if t == "meta" and "http-equiv" in a)
-    script = source[source.rindex("<script>") + len("<script>") : source.rindex("</script>")]
+    (script,) = re.findall(r"<script>(.*?)</script>", source, re.S)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     assert f"script-src 'sha256-{digest}'" in policy
     assert "default-src 'none'" in policy
@@ -155,7 +155,8 @@ def test_a_hostile_set_is_text_wherever_it_stands(page):
 
 
 def test_no_name_became_a_tag(source, page):
-    assert [tag for tag, _ in page.tags].count("script") == 2  # the map's data, the map
+    kinds = [found.get("type") for tag, found in page.tags if tag == "script"]
+    assert kinds == ["application/json", None, "text/plain"]  # the map's data, code, pictures
     assert "<script>alert" not in source
     assert "<i>broken</i>" not in source
     assert "part<Crustacea" not in source
@@ -171,9 +172,11 @@ def test_the_maps_data_survives_its_script_tag(run, page):
     assert data["classes"] == [*SEEN, *UNSEEN, "x", "y"]
     points = json.loads((run / "report/umap.json").read_text())
     assert data["ids"] == [point["id"] for name in points for point in points[name]]
+    sheets = [raw for raw in page.raw if raw.startswith("data:")]
     assert any("<script>" in name for name in data["ids"])
     assert data["sets"] == ["train", "test", "unseen", DEEP_TITLE]
-    assert all(sheet.startswith("data:image/webp") for sheet in data["sheets"])
+    assert all(sheet.startswith("data:image/webp") for sheet in sheets)
+    assert len(sheets) == 1
 
 
 def test_headings_are_in_order_and_pictures_have_words(page):
@@ -302,7 +305,7 @@ def test_what_is_missing_is_a_sentence(tmp_path):
         "There is no label-efficiency curve of unseen: it has one class (salp)",
         "metrics.jsonl is missing or empty",
         "config.json is missing",
-        "Health: not collapsed",
+        "Collapse: not collapsed",
     ):
         assert sentence in page.text
     assert "classifier" not in page.text
@@ -318,7 +321,16 @@ def test_a_run_without_labels_gets_what_needs_none(tmp_path):
     assert "Learnt from 32 images, all without a label." in page.text
     assert "No image has a label" in page.text
     assert page.values("id")[:1] == ["overview"]
-    wanted = {"overview", "training", "map", "clusters", "outliers", "settings"}
+    wanted = {
+        "overview",
+        "training",
+        "map",
+        "clusters",
+        "outliers",
+        "settings",
+        "suspects",
+        "larger",
+    }
     assert {i for i in page.values("id") if not i.startswith(("map-", "w", "n"))} == wanted
     data = next(json.loads(raw) for raw in page.raw if raw.lstrip().startswith("{"))
     assert data["classes"] == ["no label"]
@@ -333,7 +345,7 @@ def test_a_section_is_an_object_in_a_list(seen_only, tmp_path, monkeypatch):
     page = Page(write_report(tmp_path, tables, results).read_text())
     assert "Mine My <own> 3 sets" in page.text
     assert "Nothing" not in page.text
-    assert page.values("id") == ["mine"]
+    assert page.values("id") == ["mine", "larger"]
 
 
 def test_headlines_are_the_rows_that_were_measured(numbers):

@@ -128,7 +128,12 @@ def test_classes_too_small_for_a_measure_are_left_out(tmp_path):
     assert list(found.retrieval) == ["test", "unseen-tiny"]
     assert found.distances["unseen"].classes == ("alone",)
     assert found.distances["unseen-tiny"].euclidean[1][1] is None  # no distinct pair
-    assert said == ["exemplars", "clusters and outliers", "distances, retrieval and clustering"]
+    assert said == [
+        "exemplars",
+        "clusters and outliers",
+        "suspects",
+        "distances, retrieval and clustering",
+    ]
     found.write(tmp_path / "results.json")
     assert Results.read(tmp_path / "results.json") == found
 

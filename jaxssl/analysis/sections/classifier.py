@@ -44,6 +44,10 @@ def described(found: Classification, files: FigureFiles) -> dict[str, Any]:
         alt=f"Confusion matrix of {len(classes)} classes on {total['images']:,} test images, "
         f"{total['right']:,} right",
         wide=confusion_matrix(counts, classes),
+        table=(
+            ("class", *(f"taken for {name}" for name in classes)),
+            [(name, *row) for name, row in zip(classes, counts.tolist(), strict=True)],
+        ),
     )
     texts = [[f"{count:,}" if count else "" for count in row] for row in counts.tolist()]
     by_class = [
@@ -63,7 +67,9 @@ def described(found: Classification, files: FigureFiles) -> dict[str, Any]:
                 dict(zip(classes, images.tolist(), strict=True)),
                 texts=texts,
                 limits=(0.0, 1.0),
+                scale="b",
             ),
+            "corner": "class ↓ taken for →",
             "figure": figure,
         },
     }

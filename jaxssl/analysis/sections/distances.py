@@ -31,6 +31,10 @@ def make(context: Context) -> Markup | None:
                 {"classes": classes, metric: matrix, "separation": ratio},
                 alt=f"Mean {unit} between the classes of {set_title(name)}",
                 wide=distance_matrix(matrix, classes, unit=unit),
+                table=(
+                    ("class", *classes),
+                    [(label, *row) for label, row in zip(classes, matrix.tolist(), strict=True)],
+                ),
             )
             rows = matrix_table(matrix, classes, results.sets[name].classes)
             shown.append({"unit": unit, "ratio": ratio, "rows": rows, "figure": figure})

@@ -10,10 +10,11 @@ from markupsafe import Markup
 from PIL import Image
 
 from jaxssl.analysis import figures
-from jaxssl.analysis.atlas import data_uri, thumbnail
+from jaxssl.analysis.atlas import thumbnail
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.names import set_title
 from jaxssl.analysis.page import fragment
+from jaxssl.analysis.pictures import Pictures
 from jaxssl.analysis.results import ClassExemplars, Exemplar
 from jaxssl.analysis.sections.base import Context
 
@@ -35,7 +36,7 @@ def make(context: Context) -> Markup | None:
 
 def _of_set(context: Context, name: str) -> dict[str, Any]:
     found, table = context.results.exemplars[name], context.h[name]
-    pictures = _pictures(table, found)
+    pictures, shown = _pictures(table, found), Pictures({name: table})
     figure = None
     if any(pictures.values()):
         sheet, titles = _sheet(found, pictures)
@@ -44,6 +45,7 @@ def _of_set(context: Context, name: str) -> dict[str, Any]:
             found,
             alt=f"Typical and odd images of the classes of {set_title(name)}",
             wide=figures.image_sheet(sheet, columns=titles, labels=list(found)),
+            table=(("shown with", "kind", "id", "class", "distance"), _rows(found)),
         )
     counts = context.results.sets[name].classes
     return {
@@ -56,12 +58,19 @@ def _of_set(context: Context, name: str) -> dict[str, Any]:
             }
             for label, kinds in found.items()
         ],
-        "sources": {
-            row_id: image and data_uri(image, quality=75) for row_id, image in pictures.items()
-        },
+        "sources": {row_id: shown[row_id] for row_id in pictures},
         "figure": figure,
         "unit": "°" if table.distance == "angular" else "",
     }
+
+
+def _rows(found: Mapping[str, ClassExemplars]) -> list[tuple[Any, ...]]:
+    return [
+        (label, title, image.id, image.class_name, image.distance)
+        for label, kinds in found.items()
+        for kind, title in KINDS.items()
+        for image in _images(kinds, kind)
+    ]
 
 
 def _images(of_class: ClassExemplars, kind: str) -> tuple[Exemplar, ...]:

@@ -63,6 +63,13 @@ def curves(
             alt=f"Balanced accuracy over labels, {labels_title(name)}. SVC, all labels: {whole}",
             wide=figures.label_efficiency(lines, chance=chance),
             narrow=figures.label_efficiency(lines, chance=chance, columns=1),
+            table=(
+                ("embedding", "classifier", "labels", "mean", "low", "high", "draws"),
+                [
+                    (r.embedding, r.classifier, r.labels, r.mean, r.low, r.high, r.draws)
+                    for r in here
+                ],
+            ),
         )
         parts.append(
             {

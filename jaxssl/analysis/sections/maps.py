@@ -5,7 +5,7 @@ from __future__ import annotations
 from markupsafe import Markup
 
 from jaxssl.analysis.atlas import coordinates, drawn, map_data
-from jaxssl.analysis.names import set_title
+from jaxssl.analysis.names import listed, set_title
 from jaxssl.analysis.page import fragment
 from jaxssl.analysis.sections.base import Context
 from jaxssl.analysis.umap_figure import umap_panels
@@ -36,11 +36,19 @@ def make(context: Context) -> Markup:
         numbers,
         alt="UMAP: " + ", ".join(f"{len(t):,} {set_title(n)} images" for n, t in shown.items()),
         wide=umap_panels(panels, classes),
+        table=(
+            ("set", "id", "class", "x", "y"),
+            [(n, p["id"], p["class"], p["x"], p["y"]) for n, ps in numbers.items() for p in ps],
+        ),
         narrow=umap_panels(panels, classes, columns=1),
     )
     data = map_data(
-        {set_title(name): table for name, table in shown.items()},
+        {set_title(name): t for name, t in context.h.items()},
         classes,
         metric=next(iter(shown.values())).distance,
     )
-    return fragment("maps.html.j2", figure=figure, data=data)
+    context.files.sheets += data.pop("sheets")
+    parts = [(len(t), len(context.h[name]), set_title(name)) for name, t in shown.items()]
+    few = [f"{m:,} of {n:,} {name}" for m, n, name in parts if m < n]
+    sample = f"A sample of the images: {listed(few)}." if few else ""
+    return fragment("maps.html.j2", figure=figure, data=data, sample=sample, whole=data["whole"])

@@ -7,6 +7,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+from jaxssl.analysis.atlas import drawn
+from jaxssl.analysis.findings import failing, failing_sentence, samples, winning_baselines
 from jaxssl.analysis.headlines import (
     accuracies,
     compared_classes,
@@ -32,9 +34,14 @@ _PROVENANCE = ("devices", "machine", "commit", "started", "versions")
 def make(context: Context) -> Markup:
     """Show the headline numbers, health, classes, and how the run was made."""
     results, run = context.results, context.run
+    matters = [f"{failing_sentence(found)}." for found in failing(results)]
+    matters += [f"{said[0].upper()}{said[1:]}." for said in winning_baselines(results)]
+    counts = {name: (len(drawn(table)), len(table)) for name, table in context.h.items()}
     verdict = health(run.metrics, results.spread)
     return fragment(
         "overview.html.j2",
+        matters=matters,
+        samples=samples(results, {n: c for n, c in counts.items() if n != "val"}),
         headlines=headlines(results),
         without={set_title(name): why for name, why in without_curve(results).items()},
         accuracies=accuracies(results),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from markupsafe import Markup
 
 from jaxssl.analysis.names import embedding_title, set_title
@@ -15,9 +17,10 @@ def make(context: Context) -> Markup | None:
     """Tabulate the numbers, the best of a column marked; None for a run without labels."""
     if not context.labelled:
         return None
-    results, tables = context.results, []
+    results = context.results
+    tables: list[dict[str, Any]] = []
     for name, found in results.retrieval.items():
-        rows = {
+        shown = {
             embedding_title(embedding): [
                 scores.precision_at_1,
                 scores.r_precision,
@@ -30,7 +33,9 @@ def make(context: Context) -> Markup | None:
         }
         best = [
             max((value for value in column if value is not None), default=None)
-            for column in zip(*rows.values(), strict=True)
+            for column in zip(*shown.values(), strict=True)
         ]
-        tables.append({"set": set_title(name), "names": NAMES, "rows": rows, "best": best})
-    return fragment("retrieval.html.j2", retrieval=tables)
+        tables.append({"set": set_title(name), "names": NAMES, "rows": shown, "best": best})
+    rows = [(t["set"], name, *values) for t in tables for name, values in t["rows"].items()]
+    file = context.files.table("retrieval", ("set", "embedding", *NAMES), rows) if rows else None
+    return fragment("retrieval.html.j2", retrieval=tables, file=file)
