@@ -11,18 +11,13 @@ from jaxssl.losses.margin import (
     cosine_accuracy,
     cosine_logits,
 )
+from jaxssl.losses.mining import Triplets, mine_triplets
 from jaxssl.losses.nt_xent import dcl, nt_xent
 from jaxssl.losses.redundancy import barlow_twins, vicreg
 from jaxssl.losses.references import Queue, References
 from jaxssl.losses.sup_con import sup_con
 from jaxssl.losses.teachers import byol, dino, dino_centre
-from jaxssl.losses.triplet import (
-    Triplets,
-    TripletStats,
-    mine_triplets,
-    triplet_loss,
-    triplet_loss_and_stats,
-)
+from jaxssl.losses.triplet import TripletStats, triplet_loss, triplet_loss_and_stats
 from jaxssl.losses.two_towers import info_nce, siglip
 
 __all__ = [

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.losses._checks import Precision
-from jaxssl.losses._classes import check_problem, options, true_and_mean
+from jaxssl.losses._class_checks import check_problem, options
+from jaxssl.losses._classes import true_and_mean
 from jaxssl.losses._rows import AxisName, count_rows
 
 

@@ -29,8 +29,8 @@ from jaxssl.losses._rows import (
     scan_rows,
     tile_rows,
 )
+from jaxssl.losses.mining import labelled_references, squared_distances, triplet_columns
 from jaxssl.losses.references import Queue, References
-from jaxssl.losses.triplet import labelled_references, squared_distances, triplet_columns
 
 
 def batch_all_triplet_loss(

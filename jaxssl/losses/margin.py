@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from jaxssl.losses import _classes
 from jaxssl.losses._checks import Precision, Reduction, as_positive
+from jaxssl.losses._class_checks import Each, check_problem, check_shapes, options
 from jaxssl.losses._class_tiles import products
-from jaxssl.losses._classes import Each, check_problem, check_shapes, options
 from jaxssl.losses._compiled import compiled
 from jaxssl.losses._rows import AxisName, unit_rows
 

@@ -36,6 +36,7 @@ class Case:
     labels: bool = False
     classes: bool = False  # labels are classes
     moving: tuple = ()  # rows that have a gradient; (): all
+    like: str = ""  # another loss that differs in a formula alone, and is tried in more places
 
 
 def _arc(kind, z, centres, labels, where, **options):
@@ -74,6 +75,7 @@ CASES = {
         lambda r, w, y, m, **o: losses.dcl(*r, temperature=0.3, where=m, **o),
         lambda r, w, y: oracles.two_views(*r, 0.3, decoupled=True),
         rows=2,
+        like="nt_xent",
     ),
     "sup_con": Case(
         lambda r, w, y, m, **o: losses.sup_con(*r, y, temperature=0.3, where=m, **o),
@@ -115,6 +117,7 @@ CASES = {
         whole=1,
         labels=True,
         classes=True,
+        like="arcface_loss",
     ),
     "vicreg": Case(_plain(losses.vicreg), lambda r, w, y: oracles.vicreg(*r), rows=2, tiles=False),
     "barlow_twins": Case(
@@ -134,9 +137,9 @@ CASES = {
         moving=(0, 1, 2),
     ),
 }
-TILED = [name for name, case in CASES.items() if case.tiles]
 every = pytest.mark.parametrize("name", CASES)
-every_tiled = pytest.mark.parametrize("name", TILED)
+every_kind = pytest.mark.parametrize("name", [n for n, case in CASES.items() if not case.like])
+TILED = [name for name, case in CASES.items() if case.tiles and not case.like]
 
 
 def arrays(name, n=N, dtype=np.float32):
@@ -247,12 +250,14 @@ def mesh_of(devices, kind=AxisType.Auto):
     return jax.make_mesh((devices,), ("data",), axis_types=(kind,), devices=jax.devices()[:devices])
 
 
-@pytest.mark.parametrize("devices", [1, 2, 8])
-@every
+PLACES = [(n, d) for n, case in CASES.items() for d in ((8,) if case.like else (1, 2, 8))]
+
+
+@pytest.mark.parametrize(("name", "devices"), PLACES)
 def test_shard_map_equals_the_loop(name, devices):
     """Gradients taken outside, and inside by parameters that every device holds."""
-    call = CASES[name].call
-    call = partial(call, axis_name="data", tile_size=2 if devices == 8 else None)
+    call = partial(CASES[name].call, axis_name="data")
+    tiled = partial(call, tile_size=2 if devices == 8 else None)
     specs = {"mesh": mesh_of(devices), "in_specs": (P("data"), P(), P("data"), P("data"))}
 
     def inside(rows, whole, labels, where):
@@ -262,8 +267,8 @@ def test_shard_map_equals_the_loop(name, devices):
         value, grads = jax.value_and_grad(scaled, argnums=(0, 1))(jnp.ones((1, D)), whole)
         return value[None], lax.pmean(grads, "data")
 
-    # Both ways round of check_vma, one with a ring of tiles and one with the matrix.
-    outer = jax.shard_map(call, out_specs=P(), check_vma=devices != 2, **specs)
+    # Both ways of check_vma for each, on eight devices with a ring of tiles and with the matrix.
+    outer = jax.shard_map(tiled, out_specs=P(), check_vma=devices != 2, **specs)
     inner = jax.shard_map(inside, out_specs=(P("data"), P()), check_vma=devices == 2, **specs)
 
     @jax.jit
@@ -282,7 +287,7 @@ def test_shard_map_equals_the_loop(name, devices):
         equal(from_inside[1], (by_scale, by_whole), rtol=2e-4, atol=5e-5)
 
 
-@every
+@every_kind
 def test_pmap_equals_the_loop(name):
     rows, whole, labels = arrays(name)
     arguments = jax.tree.map(lambda x: x.reshape(8, N // 8, *x.shape[1:]), (rows, labels, SOME))
@@ -297,46 +302,42 @@ def test_pmap_equals_the_loop(name):
     assert len(set(np.asarray(values).tolist())) == 1
 
 
-@every
+@every_kind
 def test_explicit_axes_equal_the_loop_and_keep_what_is_spread(name):
     rows, whole, labels = arrays(name)
     spread = NamedSharding(mesh_of(8, AxisType.Explicit), P("data"))
     rows, labels, where = jax.device_put((rows, labels, SOME), spread)
     # Tiles of each kind: there the compiler's ring goes round the devices.
-    tile = TILE if name in ("sup_con", "info_nce", "cosface_loss") else None
+    tile = TILE if name in ("sup_con", "info_nce", "arcface_loss") else None
     found = jax.jit(value_and_grads(name, tile_size=tile))(rows, whole, labels, where)
     close(found, expected(name, True))
     assert all(g.sharding.is_equivalent_to(spread, 2) for g in found[1][0])
 
 
-@every
-def test_vmap_inside_scan_of_remat_on_donated_rows_equals_the_loop(name):
+@every_kind
+def test_scan_of_remat_on_donated_rows_equals_the_loop(name):
     case = CASES[name]
 
     @partial(jax.jit, donate_argnums=0)
     def everything(rows, whole, labels, masks):
         def one(rows, where):
-            loss = jax.checkpoint(
-                lambda *by: case.call(*by, labels, where, tile_size=forms(name)[-1])
-            )
+            loss = jax.checkpoint(lambda *by: case.call(*by, labels, where, tile_size=WHOLE))
             return jax.value_and_grad(loss, argnums=(0, 1))(rows, whole)
 
-        return lax.scan(lambda _, both: (None, jax.vmap(one)(*both)), None, (rows, masks))[1]
+        return lax.scan(lambda _, both: (None, one(*both)), None, (rows, masks))[1]
 
     rows, whole, labels = arrays(name, N - 1)
-    donated = [jnp.broadcast_to(x, (2, 2, *x.shape)).copy() for x in rows]
-    masks = np.stack([SOME, ALL, ALL, SOME])[:, ONE].reshape(2, 2, -1)
-    found = everything(donated, whole, labels, masks)
+    donated = [jnp.stack([x, x]) for x in rows]
+    found = everything(donated, whole, labels, np.stack([SOME, ALL])[:, ONE])
     assert all(x.is_deleted() for x in donated)
-    for at in np.ndindex(2, 2):
-        one = jax.tree.map(lambda x, at=at: x[at], found)
-        close(one, expected(name, at in ((0, 0), (1, 1)), N - 1))
+    for i, masked in enumerate((True, False)):
+        close(jax.tree.map(lambda x, i=i: x[i], found), expected(name, masked, N - 1))
 
 
 SHORT = [jnp.bfloat16, jnp.float16, jnp.float8_e4m3fn, jnp.float8_e5m2]
 
 
-@every
+@every_kind
 def test_short_floats_are_computed_in_float32_and_come_back_as_they_went_in(name):
     rows, whole, labels = arrays(name, N - 1)
     f = value_and_grads(name, tile_size=forms(name)[0])
@@ -455,6 +456,11 @@ def test_a_second_call_compiles_nothing_eager_or_vmapped(name):
         jax.jit(lambda x: x + 1)(first[0])  # it does hear
         assert heard.compiled
     jax.tree.map(np.testing.assert_array_equal, again, first)
+    if name in CASES:
+        equal(first[0], expected(name, True, N - 1)[0])
+        for i in range(2):
+            one = jax.tree.map(lambda x, i=i: x[i], first[1])
+            close(one, expected(name, True, N - 1))
 
 
 @every
@@ -482,7 +488,7 @@ def test_forward_mode_and_second_derivatives_are_there_or_refused_by_name(name):
         assert all(text is None or (about in text and "tile_size" in text) for text in error)
 
 
-@every_tiled
+@pytest.mark.parametrize("name", TILED)
 def test_at_8192_rows_no_matrix_is_in_memory(name):
     """As compiled for one device: half a float32 matrix of 8,192 rows is the limit."""
     case, n = CASES[name], 8191
@@ -496,16 +502,12 @@ def test_at_8192_rows_no_matrix_is_in_memory(name):
 def test_lists_and_flax_params_are_taken_and_what_is_not_is_named():
     nnx = pytest.importorskip("flax.nnx")
     rows, whole, labels = arrays("arcface_loss")
-    scalar = nnx.Param(jnp.full((1,), 0.5))
-    for loss, options in (
-        (losses.sup_con, {"temperature": scalar}),
-        (losses.triplet_loss, {"margin": scalar}),
-        (partial(losses.arcface_loss, centres=whole[0].tolist()), {"margin": scalar, "scale": 2}),
-    ):
-        plain = {k: 0.5 if v is scalar else v for k, v in options.items()}
-        wanted = loss(rows[0], labels=labels, **plain)
-        got = loss(rows[0].tolist(), labels=labels.tolist(), where=[True] * N, **options)
-        np.testing.assert_allclose(got, wanted, rtol=1e-6)
+    number, scalar = jnp.float32(0.5), nnx.Param(jnp.full((1,), 0.5))
+    margin_loss = partial(losses.arcface_loss, centres=whole[0].tolist())
+    for loss, option in ((losses.sup_con, "temperature"), (margin_loss, "margin")):
+        wanted = loss(rows[0], labels=labels, where=ALL, **{option: number})
+        got = loss(rows[0].tolist(), labels=labels.tolist(), where=[True] * N, **{option: scalar})
+        np.testing.assert_array_equal(got, wanted)
     by = jax.grad(lambda p: losses.sup_con(rows[0], labels, temperature=p))(scalar)
     assert np.isfinite(by.get_value())
     with pytest.raises(ValueError, match="embeddings must be an array of numbers"):

@@ -8,7 +8,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from jaxssl.losses import mine_triplets, triplet_loss, triplet_loss_and_stats
-from jaxssl.losses.triplet import squared_distances
+from jaxssl.losses.mining import squared_distances
 
 POLICIES = list(itertools.product(["easy", "hard"], ["semi-hard", "hard"]))
 
