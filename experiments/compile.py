@@ -21,10 +21,12 @@ import math
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli, config, datasets
+from jaxssl import files
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class Compiling:
     """The chips that the step is compiled for, such as v5e-1, v5e-8, v6e-8 or v5p-8. Also --for."""
     largest_batch: bool = False
     """Search the largest batch that fits, of those that are the chips times a power of two."""
+    text: str = ""
+    """File for the compiled program's text (HLO)."""
 
 
 def parse(arguments: list[str]) -> tuple[ModuleType, Any]:
@@ -78,7 +82,7 @@ def main(program: ModuleType, flags: Any) -> None:
     tpu = compiling.describe_slice(flags.chips)
 
     def compile_for(batch_size: int) -> Cost:
-        return cost(program, dataclasses.replace(settings, batch_size=batch_size), tpu)
+        return cost(program, dataclasses.replace(settings, batch_size=batch_size), tpu)[0]
 
     size = f"{settings.image_size} px {settings.color}"
     print(
@@ -88,8 +92,10 @@ def main(program: ModuleType, flags: Any) -> None:
     )
     found: Cost | None = None
     try:
-        found = compile_for(settings.batch_size)
+        found, text = cost(program, settings, tpu)
         print(table(found, tpu))
+        if flags.text:
+            files.write_text(Path(flags.text), text)
     except compiling.DoesNotFit as error:
         if not flags.largest_batch:
             raise InputError(advice(error, settings, tpu)) from None
@@ -105,23 +111,24 @@ def main(program: ModuleType, flags: Any) -> None:
 
 def prepare() -> None:
     """Set what JAX and libtpu read as they are loaded."""
-    # Not from jaxssl.training.compiling, which imports JAX.
+    # Else libtpu asks for a machine that has a TPU, prints pages, and is loaded once at a time.
     os.environ |= {
         "JAX_PLATFORMS": "cpu",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_ACCELERATOR_TYPE": "v5litepod-4",
         "TPU_WORKER_HOSTNAMES": "localhost",
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     }
 
 
-def cost(program: ModuleType, settings: Any, tpu: Slice) -> Cost:
-    """Compile the step that a program's settings give."""
+def cost(program: ModuleType, settings: Any, tpu: Slice) -> tuple[Cost, str]:
+    """Compile the step that a program's settings give; its cost and its text."""
     from jaxssl.training import compiling
 
     shape = (settings.image_size, settings.image_size, settings.channels)
     method = shapes_of(program, settings)
     resident = RESIDENT if settings.resident else 0
-    return compiling.compile_step(method, shape, settings.batch_size, tpu, resident)[0]
+    return compiling.compile_step(method, shape, settings.batch_size, tpu, resident)
 
 
 def shapes_of(program: ModuleType, settings: Any) -> Method:

@@ -1,7 +1,7 @@
 """A step compiled for TPUs that are not here: what it needs of a chip, and what bounds it.
 
 libtpu compiles for a topology that is only described; on any machine, `pip install "jax[tpu]"`.
-It reads the environment as it is loaded: `ENVIRONMENT` must be set before JAX is imported.
+It reads the environment as it is loaded: `python -m experiments.compile` sets what it needs.
 """
 
 from __future__ import annotations
@@ -141,15 +141,6 @@ class DoesNotFit(Exception):
     def __init__(self, needs: float, has: float):
         super().__init__(f"needs {needs / 2**30:.1f} of {has / 2**30:.2f} GiB")
         self.needs, self.has = needs, has
-
-
-# Else libtpu asks for a machine that has a TPU, and prints pages.
-ENVIRONMENT = {
-    "JAX_PLATFORMS": "cpu",
-    "TPU_SKIP_MDS_QUERY": "1",
-    "TPU_ACCELERATOR_TYPE": "v5litepod-4",
-    "TPU_WORKER_HOSTNAMES": "localhost",
-}
 
 
 def describe_slice(name: str) -> Slice:

@@ -79,7 +79,7 @@ def measure(program: str, flags: str, chips: str) -> dict[str, Any]:
         "bfloat16": settings.bfloat16,
     }
     try:
-        cost = compiling_program.cost(module, settings, tpu)
+        cost, _ = compiling_program.cost(module, settings, tpu)
     except compiling.DoesNotFit as error:
         return row | {"needs": error.needs, "has": error.has}
     bounds = cost.bounds(tpu.device)
