@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxssl import lowering
+
 Pair = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 # What a plain convolution leaves at rest, as `nnx.Conv` gives it and as it is when left out.
@@ -74,7 +76,7 @@ def convolve(
         )
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    form = _convolve if jax.device_count() == 1 else _xla
+    form = _convolve if lowering.devices() == 1 else _xla
     return form(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 

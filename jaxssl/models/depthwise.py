@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxssl import lowering
+
 Pair = tuple[int, int]
 
 
@@ -53,7 +55,7 @@ def convolve_depthwise(
         )
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    form = _convolve if jax.device_count() == 1 else _xla
+    form = _convolve if lowering.devices() == 1 else _xla
     return form(x, kernel, tuple(strides), tuple(map(tuple, padding)))
 
 

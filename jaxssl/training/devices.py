@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxssl.errors import InputError
 
@@ -31,9 +31,14 @@ class Placement:
     replicated: NamedSharding
 
     @property
+    def mesh(self) -> Mesh:
+        """The devices, which may be those of a topology that is only described."""
+        return self.sharded.mesh
+
+    @property
     def device_count(self) -> int:
         """The number of devices in the mesh."""
-        return self.sharded.mesh.size
+        return self.mesh.size
 
     @property
     def stacked(self) -> NamedSharding:
@@ -145,25 +150,38 @@ def data_placement(batch_size: int) -> Placement:
       batch_size: the global batch; must be divisible by the number of devices.
 
     Raises:
-      InputError: the batch cannot be split evenly.
+      InputError: the batch cannot be split evenly, or the processes have unequal shares of them.
     """
     devices = jax.devices()
-    if batch_size % len(devices):
-        raise InputError(
-            f"the batch size {batch_size} cannot be split over {len(devices)} devices: "
-            f"use a multiple of {len(devices)}"
-        )
     each = [sum(d.process_index == i for d in devices) for i in range(jax.process_count())]
     if len(set(each)) > 1:
         raise InputError(
             f"the processes have {', '.join(map(str, each))} devices: give each the same number"
+        )
+    return placement_over(devices, batch_size)
+
+
+def placement_over(devices: Sequence[jax.Device], batch_size: int) -> Placement:
+    """A one-axis mesh over these devices, which splits the batch.
+
+    Args:
+      devices: those of this machine, or those of a topology that is only described.
+      batch_size: the global batch; must be divisible by their number.
+
+    Raises:
+      InputError: the batch cannot be split evenly.
+    """
+    if batch_size % len(devices):
+        raise InputError(
+            f"the batch size {batch_size} cannot be split over {len(devices)} devices: "
+            f"use a multiple of {len(devices)}"
         )
     # Auto axes: with the default Explicit ones `z @ z.T` of a sharded z raises.
     auto = (jax.sharding.AxisType.Auto,)
     mesh = jax.make_mesh((len(devices),), ("data",), axis_types=auto, devices=devices)
     # JAX's order on a torus may mix the processes: row i is the same image however many there are.
     together = sorted(mesh.devices.flat, key=lambda device: device.process_index)
-    mesh = jax.sharding.Mesh(np.array(together), ("data",), axis_types=auto)
+    mesh = Mesh(np.array(together), ("data",), axis_types=auto)
     return Placement(
         sharded=NamedSharding(mesh, PartitionSpec("data")),
         replicated=NamedSharding(mesh, PartitionSpec()),

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 from jax.sharding import NamedSharding
 
+from jaxssl import lowering
 from jaxssl.training.devices import Placement
 from jaxssl.training.method import Batch, Metrics
 from jaxssl.training.state import TrainState
@@ -63,10 +65,10 @@ class TrainStep:
             )
             return state, jax.tree.map(lambda values: values[-1], metrics)
 
-        def compiled(function: Callable, batches: NamedSharding) -> Callable:
+        def compiled(function: Callable, batches: NamedSharding) -> Any:
             whole = placement.replicated
             return jax.jit(
-                function,
+                lowering.made_for(placement.mesh)(function),
                 donate_argnums=0,
                 # Images are an argument: closed over, they would be a constant of the program.
                 in_shardings=(whole, batches, whole, whole),
@@ -82,6 +84,19 @@ class TrainStep:
     ) -> tuple[TrainState, Metrics]:
         """One step over a batch [b, ...]."""
         return self._one(state, batch, key, self._images)
+
+    def lower(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Lowered:
+        """Lower the program of one step for the devices of the placement, which need not be here.
+
+        Args:
+          state: `jax.ShapeDtypeStruct`s will do, here and below, and as `images` of the class.
+          batch: [b, ...].
+          key: a PRNG key.
+
+        Returns:
+          What `compile()` makes the program of.
+        """
+        return self._one.lower(state, batch, key, self._images)
 
     def several(
         self, state: TrainState, batches: Batch, key: jax.Array

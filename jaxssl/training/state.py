@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from functools import partial
 from typing import Any
 
 import jax
@@ -57,19 +58,28 @@ def create_state(method: Method) -> TrainState:
       >>> int(state.step), state.params["kernel"].shape
       (0, (3, 2))
     """
-    return _state(method.model, method.optimizer, method.trainable)
+    # Copied, because a step donates its state: the model must outlive it.
+    return _state(method.optimizer, *jax.tree.map(jnp.copy, split(method.model, method.trainable)))
+
+
+def state_shapes(method: Method) -> TrainState:
+    """Make the state's shapes and types alone: nothing is allocated.
+
+    Args:
+      method: Its model may be shapes alone too, from `nnx.eval_shape`.
+    """
+    shapes = split(method.model, method.trainable)
+    return jax.eval_shape(partial(_state, method.optimizer), *shapes)
 
 
 def model_state(model: nnx.Module) -> TrainState:
     """Make the state of a model that is only evaluated."""
-    return _state(model, optax.identity(), nnx.Param)
+    return _state(optax.identity(), *jax.tree.map(jnp.copy, split(model)))
 
 
 def _state(
-    model: nnx.Module, optimizer: optax.GradientTransformation, trainable: Any
+    optimizer: optax.GradientTransformation, params: nnx.State, rest: nnx.State
 ) -> TrainState:
-    # Copied, because a step donates its state: the model must outlive it.
-    params, rest = jax.tree.map(jnp.copy, split(model, trainable))
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import optax
 from flax import nnx
 
+from jaxssl import lowering
 from jaxssl.training.devices import Placement
 from jaxssl.training.dispatch import TrainStep
 from jaxssl.training.method import Batch, Method, Metrics
@@ -97,7 +98,7 @@ def make_eval_step(
 
     whole = placement.replicated
     compiled = jax.jit(
-        evaluate,
+        lowering.made_for(placement.mesh)(evaluate),
         in_shardings=(whole, whole, placement.sharded, whole, whole),
         out_shardings=whole,
     )
