@@ -479,7 +479,7 @@ def _plan(settings: config.Training, data: Data, method: training.Method) -> tra
         save_seconds=60 * settings.save_minutes,
         patience=method.patience,
         # XLA runs a convolution inside a loop on a CPU 3 to 16 times slower than outside of it
-        # (scripts/benchmarks/simclr_step.py), and a CPU is its own host.
+        # (scripts/benchmarks/simclr_step.py), where host and device are one.
         steps_per_dispatch=1 if jax.default_backend() == "cpu" else settings.steps_per_dispatch,
     )
 
