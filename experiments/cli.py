@@ -102,7 +102,7 @@ def ending() -> Iterator[None]:
     except RunEnd as error:
         _end(error, error.exit_code)
     except BrokenPipeError:
-        # Who read the output, such as `head`, has enough of it; Python would complain at its exit.
+        # The reader of the output, such as `head`, has closed it; Python would complain at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:

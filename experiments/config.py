@@ -77,7 +77,7 @@ Share = Annotated[T, Limit("above 0 and at most 1", above=0, most=1)]
 Share0 = Annotated[T, Limit("0 to 1", least=0, most=1)]
 Below1 = Annotated[T, Limit("0 or more and below 1", least=0, most=math.nextafter(1, 0))]
 
-# A run keeps to it to the last bit, but with another value it is the same method.
+# May not change on resume; yet runs that differ in it alone are of one method.
 PerRun = Annotated[T, Scope(method=False)]
 # How far a run goes and which state is judged: may grow, and tells methods apart.
 Extent = Annotated[T, Scope(method=True, resume=True)]
@@ -93,7 +93,7 @@ Process = Annotated[T, Scope(method=False, resume=True, own=True, kept=False)]
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """How images and labels are read, where they are yours."""
+    """How your own images and labels are read."""
 
     labels_from: Source[str] = "auto"
     """auto: the folders' names, or a table that lies with the images; folders; none; or a table
@@ -197,7 +197,7 @@ class Network:
 
 @dataclasses.dataclass(frozen=True)
 class Optimization:
-    """How the weights move."""
+    """The optimizer and its learning rate."""
 
     optimizer: Literal["adam", "sgd", "lars"] = "adam"
     """lars, with a learning rate of about batch size / 256, is SimCLR's own, for large batches."""
@@ -216,7 +216,7 @@ class Optimization:
 
 @dataclasses.dataclass(frozen=True)
 class Place:
-    """Where to, and by which chance."""
+    """The run folder and the random seed."""
 
     seed: PerRun[AtLeast0[int]] = 0
     """Of the split, the initial weights, the batches and the views."""
@@ -226,7 +226,7 @@ class Place:
 
 @dataclasses.dataclass(frozen=True)
 class Training(Place):
-    """How long, in which steps."""
+    """Batch size, length of training, and how often a run evaluates and saves."""
 
     batch_size: AtLeast1[int] = 256
     """Images a step, over all devices."""

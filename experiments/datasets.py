@@ -97,7 +97,7 @@ def read(settings: Images, seed: int) -> Data:
     data = READERS[settings.dataset](settings, seed)
     parts = {"train": data.train, "val": data.val, "test": data.test, **data.unseen}
     if not len(data.test):
-        parts = {"train": data.train}  # what is watched on the way is a part of it
+        parts = {"train": data.train}  # without labels, validation images are part of these
     print(images_room.describe(parts))
     return data
 

@@ -94,12 +94,12 @@ class Finished:
         """Make the encoder, whose every parameter learns; and say what it starts as.
 
         Args:
-          checkpoint: Whose weights it has; None: random ones.
-          seed: Of the random ones.
+          checkpoint: The one whose weights it takes; None: random weights.
+          seed: Draws the random weights.
         """
         settings = dataclasses.replace(self.config.for_structure(), seed=seed)
         if hasattr(settings, "freeze"):
-            # What the run froze learns here too.
+            # Parameters that the run froze are trained here too.
             free: Any = False if isinstance(settings.freeze, bool) else "none"
             settings = dataclasses.replace(settings, freeze=free)
         outline = datasets.of_outline(self.record["outline"], self.images)

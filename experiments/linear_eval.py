@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Sets = dict[str, ImageSet]
     Features = dict[str, np.ndarray]
 
-# Of the accuracy over epochs: right to a per cent, and a checkpoint takes seconds.
+# Images for the accuracy over epochs: within a per cent, in seconds a checkpoint.
 FEW = {"train": 5000, "val": 1000, "test": 2000}
 
 
@@ -90,7 +90,7 @@ def main(config: LinearEval) -> None:
     labelled = datasets.with_label_fraction(data, fraction, seed=config.seed).train
     sets = {"train": labelled, "val": data.val, "test": data.test}
 
-    # Features and numbers, of the network and of what knows nothing.
+    # Features and numbers, of the network and of the baselines.
     def features(state: TrainState, sets: Sets) -> Features:
         return {n: embedding.embed_set(encode, state, x, placement) for n, x in sets.items()}
 

@@ -135,7 +135,7 @@ def _compare_or_note(study: optuna.Study, storage: Path, new: dict[str, Any]) ->
         for name in sorted(old.keys() | new.keys())
         if old.get(name) != new.get(name)
     ]
-    # What only ever failed, by a folder that was misspelt for one, binds nobody.
+    # A study whose trials all failed, say by a misspelt folder, may go on with other settings.
     if differing and trials(study, "complete", "pruned", "running"):
         raise InputError(
             f"--storage {storage} holds another study: {'; '.join(differing)}. "

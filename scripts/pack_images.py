@@ -112,7 +112,7 @@ def main(config: Pack) -> None:
 
 
 def _redone(files: list[Any], again: list[int], settings: dict[str, Any]) -> Iterator[Any]:
-    """(position, pixels) of images whose pixels follow from what the whole set has in common."""
+    """Yield (position, pixels) of images whose pixels follow from what the whole set shares."""
     from jaxssl.data.scan import examine
 
     for i, (_, image) in examine(files, again, settings, None):
@@ -120,8 +120,10 @@ def _redone(files: list[Any], again: list[int], settings: dict[str, Any]) -> Ite
 
 
 def _decode(files: list[Any], settings: dict[str, Any], parts: Path) -> list[str]:
-    """Every part as a file that is whole; its name says what is in it, so that a part of files
-    that changed since, or of other settings, is made again."""
+    """Decode the images part by part, each part into a file that is whole or absent.
+
+    A part's name is a hash of its files and settings, so it is made again when they change.
+    """
     from jaxssl.data.scan import DECODER, examine, hash_of, key_of
     from jaxssl.files import atomic
 
@@ -175,7 +177,7 @@ def _write(
     table: dict[str, Any],
     redone: Callable[[], Iterator[Any]],
 ) -> None:
-    """One record an image, compressed a little and alone, so that any of them is read by itself."""
+    """Write one record an image, compressed a little and alone, so that each is read by itself."""
     from array_record.python.array_record_module import ArrayRecordWriter
 
     temporary = parts / "whole.tmp"  # what a kill leaves of it goes with the parts
@@ -200,7 +202,7 @@ def _write(
 
 
 def _good(parts: Path, names: list[str]) -> Iterator[tuple[int, Any]]:
-    """(position among all files, pixels) of the images that can be read."""
+    """Yield (position among all files, pixels) of the images that can be read."""
     number = 0
     for name in names:
         verdicts = _verdicts(parts / name)

@@ -31,7 +31,7 @@ NAMES = {
 
 
 def accuracies(results: Results, where: str, embedding: str) -> dict[str, float]:
-    """SVC accuracy by number of labels, "all" for the whole pool."""
+    """Return SVC accuracy by number of labels, "all" for the whole pool."""
     return {
         "all" if row.all else str(row.labels): row.mean
         for row in results.label_efficiency
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def print_label_efficiency(runs: list[Results]) -> None:
-    """Balanced accuracy at a few numbers of labels, by set and embedding."""
+    """Print balanced accuracy at a few numbers of labels, by set and embedding."""
     sets = dict.fromkeys(row.set for row in runs[0].label_efficiency)
     counted = [row for row in runs[0].label_efficiency if not row.all]
     columns = [*map(str, headline_labels(counted, runs[0].label_sizes)), "all"]
@@ -94,7 +94,7 @@ def print_label_efficiency(runs: list[Results]) -> None:
 
 
 def told(run: Results) -> list[LabelRow]:
-    """The rows at the numbers of labels that a set's results are told by."""
+    """Pick the rows at the numbers of labels that a set's results are told by."""
     every = run.label_efficiency
     by_set = {
         name: headline_labels([row for row in every if row.set == name], run.label_sizes)
@@ -104,12 +104,12 @@ def told(run: Results) -> list[LabelRow]:
 
 
 def _row(row: LabelRow) -> dict[str, Any]:
-    """A row without what most rows say: that these are not all the labels."""
+    """Copy a row without the usual remark that these are not all the labels."""
     return {name: value for name, value in plain(row).items() if value is not False}
 
 
 def write_log(path: Path | None, runs: list[dict[str, Any]], keep: tuple[str, ...]) -> None:
-    """The runs' settings and numbers as JSON; nothing without a path."""
+    """Write the runs' settings and numbers as JSON; nothing without a path."""
     if path is None:
         return
     log = json.dumps(_short([{key: run[key] for key in keep} for run in runs]))
@@ -121,7 +121,7 @@ def write_log(path: Path | None, runs: list[dict[str, Any]], keep: tuple[str, ..
 
 
 def print_classifiers(runs: list[dict[str, Any]]) -> None:
-    """Top-1, top-3 and top-5 of the test images, by start and by what is trained."""
+    """Print top-1, top-3 and top-5 of the test images, by start and by what is trained."""
     groups: dict[tuple[str, str, str], list[dict[str, float]]] = {}
     for run in runs:
         facts = run["protocol"]
@@ -141,7 +141,7 @@ def print_classifiers(runs: list[dict[str, Any]]) -> None:
 
 
 def print_linear_evaluation(runs: list[dict[str, Any]]) -> None:
-    """Top-1, top-3 and top-5 of a linear classifier and kNN, by embedding."""
+    """Print top-1, top-3 and top-5 of a linear classifier and kNN, by embedding."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for run in runs:
         for row in run["rows"]:
@@ -159,7 +159,7 @@ def print_linear_evaluation(runs: list[dict[str, Any]]) -> None:
 
 
 def _short(value: Any) -> Any:
-    """The same with five digits after the point, which is more than is known."""
+    """Round to five digits after the point, which is more than is known."""
     if isinstance(value, dict):
         return {name: _short(inner) for name, inner in value.items()}
     if isinstance(value, list):

@@ -19,7 +19,7 @@ _HUE = 3
 
 
 def to_grey(image: Array) -> Array:
-    """Returns the luma of an image in all its channels: .299 r + .587 g + .114 b.
+    """Return the luma of an image in all its channels: .299 r + .587 g + .114 b.
 
     Args:
         image: float32 [h, w, c] in [0, 1].
@@ -47,7 +47,7 @@ def to_grey(image: Array) -> Array:
 
 
 def adjust_brightness(image: Array, factor: ArrayLike) -> Array:
-    """Scales an image: clip(factor · x). 0 is black, 1 the image; `factor` >= 0.
+    """Scale an image: clip(factor · x). 0 is black, 1 the image; `factor` >= 0.
 
     Example:
         >>> adjust_brightness(jnp.full((1, 1, 1), 0.5), 1.5).item()
@@ -58,7 +58,7 @@ def adjust_brightness(image: Array, factor: ArrayLike) -> Array:
 
 
 def adjust_contrast(image: Array, factor: ArrayLike) -> Array:
-    """Blends an image with its mean grey m: clip(factor · x + (1 - factor) · m); `factor` >= 0.
+    """Blend an image with its mean grey m: clip(factor · x + (1 - factor) · m); `factor` >= 0.
 
     Example:
         >>> adjust_contrast(jnp.array([[[0.25], [0.75]]]), 2.0).ravel().tolist()
@@ -69,7 +69,7 @@ def adjust_contrast(image: Array, factor: ArrayLike) -> Array:
 
 
 def adjust_saturation(image: Array, factor: ArrayLike) -> Array:
-    """Blends an image with its grey: clip(factor · x + (1 - factor) · grey); `factor` >= 0.
+    """Blend an image with its grey: clip(factor · x + (1 - factor) · grey); `factor` >= 0.
 
     Example:
         >>> image = jnp.array([[[1.0, 0.0, 0.0]]])
@@ -81,7 +81,7 @@ def adjust_saturation(image: Array, factor: ArrayLike) -> Array:
 
 
 def adjust_hue(image: Array, shift: ArrayLike) -> Array:
-    """Turns the colour circle: adds `shift` to the hue in HSV, modulo 1.
+    """Turn the colour circle: add `shift` to the hue in HSV, modulo 1.
 
     With v = max, chroma d = max - min and hue H in sixths of the circle, channel n is
     v - d · clip(min(k, 4 - k), 0, 1), k = (n + H + 6 shift) mod 6, n = 5, 3, 1 for r, g, b.
@@ -129,7 +129,7 @@ def color_jitter(
     saturation: float = 0.0,
     hue: float = 0.0,
 ) -> Array:
-    """Jitters brightness, contrast, saturation and hue, in random order.
+    """Jitter brightness, contrast, saturation and hue, in random order.
 
     Each of the first three draws a factor uniform in [max(0, 1 - s), 1 + s], hue a shift uniform
     in [-s, s]; 0 turns one off. All orders of those that are on are equally likely.
@@ -191,13 +191,13 @@ def color_jitter(
 
 
 def _jitter(image: Array, op: Array, factor: Array) -> Array:
-    """Brightness, contrast or saturation, as the traced `op` says."""
+    """Adjust brightness, contrast or saturation, as the traced `op` says."""
     partner = jnp.where(op == _CONTRAST, _mean_grey(image), to_grey(image))
     return _blend(image, jnp.where(op == _BRIGHTNESS, 0.0, partner), factor)
 
 
 def _mean_grey(image: Array) -> Array:
-    """The mean of the grey image, [1, 1, c]: grey is linear, so the grey of the mean pixel."""
+    """Average the grey image to [1, 1, c]; grey is linear, so this is the mean pixel's grey."""
     return to_grey(image.mean((0, 1), keepdims=True))
 
 
@@ -206,7 +206,7 @@ def _blend(image: Array, other: Array, factor: ArrayLike) -> Array:
 
 
 def random_grey(key: Array, image: Array, *, p: float = 0.2) -> Array:
-    """Replaces an image by its grey, in all channels, with probability p in [0, 1].
+    """Replace an image by its grey, in all channels, with probability p in [0, 1].
 
     Example:
         >>> grey = random_grey(jax.random.key(0), jnp.array([[[1.0, 0.0, 0.0]]]), p=1.0)
@@ -218,7 +218,7 @@ def random_grey(key: Array, image: Array, *, p: float = 0.2) -> Array:
 
 
 def gaussian_blur(image: Array, sigma: ArrayLike, *, kernel: int) -> Array:
-    """Blurs an image with a Gaussian kernel; borders are reflected, the edge not repeated.
+    """Blur an image with a Gaussian kernel; borders are reflected, the edge not repeated.
 
     w_j = exp(-j² / 2 sigma²) / sum, |j| <= (kernel - 1) / 2, along rows and along columns.
 
@@ -245,7 +245,7 @@ def gaussian_blur(image: Array, sigma: ArrayLike, *, kernel: int) -> Array:
 
 
 def random_blur(key: Array, image: Array, *, kernel_max: int = 11) -> Array:
-    """Blurs an image with a Gaussian of random odd kernel size 1, 3, ..., kernel_max.
+    """Blur an image with a Gaussian of random odd kernel size 1, 3, ..., kernel_max.
 
     sigma = 0.3 ((kernel - 1) / 2 - 1) + 0.8, OpenCV's rule; kernel 1 is the image itself.
 
@@ -280,7 +280,7 @@ def random_gaussian_blur(
     p: float = 0.5,
     sigma: tuple[float, float] = (0.1, 2.0),
 ) -> Array:
-    """Blurs an image with probability p, sigma uniform in a range: SimCLR's blur.
+    """Blur an image with probability p, sigma uniform in a range: SimCLR's blur.
 
     Args:
         key: a PRNG key.
@@ -312,7 +312,7 @@ def random_gaussian_blur(
 
 
 def _blur(image: Array, kernel: ArrayLike, sigma: ArrayLike, *, limit: int) -> Array:
-    """Blurs with a Gaussian cut off at `kernel` <= `limit` taps, as two banded matrix products.
+    """Blur with a Gaussian cut off at `kernel` <= `limit` taps, as two banded matrix products.
 
     A convolution whose kernel differs from image to image becomes, under vmap, a grouped
     convolution with one group an image, slow on CPUs and TPUs alike; a matrix product does not.
@@ -334,7 +334,7 @@ def _blur(image: Array, kernel: ArrayLike, sigma: ArrayLike, *, limit: int) -> A
 
 
 def _band(taps: Array, *, side: int) -> Array:
-    """The [side, side] matrix that convolves a line with `taps`, reflected at both ends."""
+    """Make the [side, side] matrix that convolves a line with `taps`, reflected at both ends."""
     radius = taps.shape[0] // 2
     target = jnp.arange(side)[None, :, None] + jnp.arange(-radius, radius + 1)[:, None, None]
     source = (side - 1) - jnp.abs((side - 1) - jnp.abs(target))

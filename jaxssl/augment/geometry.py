@@ -35,7 +35,7 @@ class Window(NamedTuple):
 
 
 def check_image(image: ArrayLike) -> Array:
-    """Returns `image` as an array; raises `ValueError` unless it is float32 [h, w, 1 or 3]."""
+    """Return `image` as an array; raise `ValueError` unless it is float32 [h, w, 1 or 3]."""
     image = jnp.asarray(image)
     if image.ndim != 3 or image.shape[-1] not in (1, 3) or image.dtype != jnp.float32:
         raise ValueError(
@@ -46,7 +46,7 @@ def check_image(image: ArrayLike) -> Array:
 
 
 def compose(*transforms: Array) -> Array:
-    """Returns the transform of an image that goes through `transforms` from left to right.
+    """Compose `transforms` into one transform that applies them from left to right.
 
     Args:
         *transforms: [3, 3] each, output position -> input position.
@@ -67,28 +67,28 @@ def compose(*transforms: Array) -> Array:
 
 
 def rotation(angle: ArrayLike) -> Array:
-    """Returns the transform that turns an image counter-clockwise by `angle` radians."""
+    """Make the transform that turns an image counter-clockwise by `angle` radians."""
     cos, sin = jnp.cos(angle), jnp.sin(angle)
     return _matrix((cos, sin, 0.0), (-sin, cos, 0.0))
 
 
 def scaling(rows: ArrayLike, columns: ArrayLike) -> Array:
-    """Returns the transform that enlarges an image by these factors (> 0) about its centre."""
+    """Make the transform that enlarges an image by these factors (> 0) about its centre."""
     return _matrix((1.0 / rows, 0.0, 0.0), (0.0, 1.0 / columns, 0.0))
 
 
 def translation(rows: ArrayLike, columns: ArrayLike) -> Array:
-    """Returns the transform that moves an image by so many pixels downwards and to the right."""
+    """Make the transform that moves an image by so many pixels downwards and to the right."""
     return _matrix((1.0, 0.0, -jnp.asarray(rows)), (0.0, 1.0, -jnp.asarray(columns)))
 
 
 def flip(flipped: ArrayLike) -> Array:
-    """Returns the transform that mirrors an image left to right where `flipped` is true."""
+    """Make the transform that mirrors an image left to right where `flipped` is true."""
     return _matrix((1.0, 0.0, 0.0), (0.0, jnp.where(flipped, -1.0, 1.0), 0.0))
 
 
 def crop(window: Window, *, shape: tuple[int, int], size: tuple[int, int] | None = None) -> Array:
-    """Returns the transform that cuts `window` out of an image and resizes it.
+    """Make the transform that cuts `window` out of an image and resizes it.
 
     Args:
         window: the rectangle, in pixels of the image.
@@ -111,7 +111,7 @@ def warp(
     size: tuple[int, int] | None = None,
     fill: float | Sequence[float] = 1.0,
 ) -> Array:
-    """Resamples an image through an affine transform, bilinearly.
+    """Resample an image through an affine transform, bilinearly.
 
     out(p) = sum_q max(0, 1 - |dy|) max(0, 1 - |dx|) image(q), with (dy, dx) = matrix·p - q and
     image(q) = fill at every grid point q outside the image.
@@ -162,7 +162,7 @@ def warp(
 def random_rotation(
     key: Array, image: Array, *, degrees: float = 180.0, fill: float | Sequence[float] = 1.0
 ) -> Array:
-    """Rotates an image about its centre by an angle uniform in [-degrees, degrees].
+    """Rotate an image about its centre by an angle uniform in [-degrees, degrees].
 
     Args:
         key: a PRNG key.
@@ -192,7 +192,7 @@ def random_angle(key: Array, *, degrees: float) -> Array:
 
 
 def random_flip(key: Array, image: Array, *, p: float = 0.5) -> Array:
-    """Mirrors an image left to right with probability p.
+    """Mirror an image left to right with probability p.
 
     Args:
         key: a PRNG key.
@@ -228,7 +228,7 @@ def random_resized_crop(
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
     size: tuple[int, int] | None = None,
 ) -> Array:
-    """Cuts a random window out of an image and resizes it, bilinearly.
+    """Cut a random window out of an image and resize it, bilinearly.
 
     The window's law is `random_window`'s. The resize is two small matrix products (rows, columns:
     no gather), it repeats the image's edge rather than blending with a fill, and where `size` is

@@ -30,7 +30,7 @@ def plankton(
     hue: float = 0.3,
     kernel_max: int = 11,
 ) -> Array:
-    """Makes a view of one plankton organism, on white by default.
+    """Make a view of one plankton organism, on white by default.
 
     Rotation by any angle, random crop and resize, and flip, in one resampling that fills with the
     background's colour; brightness and hue jitter; Gaussian blur of random odd kernel size. An
@@ -88,7 +88,7 @@ def digits(
     brightness: float = 0.2,
     kernel_max: int = 3,
 ) -> Array:
-    """Makes a view of one handwritten digit, still the same digit.
+    """Make a view of one handwritten digit, still the same digit.
 
     A small rotation, zoom and shift in one resampling that fills with the background's colour,
     black by default; brightness jitter; a slight blur. No flip and no large angle: 6 must not
@@ -146,7 +146,7 @@ def cifar(
     grey_p: float = 0.2,
     blur_p: float = 0.0,
 ) -> Array:
-    """Makes SimCLR's view of a natural image.
+    """Make SimCLR's view of a natural image.
 
     Random resized crop, flip, colour jitter (brightness, contrast, saturation .8 s, hue .2 s, in
     random order), grey, blur (kernel about a tenth of the side, sigma .1-2). The defaults are the
@@ -197,7 +197,7 @@ def cifar(
 # Compiled as a whole where they are called on their own; in a jitted step they are part of it.
 @partial(jax.jit, static_argnames="recipe", inline=True)
 def view(key: Array, images: Array, recipe: Recipe | None) -> Array:
-    """Makes one view of each image of a batch.
+    """Make one view of each image of a batch.
 
     Image i of the global batch draws from `fold_in(key, i)` whatever the batch size and however
     many devices the batch is spread over, so its view depends on neither.
@@ -228,7 +228,7 @@ def view(key: Array, images: Array, recipe: Recipe | None) -> Array:
 
 @partial(jax.jit, static_argnames=("recipe", "number"), inline=True)
 def views(key: Array, images: Array, recipe: Recipe, *, number: int = 2) -> Array:
-    """Makes independent views of each image of a batch.
+    """Make independent views of each image of a batch.
 
     The keys of image i of the global batch are `split(fold_in(key, i), number)` whatever the batch
     size and however many devices the batch is spread over, so its views depend on neither.
@@ -269,7 +269,7 @@ def views(key: Array, images: Array, recipe: Recipe, *, number: int = 2) -> Arra
 
 
 def to_float(images: Array) -> Array:
-    """Converts images to float32 in [0, 1]: uint8 is divided by 255, floats are kept.
+    """Convert images to float32 in [0, 1]: uint8 is divided by 255, floats are kept.
 
     Args:
         images: uint8 or float [..., h, w, c].
@@ -298,12 +298,12 @@ def _check_batch(images: Array) -> Array:
 
 
 def _image_keys(key: Array, images: Array) -> Array:
-    """A key for each image, by its place in the batch."""
+    """Derive a key for each image from its place in the batch."""
     return jax.vmap(lambda i: jax.random.fold_in(key, i))(jnp.arange(images.shape[0]))
 
 
 def _cap(kernel_max: int, shape: tuple[int, int]) -> int:
-    """The largest odd kernel within `kernel_max` and a quarter of the shorter side."""
+    """Return the largest odd kernel within `kernel_max` and a quarter of the shorter side."""
     if kernel_max < 1 or kernel_max % 2 == 0:
         raise ValueError(f"kernel_max must be odd and >= 1, got {kernel_max}")
     quarter = max(1, min(shape) // 4)

@@ -12,7 +12,7 @@ from jax import Array, lax
 
 
 def by_gather(image: Array, matrix: Array, fill: Array, size: tuple[int, int]) -> Array:
-    """Reads the four neighbours of each position: bilinear, exactly."""
+    """Interpolate between the four neighbours of each position: bilinear, exactly."""
     h, w, c = image.shape
     rows, columns = _centred(size[0])[:, None], _centred(size[1])[None, :]
     y = matrix[0, 0] * rows + matrix[0, 1] * columns + (matrix[0, 2] + (h - 1) / 2)
@@ -44,7 +44,7 @@ def by_gather(image: Array, matrix: Array, fill: Array, size: tuple[int, int]) -
 
 
 def in_two_passes(image: Array, matrix: Array, fill: Array, size: tuple[int, int]) -> Array:
-    """Resamples each row of the input, then each column of that: two batched matrix products.
+    """Resample each row of the input, then each column of that: two batched matrix products.
 
     A TPU holds [.., 2, 2, 3] neighbourhoods in tiles of (8, 128), 85 times their size: gathering
     256 images of 128 px takes more than the 15.75 GB of a v5e chip. Here no array's last axis is
@@ -95,7 +95,7 @@ def in_two_passes(image: Array, matrix: Array, fill: Array, size: tuple[int, int
 
 
 def _triangles(positions: Array, side: int) -> Array:
-    """The weights [p, side, q] of pixels 0 to side - 1 at positions [p, q], linear between them."""
+    """Compute weights [p, side, q] of pixels 0 to side - 1 at positions [p, q], linear between."""
     pixels = jnp.arange(side, dtype=jnp.float32)[:, None]
     return jnp.maximum(0.0, 1 - jnp.abs(positions[:, None, :] - pixels[None]))
 

@@ -14,7 +14,7 @@ from jaxssl.errors import InputError
 
 
 def columns_of(reading: Reading) -> labels.Columns:
-    """The columns of a table that a reading names."""
+    """Return the columns of a table that a reading names."""
     return labels.Columns(
         image=reading.image_column,
         label=reading.label_column,
@@ -43,7 +43,7 @@ def annotate(found: Found, table: ImageFile | None, reading: Reading) -> None:
 
 
 def _label(found: Found, table: ImageFile | None, reading: Reading) -> None:
-    """Labels and splits, from a table or from folders."""
+    """Label the images and assign their splits, from a table or from folders."""
     columns, asked = columns_of(reading), reading.labels_from
     named = [table] if table is not None else []
     if asked not in ("auto", "folders", "none"):
@@ -90,7 +90,7 @@ def _join_if_it_fits(found: Found, there: list[ImageFile], reading: Reading) -> 
 
 
 def _group(found: Found, group_by: str) -> None:
-    """Groups by a regular expression on ids, where no column of a table gave them."""
+    """Group images by a regular expression on ids, where no column of a table gave groups."""
     if not group_by or found.grouped:
         return
     try:

@@ -1,4 +1,4 @@
-"""Images that were listed and checked to an `ImageSet` and its report."""
+"""From images that were listed and checked to an `ImageSet` and its report."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def find_crop(found: Found, asked: int | Literal["auto"]) -> int:
 
 
 def readable(found: Found, verdicts: Sequence[Verdict], reading: Reading) -> list[int]:
-    """The positions of the good files; the others are noted in `found`, or refused."""
+    """Return the positions of the good files; note the others in `found`, or refuse them."""
     for file, verdict in zip(found.files, verdicts, strict=True):
         if verdict.reason:
             found.unreadable[file.id] = verdict.reason
@@ -78,7 +78,7 @@ def image_set(
     look: Look,
     reading: Reading,
 ) -> tuple[ImageSet, Report]:
-    """The files at `rows`, read by `load`, and the report."""
+    """Make the set of the files at `rows`, whose pixels `load` reads, and the report."""
     files = [found.files[i] for i in rows]
     hashes = [verdicts[i].sha256 for i in rows]
     place_of: dict[str | None, int] = {name: i for i, name in enumerate(found.classes)}
@@ -100,7 +100,7 @@ def image_set(
 def _groups(
     hashes: Sequence[str], names: Sequence[str], objects: Sequence[str]
 ) -> NDArray[np.int64]:
-    """One number for all that share a hash, or a name or an object that is not ""."""
+    """Give one number to all that share a hash, or a name or an object that is not ""."""
     by_hash = np.unique(hashes, return_inverse=True)[1].astype(np.int64)
     if not any(names) and not any(objects):
         return by_hash

@@ -39,7 +39,7 @@ def find(sources: Sequence[Source]) -> int:
 
 
 def _common(strips: Sequence[NDArray[np.uint8]]) -> int:
-    """Rows from the bottom up in which strips of one width agree, if there is ink in them."""
+    """Count the rows, from the bottom up, in which all strips agree; 0 if there is no ink."""
     height = min(len(strip) for strip in strips)
     width = min(strip.shape[1] for strip in strips)
     stack = np.stack([strip[len(strip) - height :, :width] for strip in strips]).astype(np.int16)
@@ -51,7 +51,7 @@ def _common(strips: Sequence[NDArray[np.uint8]]) -> int:
 
 
 def _bottom(source: Source) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | None:
-    """The lowest rows in grey: (from the left edge, from the right edge mirrored)."""
+    """Return the lowest rows in grey: (from the left edge, from the right edge mirrored)."""
     grey = _grey(source)
     if grey is None:
         return None
@@ -60,7 +60,7 @@ def _bottom(source: Source) -> tuple[NDArray[np.uint8], NDArray[np.uint8]] | Non
 
 
 def _grey(source: Source) -> NDArray[np.uint8] | None:
-    """A picture at its full size, None of a part of one, or of what cannot be read."""
+    """Read a picture at its full size; None if it is part of a file, or cannot be read."""
     if source.box or source.raw or not os.path.isfile(source.path):
         return None
     try:
@@ -78,7 +78,7 @@ def _grey(source: Source) -> NDArray[np.uint8] | None:
 
 
 def before_and_after(source: Source, rows: int) -> NDArray[np.uint8]:
-    """A picture as it is and, to its right, without its lowest rows, for people to check.
+    """Show a picture as it is and, to its right, without its lowest rows, for people to check.
 
     Args:
       source: the image.

@@ -133,7 +133,7 @@ def _refuse_other_versions(folder: Path) -> None:
 
 
 def _download(kind: Cifar, folder: Path, progress: Progress | None) -> None:
-    """Fetches the official archive, checks its sha256 and prepares it in `folder`."""
+    """Fetch the official archive, check its sha256 and prepare it in `folder`."""
     from jaxssl.data.cifar_tfds import prepare_cifar  # seconds to import: TFDS
 
     data_dir = folder.parent.parent
@@ -156,7 +156,7 @@ def _download(kind: Cifar, folder: Path, progress: Progress | None) -> None:
 
 
 def _receive(reply: http.client.HTTPResponse, archive: Path, progress: Progress | None) -> None:
-    """The bytes of a download, told to `progress` as the images they hold."""
+    """Yield the bytes of a download; report progress as the number of images they hold."""
     size, total, images = 0, int(reply.headers.get("Content-Length") or 0), sum(COUNTS.values())
     with open(archive, "wb") as out:
         while block := reply.read(2**20):
@@ -170,7 +170,7 @@ def _receive(reply: http.client.HTTPResponse, archive: Path, progress: Progress 
 
 
 def _rows(kind: Cifar, folder: Path, split: Split, progress: Progress | None) -> NDArray[np.void]:
-    """The packed split from the cache, or decoded and put there."""
+    """Read the packed split from the cache, or decode it and put it there."""
     cache = cache_dir() / f"{kind.name}-{_digest(os.path.realpath(folder))}"
     packed = cache / f"{split}-{_identity(kind, folder)}.npy"
     try:
@@ -194,7 +194,7 @@ def _rows(kind: Cifar, folder: Path, split: Split, progress: Progress | None) ->
 
 
 def _identity(kind: Cifar, folder: Path) -> str:
-    """Changes with any file of the data set; refuses a folder that is not what its name says."""
+    """Make a key that changes with any file; refuse a folder that is not what its name says."""
     try:
         info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
         stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()]

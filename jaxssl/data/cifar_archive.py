@@ -21,12 +21,12 @@ MAX_FILES = 100_000
 
 
 def read_files(source: str | Path) -> dict[str, bytes]:
-    """Every plain file of a tar, tar.gz or folder by its name inside.
+    """Read every plain file of a tar, tar.gz or folder, by its name inside.
 
-    Nothing is written anywhere, so no name can point outside a target; one that tries is refused
-    all the same, as is all but plain files and folders: such an archive was not made for good.
-    Hidden files (names that begin with ".", `__MACOSX`) are passed over. What is decompressed is
-    counted as it comes, whatever the archive says of its sizes.
+    Nothing is written to disk, so no name can lead outside a target folder. A name that would, and
+    anything that is not a plain file or folder, is refused all the same: such an archive is
+    malicious. Hidden files (names that begin with ".", `__MACOSX`) are passed over. Decompressed
+    bytes are counted as they come; the sizes that the archive states are not trusted.
 
     Args:
       source: the path of a tar, a tar.gz or a folder; links inside are refused, not followed.
@@ -73,7 +73,7 @@ def read_files(source: str | Path) -> dict[str, bytes]:
 
 
 def _entries(path: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
-    """(name, size, open file; None for a folder) of each entry that may be there."""
+    """Yield (name, size, open file; None for a folder) of each entry that may be there."""
     if path.is_dir():
         yield from _of_folder(path)
     elif path.is_file():
@@ -117,7 +117,7 @@ def _of_folder(path: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
 
 
 class _Bounded:
-    """A stream that ends in an error after `MAX_BYTES`: a bomb is told while it unrolls."""
+    """A stream that raises after `MAX_BYTES`: a decompression bomb is stopped as it unpacks."""
 
     def __init__(self, file: io.BufferedIOBase, path: Path) -> None:
         self.file, self.path, self.left = file, path, MAX_BYTES

@@ -71,7 +71,9 @@ class Cifar:
         return f"{self.name.replace('cifar', 'cifar-')}-binary.tar.gz"
 
     def folder(self, data_dir: str | Path | None = None) -> Path:
-        """Where TFDS keeps it, there or not; None is `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
+        """Return the folder where TFDS keeps it; it need not exist.
+
+        It is below `data_dir`; None is `$TFDS_DATA_DIR` or `~/tensorflow_datasets`.
 
         Example:
           >>> CIFAR100.folder("/data").as_posix()

@@ -1,4 +1,4 @@
-"""The images and labels of CIFAR-10 and CIFAR-100 from what people have of them."""
+"""The images and labels of CIFAR-10 and CIFAR-100, read from every form that people have."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def read_cifar(
     """Read and check CIFAR-10 or CIFAR-100 from an official archive or from images by class.
 
     The official archives keep their order. Images in folders are ordered by their place in their
-    class, then by class, so that every stretch of them holds all classes alike.
+    class, then by class, so that consecutive images hold all classes equally often.
 
     Args:
       kind: which of the two.
@@ -116,7 +116,7 @@ def _check_counts(
 
 
 def _first(part: Labelled, n: int) -> Labelled:
-    """The first n images of each class, in their order."""
+    """Return the first n images of each class, in their order."""
     rank = np.zeros(len(part.labels), np.int64)
     for label in np.unique(part.labels):
         mine = part.labels == label
@@ -150,7 +150,7 @@ def _images(
 def _by_rank(
     kind: Cifar, path: Path, files: Mapping[str, bytes], split: Split, subset: int | None
 ) -> list[tuple[int, int, str]]:
-    """(rank in its class, label, name) of a split's images, in that order."""
+    """List (rank in its class, label, name) of a split's images, in that order."""
     classes: list[list[str]] = [[] for _ in kind.class_names]
     for name in sorted(files):
         of, class_, file = ("", "", *name.split("/"))[-3:]
@@ -228,7 +228,7 @@ def _python_batch(
         good = array.code == b"u1" and not array.fortran and pixels.size == rows * width
     except InputError as error:
         raise InputError(f"{where} {error}") from error
-    # A damaged pickle can raise nearly anything; it is data, and none of it is ours to mend.
+    # A damaged pickle can raise nearly anything: the file's fault, not one of this code.
     except Exception as error:
         detail = " ".join(str(error).split())[:120] or type(error).__name__
         raise InputError(f"{where} is no batch of {kind.title}, or damaged ({detail})") from error

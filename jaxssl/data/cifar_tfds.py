@@ -68,7 +68,7 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type
                 self.progress(done, total)
 
 
-# TFDS has classes of these names already; what is prepared here is read by those.
+# TFDS has builders of these names already: they read what is prepared here.
 class Cifar10(_Builder, skip_registration=True):  # type: ignore[call-arg]
     """TFDS's `cifar10`."""
 
@@ -137,7 +137,7 @@ def prepare_cifar(
 
 
 def read_records(folder: Path, split: Split) -> Sequence[dict[str, Any]]:
-    """The records of a prepared split, images still encoded: random access by position."""
+    """Open the records of a prepared split, images still encoded: random access by position."""
     return tfds.data_source(
         f"{folder.parent.name}:{VERSION}",
         split=split,

@@ -29,7 +29,7 @@ Fit = Literal["squash", "pad"]
 class UnreadableImage(InputError):
     """An image file that cannot be used; the text is "path: reason".
 
-    One string makes it whole, so that it survives being re-raised in another thread.
+    Its only argument is that string, so that it can be raised again in another thread.
     """
 
     def __init__(self, text: str, reason: str = "") -> None:
@@ -178,7 +178,7 @@ def _deep(image: Image.Image) -> bool:
 
 
 def _range_of(image: Image.Image) -> tuple[int, int]:
-    """(largest value, median of the border) of integers deeper than 8 bits; (0, 0) of others."""
+    """Return (largest value, median of the border) of integers over 8 bits deep; else (0, 0)."""
     if not _deep(image) or image.mode == "F":
         return 0, 0
     values = np.asarray(image)
@@ -191,7 +191,7 @@ def _border(grey: NDArray[Any]) -> int:
 
 
 def _eight_bit(image: Image.Image, white: int | None) -> Image.Image:
-    """Deep grey images scaled to 8 bits; Pillow's own conversion clips them at 255 in silence."""
+    """Scale deep grey images to 8 bits; Pillow's own conversion silently clips them at 255."""
     if not _deep(image):
         return image
     if getattr(image, "tag_v2", {}).get(262) == 0:  # PhotometricInterpretation: WhiteIsZero
@@ -214,7 +214,7 @@ def _eight_bit(image: Image.Image, white: int | None) -> Image.Image:
 
 
 def _flatten(image: Image.Image, fill: int) -> Image.Image:
-    """Alpha composited on the fill colour, so that colour hidden under it never appears."""
+    """Composite alpha on the fill colour, so that colour hidden under it never appears."""
     if not image.has_transparency_data:
         return image
     background = Image.new("RGBA", image.size, (fill, fill, fill, 255))
@@ -233,7 +233,7 @@ def _resize(image: Image.Image, size: int, fill: int, fit: Fit) -> Image.Image:
 
 
 def _reason(error: Exception) -> str:
-    """Why a file could not be read, short, in the user's words, on one line."""
+    """Say on one line, in the user's words, why a file could not be read."""
     detail = " ".join(str(error).split())[:120]
     match error:
         case Refused():

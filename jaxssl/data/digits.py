@@ -9,7 +9,7 @@ from jaxssl.data.images import ImageSet
 
 
 def load_digits(*, size: int, channels: int = 1) -> ImageSet:
-    """The 1,797 handwritten digits of 8 x 8 pixels, white on black, enlarged to a square.
+    """Load the 1,797 handwritten digits of 8 x 8 pixels, white on black, enlarged to a square.
 
     Pixel values 0-16 are scaled to 0-255, then enlarged once with Pillow's bilinear filter.
 

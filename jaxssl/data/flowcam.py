@@ -53,7 +53,7 @@ def read_collages(found: Found) -> None:
 
 
 def _cut(lst: ImageFile, run: str, by_id: dict[str, ImageFile]) -> list[ImageFile]:
-    """The images of a run, wherever its collages lie beside the .lst."""
+    """Cut the images of a run out of its collages, wherever these lie beside the .lst."""
     columns: list[str] = []
     rows: list[list[str]] = []
     for line in read_bytes(lst).decode("latin-1").splitlines():

@@ -88,7 +88,7 @@ class ImageSet:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """One image: {"image": uint8 [h, w, c], "label": int32, "index": int32}."""
+        """Return one image: {"image": uint8 [h, w, c], "label": int32, "index": int32}."""
         return {
             "image": self.load(index),
             "label": self.labels[index],
@@ -96,7 +96,7 @@ class ImageSet:
         }
 
     def batch(self, indices: Sequence[int] | NDArray[np.integer]) -> dict[str, NDArray[Any]]:
-        """Images by position: {"image": uint8 [b, h, w, c], "label": int32 [b], "index": ...}."""
+        """Read a batch: {"image": uint8 [b, h, w, c], "label": int32 [b], "index": int32 [b]}."""
         index = np.asarray(indices, np.int32)
         return {
             "image": np.stack([self.load(int(i)) for i in index]),
@@ -105,7 +105,7 @@ class ImageSet:
         }
 
     def subset(self, indices: Sequence[int] | NDArray[np.integer]) -> ImageSet:
-        """The images at these positions, in this order, with the same classes."""
+        """Return the images at these positions, in this order, with the same classes."""
         index = np.arange(len(self))[np.asarray(indices, np.intp)]
         return dataclasses.replace(
             self,
@@ -118,20 +118,20 @@ class ImageSet:
         )
 
     def labelled(self) -> ImageSet:
-        """The images that have a label."""
+        """Return the images that have a label."""
         return self.subset(np.flatnonzero(self.labels >= 0))
 
     def images(self) -> NDArray[np.uint8]:
-        """All images in order: uint8 [n, h, w, c]."""
+        """Read all images in order: uint8 [n, h, w, c]."""
         pixels = np.empty((len(self), *self.shape), np.uint8)
         for i in range(len(self)):
             pixels[i] = self.load(i)
         return pixels
 
     def fingerprint(self) -> str:
-        """sha256 over ordered ids, labels, splits and shape: a run resumes only on its own data.
+        """Hash ordered ids, labels, splits and shape (sha256): a run resumes only on its own data.
 
-        Pixels are left out: a folder's pixels are looked after by its scan (`open_images`).
+        Pixels are not hashed: the scan in `open_images` notices files that change.
         """
         digest = hashlib.sha256(repr(self.shape).encode())
         digest.update("\0".join(self.ids).encode())

@@ -51,7 +51,7 @@ class Row:
 
 
 def find_tables(found: Found) -> list[ImageFile]:
-    """Tables beside the images that say of themselves that they are labels.
+    """Find the tables beside the images whose own columns say that they hold labels.
 
     EcoTaxa's, wherever they lie; otherwise the tables beside the folders of images that have a
     column of images and one of labels by their usual names.
@@ -81,7 +81,7 @@ def _header(file: ImageFile) -> Table | None:
 
 
 def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
-    """The rows of a table.
+    """Yield the rows of a table.
 
     Raises:
       InputError: no column of images or of labels, or two that could be either.
@@ -196,7 +196,7 @@ def join(found: Found, files: Sequence[ImageFile], columns: Columns) -> None:
 
 
 def none_found(read: Sequence[Table], rows: Sequence[Row], root: str, there: int) -> InputError:
-    """What to say when no row's image lies where it should."""
+    """Make the error that says that no row's image lies where it should."""
     return InputError(
         f"{read[0].name} names {len(rows):,} images and 0 of them are among the {there:,} images "
         f"of {root}; missing, for one: {rows[0].image!r}; set the image root to the folder that "
@@ -244,7 +244,7 @@ def _say(
 
 
 def images_of(file: ImageFile, columns: Columns) -> Found:
-    """The images that a table names, found one by one: no folder is walked.
+    """Find the images that a table names one by one: no folder is walked.
 
     Args:
       file: the table.

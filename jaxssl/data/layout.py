@@ -72,7 +72,7 @@ def read_folders(found: Found, classes: Sequence[str] | None, *, labels: bool = 
 
 
 def _base(found: Found, classes: set[str]) -> str:
-    """The folder, "" or "a/b/", below which folders differ."""
+    """Return the folder, "" or "a/b/", below which folders differ."""
     base = ""
     while True:
         rest = [file.id[len(base) :].split("/") for file in found.files]
@@ -115,7 +115,7 @@ def _parents(id_: str) -> Iterable[str]:
 def choose_classes(
     found: Found, classes: Sequence[str] | None, empty: Sequence[str]
 ) -> tuple[str, ...]:
-    """The classes in order; drops the images of those that were not named.
+    """Put the classes in order; drop the images of those that were not named.
 
     Args:
       found: the images with their labels; those without a label stay.
@@ -191,7 +191,7 @@ def _spelling(name: str) -> str:
 
 
 def nearest(name: str, there: Sequence[str]) -> list[str]:
-    """Names in order of likeness, the nearest first."""
+    """Sort names by likeness, the nearest first."""
     spelling = _spelling(name)
 
     def distance(other: str) -> float:
@@ -221,5 +221,5 @@ def _unknown(
 
 
 def order_by_class(files: list[ImageFile]) -> list[ImageFile]:
-    """Images class by class, by code point; those without a label last."""
+    """Order images class by class, by code point; those without a label come last."""
     return sorted(files, key=lambda file: (file.label is None, file.label or ""))

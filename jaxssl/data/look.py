@@ -47,11 +47,11 @@ class Look:
     minority: float = 0.0
 
     def settings(self) -> dict[str, int]:
-        """The keyword arguments of `decode`."""
+        """Return the keyword arguments of `decode`."""
         return {"fill": self.fill, "white": self.white, "crop_bottom": self.crop_bottom}
 
     def changes(self, verdict: Verdict, first: Look) -> bool:
-        """Whether an image that was decoded with another look has other pixels with this one."""
+        """Tell whether this look changes the pixels of an image that was decoded with another."""
         return (verdict.high > 0 and self.white != first.white) or (
             verdict.filled and self.fill != first.fill
         )
@@ -60,7 +60,7 @@ class Look:
 def look_of(
     verdicts: Iterable[Verdict], *, background: int | Literal["auto"], crop_bottom: int
 ) -> Look:
-    """The look of a set from what each of its images said.
+    """Derive the look of a set from what decoding found in each of its images.
 
     The background is the median of the images' borders; within 15 of white or black it is white or
     black. Deep pixels are scaled by the smallest of 8, 10, 12, 14 and 16 bits that holds all.

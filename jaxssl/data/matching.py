@@ -10,7 +10,7 @@ from jaxssl.data.walk import ImageFile
 
 
 class Index:
-    """Images by their name, for rows that know only its end, or its stem."""
+    """Images by name, for rows that give only the end of a path or a name without its ending."""
 
     def __init__(self, files: Sequence[ImageFile]) -> None:
         self.by_id = {file.id: i for i, file in enumerate(files)}
@@ -23,7 +23,7 @@ class Index:
         self.ids = [file.id for file in files]
 
     def find(self, value: str, folder: str) -> int | None:
-        """The image that a row means: by its path, or by as much of its end as is unique."""
+        """Find the image that a row means: by its path, or by as much of its end as is unique."""
         name = os.path.normpath(value.replace("\\", "/")) if value else ""
         for exact in (os.path.normpath(folder + name), name):
             if exact in self.by_id:

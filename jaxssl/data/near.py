@@ -23,12 +23,13 @@ def near_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
 
     Candidates have equal bits in one of the four quarters of a 64-bit hash (signs of the lowest
     8 x 8 cosine frequencies of a grey thumbnail of 32 x 32, against their median) and differ in 8
-    bits at most. One counts where thumbnails correlate at .99 and differ by 4 of 255 levels at most
-    on average; blank images have no shape and count for nothing. The cost is that of reading all
-    images once, and of at most 4 x 16 comparisons an image of `a`.
+    bits at most. A candidate counts where the thumbnails correlate at .99 or more and differ by at
+    most 4 of 255 levels on average; blank images have no shape and never count. All images are read
+    once, and each image of `a` is compared with at most 4 x 16 others.
 
     Args:
-      a, b: the sets, of one shape.
+      a: the first set.
+      b: the other set, of images of the same shape.
 
     Returns:
       (position in `a`, position in `b`), at most one an image of `a`, ascending.
@@ -58,7 +59,7 @@ def near_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
 
 
 def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Which rows are nearly equal in shape and in level."""
+    """Tell which rows are nearly equal in shape and in level."""
     x, y = a.astype(np.float32), b.astype(np.float32)
     difference = np.abs(x - y).mean(axis=1)
     x -= x.mean(axis=1, keepdims=True)
@@ -69,7 +70,7 @@ def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
 
 
 def _thumbnails(images: ImageSet) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """Grey thumbnails [n, 1024] and their hashes [n]."""
+    """Make grey thumbnails [n, 1024] and their hashes [n]."""
     small = np.empty((len(images), _SIDE * _SIDE), np.uint8)
     for i in range(len(images)):
         pixels = images.load(i)
@@ -90,7 +91,7 @@ def _thumbnails(images: ImageSet) -> tuple[NDArray[np.uint8], NDArray[np.uint64]
 def _candidates(
     a: NDArray[np.uint64], b: NDArray[np.uint64], todo: NDArray[np.intp], band: int
 ) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Pairs of positions, those of `a` among `todo`, whose hashes agree in a band, in pieces."""
+    """Yield pairs of positions, those of `a` among `todo`, whose hashes agree in a band."""
     shift = np.uint64(16 * band)
     of_a, of_b = ((hashes >> shift) & np.uint64(0xFFFF) for hashes in (a[todo], b))
     order = np.argsort(of_b, kind="stable")

@@ -118,7 +118,7 @@ def list_images(place: str | Path, reading: Reading) -> Found:
 
 
 def _find(place: str, reading: Reading) -> tuple[Found, ImageFile | None]:
-    """What lies at a place, and the table that the place itself is."""
+    """Find what lies at a place, and the table that the place itself is."""
     root = os.path.realpath(place)
     if not os.path.isfile(root):
         found = walk(root, follow_links=reading.follow_links)
@@ -144,7 +144,7 @@ def _find(place: str, reading: Reading) -> tuple[Found, ImageFile | None]:
 
 
 def _of_table(table: ImageFile, reading: Reading) -> tuple[Found, ImageFile]:
-    """The images that a table names by path; by id, those of its folder."""
+    """Find the images that a table names: by path, or by id those of its folder."""
     found = labels.images_of(table, columns_of(reading))
     if not found.files:
         below = walk(found.root, follow_links=reading.follow_links)

@@ -36,7 +36,7 @@ FORMAT = "jaxssl images 2"
 def table_of(
     found: Found, verdicts: Sequence[Verdict], look: Look, reading: Reading
 ) -> dict[str, Any]:
-    """The last record of a packed file, of what was listed and not passed by `readable` yet.
+    """Make the last record of a packed file, of what was listed and not passed by `readable` yet.
 
     Images that can be read are the other records, in order.
     """
@@ -114,7 +114,7 @@ def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
 
 
 def _choose(found: Found, reading: Reading) -> None:
-    """Labels as they were packed, unless others are asked for; then the classes."""
+    """Keep labels as they were packed, unless others are asked for; then choose the classes."""
     if reading.labels_from not in ("auto", "folders") or reading.group_by:
         # They come class by class; under other labels they are in the order of a folder again.
         found.files.sort(key=lambda file: file.id.split("/"))
@@ -126,7 +126,7 @@ def _choose(found: Found, reading: Reading) -> None:
 
 
 def _read_table(path: Path) -> tuple[Sequence[bytes], dict[str, Any]]:
-    """The records, and what the last of them says."""
+    """Read the records, and the table in the last of them."""
     from grain.sources import ArrayRecordDataSource  # seconds to import: jax
 
     if not path.is_file():

@@ -110,7 +110,7 @@ def write_predictions(
 
 
 def defused(cell: str) -> str:
-    """A text that no spreadsheet runs as a formula.
+    """Make a cell safe: a text that no spreadsheet runs as a formula.
 
     Example:
       >>> defused("=1+1"), defused("copepod")
@@ -170,7 +170,7 @@ def _best_of_objects(rows: Sequence[Prediction]) -> dict[str, Prediction]:
 
 
 def _ecotaxa(rows: Sequence[Prediction], best: dict[str, Prediction], min_score: float) -> str:
-    """Tab-separated lines; a tab or a line break inside a name would be a new cell or row."""
+    """Format tab-separated lines; a tab or line break inside a name would be a new cell or row."""
     ranks: dict[str, int] = {}
     lines = ["\t".join(_ECOTAXA), "\t".join(_ECOTAXA.values())]
     for row in rows:

@@ -1,4 +1,4 @@
-"""One set of images to those learnt from, chosen by and judged on, with nothing leaked."""
+"""One set of images cut into training, validation, test and unseen classes, with no leak."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def split_protocol(
 
 
 def _without_labels(images: ImageSet, look_for_near: bool) -> Parts:
-    """All images to learn from, but those of a test part that the data gives."""
+    """Learn from all images but those of a test part that the data gives."""
     held = np.array([part in ("val", "test") for part in images.split], bool)
     shared = np.isin(images.groups, images.groups[held])
     empty = images.subset([])
@@ -142,7 +142,7 @@ def _choose(
     min_images: int,
     seed: int,
 ) -> tuple[list[str], list[str], dict[str, int]]:
-    """(seen, unseen, too small -> images); named classes are never left out."""
+    """Choose (seen, unseen, too small -> images); named classes are never left out."""
     names = labelled.class_names
     named_seen = list(seen) if seen is not None and seen != "all" else None
     named_unseen = [] if unseen is None or isinstance(unseen, int) else list(unseen)
@@ -181,7 +181,7 @@ def _choose(
 
 
 def _splittable(labelled: ImageSet, c: int) -> bool:
-    """Whether a class can give an image to each part."""
+    """Tell whether a class can give an image to each part."""
     mine = labelled.labels == c
     if not _is_given(labelled):
         return len(np.unique(labelled.groups[mine])) >= 3
@@ -191,7 +191,7 @@ def _splittable(labelled: ImageSet, c: int) -> bool:
 
 
 def _is_given(labelled: ImageSet) -> bool:
-    """Whether the data says of labelled images that they are held out."""
+    """Tell whether the data says of labelled images that they are held out."""
     return "val" in labelled.split or "test" in labelled.split
 
 
@@ -207,7 +207,7 @@ def _said(seen: Sequence[str], unseen: Sequence[str]) -> str:
 
 
 def _given(ours: ImageSet, seed: int) -> tuple[ImageSet, ImageSet, ImageSet, list[str]]:
-    """The split that the data gives, mended where it lacks a part or leaks."""
+    """Take the split that the data gives, mended where it lacks a part or leaks."""
     split = np.array([part or "train" for part in ours.split])
     note = ["the split that the data gives is used"]
     if not (split == "test").any():
@@ -234,7 +234,7 @@ def _given(ours: ImageSet, seed: int) -> tuple[ImageSet, ImageSet, ImageSet, lis
 def _with_unlabelled(
     images: ImageSet, train: ImageSet, held: Sequence[ImageSet]
 ) -> tuple[ImageSet, list[str]]:
-    """The training images and all that have no label, but for those of a group held out."""
+    """Add all images without a label to the training images, but for groups that are held out."""
     groups = np.concatenate([part.groups for part in held])
     loose = images.labels < 0
     given = np.array([part in ("val", "test") for part in images.split], bool)

@@ -26,7 +26,8 @@ class Reading:
       classes: the classes to read, in this order; None reads all.
       labels_from: "auto" (a table beside the images that names them, else folders), "folders",
         "none", or the path of a table.
-      image_column, label_column: columns of that table; "" finds them by their usual names.
+      image_column: the column of that table that names images; "" finds it by its usual names.
+      label_column: the column of that table that holds labels; "" likewise.
       group_by: a column of that table, or a regular expression on the ids of images (its first
         group, or all that it matches): images of equal value stay on one side of every split.
       validated_only: of EcoTaxa's labels, whether only those count that a person has validated.
@@ -66,5 +67,5 @@ class Reading:
             )
 
     def settings(self) -> dict[str, Any]:
-        """What `decode` must know beside the look of the set."""
+        """Return what `decode` must know beside the look of the set."""
         return {"size": self.size, "channels": self.channels, "fit": self.fit}

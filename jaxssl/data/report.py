@@ -81,13 +81,13 @@ class Report:
 
 
 def listing(lines: Sequence[str]) -> list[str]:
-    """Lines indented, each on one line; those beyond the twentieth are counted."""
+    """Indent lines, each kept on one line; those beyond the twentieth are counted."""
     first = [f"  {shown(line)}" for line in lines[:_LINES]]
     return first if len(lines) <= _LINES else [*first, f"  and {len(lines) - _LINES:,} more"]
 
 
 def shown(name: str) -> str:
-    """A name as one line: control characters and line breaks escaped."""
+    """Show a name as one line: control characters and line breaks escaped."""
     return name if name.isprintable() else ascii(name)
 
 

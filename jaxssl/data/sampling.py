@@ -18,7 +18,7 @@ BatchAt = Callable[[int], NDArray[np.intp]]
 
 
 def shuffled_epochs(n: int, *, batch_size: int, seed: int) -> BatchAt:
-    """Epochs of floor(n / batch_size) full batches, each epoch over a fresh shuffle of all n.
+    """Draw epochs of floor(n / batch_size) full batches, each over a fresh shuffle of all n.
 
     No image is twice in an epoch; the n mod batch_size left out are others each time.
 
@@ -53,7 +53,7 @@ def shuffled_epochs(n: int, *, batch_size: int, seed: int) -> BatchAt:
 def classes_by_images(
     labels: NDArray[np.integer], *, batch_size: int, images_per_class: int, seed: int
 ) -> BatchAt:
-    """Batches of P = batch_size / K distinct classes with K = images_per_class images of each.
+    """Draw batches of P = batch_size / K distinct classes, K = images_per_class images of each.
 
     For losses that need positives in the batch, such as the triplet loss. Every class is equally
     likely whatever its size; images of a class are distinct where it has K, else repeated.
@@ -102,7 +102,7 @@ def classes_by_images(
 
 
 def class_balanced(labels: NDArray[np.integer], *, batch_size: int, seed: int) -> BatchAt:
-    """Batches in which every class is equally often, whatever its size, within one image.
+    """Draw batches in which every class is equally often, whatever its size, within one image.
 
     Of a batch of b images over k classes each class gets b // k; the b % k left over go to classes
     drawn anew each step. Images of a class are distinct where it has enough, else repeated.
@@ -135,7 +135,7 @@ def class_balanced(labels: NDArray[np.integer], *, batch_size: int, seed: int) -
 
 
 def _members(labels: NDArray[np.integer]) -> list[NDArray[np.intp]]:
-    """Positions of the images of every class that has any; label -1 is no class."""
+    """List the positions of the images of every class that has any; label -1 is no class."""
     return [np.flatnonzero(labels == c) for c in np.unique(labels[labels >= 0])]
 
 

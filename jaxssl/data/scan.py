@@ -61,7 +61,7 @@ def scan(
     cache_dir: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
-    """Decode every file that the cache does not know, in threads, and keeps what it learns.
+    """Decode every file that the cache does not know, in threads, and keep what it learns.
 
     Images whose pixels depend on what the set has in common (deep ones on its range, transparent
     and padded ones on its background) are decoded a second time when that is known.
@@ -70,7 +70,8 @@ def scan(
       files: the files, in an order that is the same each time.
       root: the folder they came from; names the cache.
       settings: size, channels and fit, as `decode` takes them.
-      background, crop_bottom: as in `look_of`.
+      background: fill colour, 0 to 255, or "auto", as in `look_of`.
+      crop_bottom: rows to take off under every picture, as in `look_of`.
       cache_dir: where the cache lives; None is `jaxssl.files.cache_dir()`.
       progress: called with (files done, files to do) from time to time.
 
@@ -138,7 +139,7 @@ def scan(
 
 
 def cache_folder(root: str, cache_dir: str | Path | None) -> Path:
-    """The cache of one place."""
+    """Return the folder in which the cache of one place lives."""
     return Path(cache_dir or default_cache_dir()) / hash_of(root)[:16]
 
 
@@ -163,13 +164,13 @@ def examine(
             return verdict, seen.pixels
         except UnreadableImage as error:
             cause = error.__cause__
-            errno_ = getattr(cause, "errno", None)  # None: Pillow's word on the content
+            errno_ = getattr(cause, "errno", None)  # None: Pillow finds fault with the content
             system = isinstance(cause, MemoryError) or errno_ not in (None, ENOENT, ELOOP)
             blank = np.zeros((settings["size"], settings["size"], settings["channels"]), np.uint8)
             return Verdict("", error.reason, lasting=not system), blank
 
     with warnings.catch_warnings(), ThreadPoolExecutor(os.cpu_count()) as pool:
-        # A file that is refused is listed, and one that is read needs no library's remark.
+        # Pillow's warnings add nothing: a file that is refused is listed, any other was read.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         for start in range(0, len(todo), _CHUNK):
             chunk = todo[start : start + _CHUNK]
@@ -179,7 +180,7 @@ def examine(
 
 
 def digest_of(source: Source, pixels: NDArray[np.uint8]) -> str:
-    """sha256 of a file; of a part of one, of that part's pixels and its place in the file."""
+    """Hash a file (sha256); of a part of one, hash that part's pixels and its place in the file."""
     if source.frame or source.box or source.raw:
         return hashlib.sha256(pixels.tobytes() + repr(source).encode()).hexdigest()
     with open_file(source.path, source.member) as file:
@@ -187,14 +188,14 @@ def digest_of(source: Source, pixels: NDArray[np.uint8]) -> str:
 
 
 def key_of(file: ImageFile) -> str:
-    """What changes when the file does, or the part of it that is meant."""
+    """Make a key that changes when the file does, or the part of it that is meant."""
     frame, box, raw = file.source[2:]
     part = f" {frame} {box} {raw}" if frame or box or raw else ""
     return f"{file.stamp[0]} {file.stamp[1]}{part}"
 
 
 def hash_of(value: Any) -> str:
-    """sha256 of what JSON can hold."""
+    """Hash what JSON can hold (sha256)."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -236,7 +237,7 @@ def _write_verdicts(path: Path, files: Sequence[ImageFile], known: dict[int, Ver
 
 
 def remove_stale(folder: Path, settings_key: str, packed: Path) -> None:
-    """Pixels of an older state of the same folder, and what a killed scan left behind."""
+    """Remove pixels of an older state of the same folder, and what a killed scan left behind."""
     for path in folder.glob(f"*{settings_key}-*"):
         abandoned = path.suffix == ".tmp" and time.time() - path.stat().st_mtime > 24 * 3600
         if abandoned or (path.suffix == ".npy" and path != packed):

@@ -56,7 +56,7 @@ def refuse_irregular(path: str) -> None:
 
 @contextlib.contextmanager
 def opened(source: Source) -> Iterator[tuple[Image.Image, int]]:
-    """The image, not decoded yet where it is a file of its own, and how many frames there are."""
+    """Open an image, not decoded yet if it is a file of its own, and count its frames."""
     if source.raw is not None:
         offset, height, width = source.raw
         content = _content(source.path, source.member, offset, height * width)
@@ -81,7 +81,7 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, int]]:
 
 
 def open_file(path: str, member: str = "") -> IO[bytes]:
-    """A file, or what a zip holds under a name, open for reading and seeking."""
+    """Open a file, or what a zip holds under a name, for reading and seeking."""
     return io.BytesIO(open_zip(path).read(member)) if member else open(path, "rb")
 
 
@@ -93,7 +93,7 @@ def _content(path: str, member: str, offset: int, length: int) -> bytes:
 
 @lru_cache(maxsize=4)
 def _collage(path: str, member: str, mtime: int) -> Image.Image:
-    """A sheet of many images, decoded once for all that are cut from it."""
+    """Decode a sheet of many images, once for all that are cut from it."""
     with open_file(path, member) as file, Image.open(file, formats=FORMATS) as image:
         if image.width * image.height > MAX_PIXELS:
             raise Refused(too_large())
@@ -102,5 +102,5 @@ def _collage(path: str, member: str, mtime: int) -> Image.Image:
 
 
 def too_large() -> str:
-    """The reason why an image of too many pixels is not decoded."""
+    """Say why an image of too many pixels is not decoded."""
     return f"more than {MAX_PIXELS // 10**6} megapixels; shrink it or cut it into parts"

@@ -31,7 +31,8 @@ def split_classes(
 
     Args:
       image_set: images of at least these classes.
-      seen, unseen: class names; labels follow their order. Classes in neither are left out.
+      seen: names of the classes to train on; labels follow their order.
+      unseen: names of the classes to keep, likewise. Classes in neither list are left out.
 
     Returns:
       (seen, unseen), each with labels from 0 in its own order. `unseen` may be empty.
@@ -69,7 +70,7 @@ def train_val_test(
     fractions: tuple[float, float, float] = (0.75, 0.05, 0.20),
     seed: int,
 ) -> Splits:
-    """Seeded, stratified split; byte-identical images (equal `groups`) stay on one side.
+    """Split seeded and stratified; byte-identical images (equal `groups`) stay on one side.
 
     Of n images of a class, round(n · fraction) go to validation and to test, at least one to each,
     and the rest to train. Groups of several images are placed first, each where it leaves most
@@ -157,7 +158,7 @@ def train_val(image_set: ImageSet, *, fraction: float, seed: int) -> tuple[Image
 
 
 def label_fraction(image_set: ImageSet, fraction: float, *, seed: int) -> ImageSet:
-    """A stratified part of the labels: round(n · fraction) images of a class, at least one.
+    """Keep a stratified part of the labels: round(n · fraction) images a class, at least one.
 
     With one seed a smaller fraction is contained in every larger one.
 
@@ -188,7 +189,7 @@ def label_fraction(image_set: ImageSet, fraction: float, *, seed: int) -> ImageS
 
 
 def describe(parts: Mapping[str, ImageSet]) -> str:
-    """A table of images per class and part, with the share of each class and of each part.
+    """Count images per class and part in a table, with the share of each class and of each part.
 
     Images without a label have a row of their own, "(no label)", where there are any.
 
@@ -236,7 +237,7 @@ def _refuse_repeated(name: str, times: int, kind: str) -> None:
 
 
 def _only(image_set: ImageSet, names: Sequence[str]) -> ImageSet:
-    """The images of these classes, labels renumbered in the order of `names`."""
+    """Keep the images of these classes; renumber labels in the order of `names`."""
     renumber = np.full(len(image_set.class_names), -1, np.int32)
     renumber[[image_set.class_names.index(name) for name in names]] = np.arange(len(names))
     chosen = (image_set.labels >= 0) & (renumber[image_set.labels] >= 0)
@@ -247,10 +248,10 @@ def _only(image_set: ImageSet, names: Sequence[str]) -> ImageSet:
 def _place_shared(
     image_set: ImageSet, room: NDArray[np.int64], rng: np.random.Generator
 ) -> NDArray[np.intp]:
-    """The part of every image whose group has several, -1 elsewhere; takes its places from `room`.
+    """Choose the part of images whose group has several, else -1; take places from `room`.
 
-    Groups come in random order, the largest first. Each goes where it leaves most room, but to a
-    part that one of its classes could not fill otherwise when there is one.
+    Groups are placed in random order, the largest first. Each goes to the part where it leaves most
+    room, unless it is the last chance of one of its classes to be in a part that lacks it.
     """
     labels, (k, parts) = image_set.labels, room.shape
     part = np.full(len(image_set), -1)

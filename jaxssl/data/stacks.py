@@ -81,7 +81,7 @@ def _counts(tiffs: list[ImageFile], cache: Path) -> dict[str, int]:
 
 
 def _frames(file: ImageFile) -> int:
-    """The pages of a file; 1 of one that cannot be read, which the scan names."""
+    """Count the pages of a file; 1 of one that cannot be read, which the scan names."""
     if not os.path.isfile(file.source.path):  # a FIFO would wait for a writer for ever
         return 1
     try:

@@ -12,14 +12,14 @@ from jaxssl.data.images import ImageSet
 from jaxssl.data.sampling import class_balanced, classes_by_images, shuffled_epochs
 from jaxssl.errors import InputError
 
-if TYPE_CHECKING:  # it imports jax and Orbax: a second that only a stream is worth
+if TYPE_CHECKING:  # it imports jax and Orbax, a second that only streams need
     import grain
 
 Batch = dict[str, NDArray[Any]]
 
 
 def steps_per_epoch(image_set: ImageSet, *, batch_size: int) -> int:
-    """Full batches in one pass; what is left over waits for the next epoch's shuffle.
+    """Count full batches in one pass; what is left over waits for the next epoch's shuffle.
 
     Raises:
       InputError: the batch is larger than the set.
@@ -50,7 +50,7 @@ def train_stream(
     balanced: bool = False,
     pixels: bool = True,
 ) -> grain.IterDataset[Batch]:
-    """Endless training batches; batch t is a pure function of (image_set, batch_size, seed, t).
+    """Stream batches without end; batch t is a pure function of (image_set, batch_size, seed, t).
 
     An epoch is floor(n / batch_size) steps over a fresh shuffle, cut to full batches: no image is
     twice in an epoch, and the few left out are others each time. Of every *global* batch each
@@ -64,7 +64,8 @@ def train_stream(
       batch_size: images in the global batch, a multiple of `process_count`.
       seed: at least 0.
       start_step: the first step to give; a resumed stream equals the uninterrupted one from there.
-      process_index, process_count: this process among those that share the batch.
+      process_index: which of the processes that share the batch this is, from 0.
+      process_count: how many processes share it.
       threads: readers; 0 reads in the caller's thread.
       images_per_class: batches of P classes x this many images (`sampling.classes_by_images`).
       balanced: batches with every class equally often (`sampling.class_balanced`).
@@ -126,7 +127,7 @@ def train_stream(
 def eval_batches(
     image_set: ImageSet, *, batch_size: int, part: slice = slice(None), threads: int = 2
 ) -> grain.IterDataset[Batch]:
-    """All images once, in order, in batches of one shape.
+    """Read all images once, in order, in batches of one shape.
 
     The last batch is filled up with repeats of its last image; "mask" is False on those rows.
 

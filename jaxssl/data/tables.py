@@ -51,13 +51,13 @@ class Table:
     rows: list[Sequence[str]]
 
     def find(self, usual: Iterable[str]) -> list[str]:
-        """The columns that have one of these usual names, in the order of the names."""
+        """List the columns that have one of these usual names, in the order of the names."""
         plain = {_plain(column): column for column in reversed(self.columns)}
         found = [plain[key] for name in usual if (key := _plain(name)) in plain]
         return list(dict.fromkeys(found))
 
     def column(self, name: str) -> list[str]:
-        """The cells of a column; of a name in another case too.
+        """Return the cells of a column, whose name may differ in case.
 
         Raises:
           InputError: there is no such column; the line lists them.
@@ -72,12 +72,12 @@ class Table:
 
 
 def is_table(name: str) -> bool:
-    """Whether the ending is one of a table read here."""
+    """Tell whether the ending is one of a table read here."""
     return name.lower().endswith(ENDINGS)
 
 
 def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
-    """Read a table as text, or its header alone, without rows.
+    r"""Read a table as text, or its header alone, without rows.
 
     The delimiter is the commonest of tab, comma and semicolon in the header; the encoding UTF-8,
     with or without a byte order mark, or else Latin-1. EcoTaxa's row of types is left out.
@@ -89,7 +89,7 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
       >>> import tempfile
       >>> from jaxssl.data.source import Source
       >>> with tempfile.NamedTemporaryFile("w", suffix=".csv") as out:
-      ...     _ = out.write("path;label\\na.png;cat\\n"), out.flush()
+      ...     _ = out.write("path;label\na.png;cat\n"), out.flush()
       ...     table = read_table(ImageFile("labels.csv", Source(out.name), (0, 0)))
       >>> table.columns, table.column("Label")
       (('path', 'label'), ['cat'])
@@ -134,7 +134,7 @@ def _text(content: bytes) -> str:
 
 
 def _delimited(file: ImageFile, text: str) -> Iterator[list[str]]:
-    """The rows that are not empty, each as long as the header."""
+    """Yield the rows that are not empty, each as long as the header."""
     header = text[: text.find("\n") + 1 or None]
     delimiter = max("\t,;", key=header.count)
     width = 0

@@ -80,7 +80,7 @@ def walk(root: str, *, follow_links: bool) -> Found:
 
     Hidden names, `__MACOSX`, `Thumbs.db` and `desktop.ini` are passed over. Links to files inside
     the folder are followed; links to files outside, and links to folders, only where asked, each
-    real folder once, so that no circle is.
+    real folder once, so that links cannot lead in a circle.
     Order is by code point, folder by folder.
 
     Args:
@@ -173,7 +173,7 @@ def _note(found: Found, file: ImageFile) -> None:
 
 
 def read_bytes(file: ImageFile, limit: int = -1) -> bytes:
-    """The content of a file that was found, or its first bytes.
+    """Read a file that was found, or its first bytes.
 
     Raises:
       InputError: it cannot be read; the line names it.
@@ -189,7 +189,7 @@ def read_bytes(file: ImageFile, limit: int = -1) -> bytes:
 
 
 def stamp_of(path: str) -> tuple[int, int]:
-    """(size, mtime in ns); (-1, -1) for a link to nothing."""
+    """Return (size, mtime in ns); (-1, -1) for a link to nothing."""
     try:
         status = os.stat(path)
     except OSError:
@@ -198,12 +198,12 @@ def stamp_of(path: str) -> tuple[int, int]:
 
 
 def nfc(name: str) -> str:
-    """Composed Unicode form, in which names that look alike are equal."""
+    """Compose Unicode (form NFC), in which names that look alike are equal."""
     return unicodedata.normalize("NFC", name)
 
 
 def twins(names: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Pairs of names that differ by case or by Unicode form only: one file on another's disk."""
+    """Pair names that differ by case or by Unicode form only: one file on another's disk."""
     seen: dict[str, str] = {}
     for name in names:
         first = seen.setdefault(nfc(name).casefold(), name)
@@ -212,7 +212,7 @@ def twins(names: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 
 def is_image(name: str) -> bool:
-    """Whether the ending is one of an image read here."""
+    """Tell whether the ending is one of an image read here."""
     return f".{name.rpartition('.')[2].lower()}" in EXTENSIONS
 
 

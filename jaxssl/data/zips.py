@@ -9,18 +9,19 @@ from functools import lru_cache
 
 from jaxssl.errors import InputError
 
-# One image in memory at a time: what a member may say of its size, and the whole of its ratio.
-# Photographs hardly shrink; 200 times is paper, and a thousand is deflate's own limit.
+# Limits against decompression bombs: the size that one member may state (one image is in memory at
+# a time), and the ratio of the whole. Photographs hardly shrink, blank paper by 200 times, and
+# deflate can do a thousand at most.
 MAX_MEMBER_BYTES = 2**30
 MAX_MEMBERS = 2_000_000
 MAX_RATIO = 200
-_BOMB_BYTES = 2**30  # below it nothing harms
+_BOMB_BYTES = 2**30  # no harm below it, whatever the ratio
 
 _ENCRYPTED = 0x1
 
 
 def open_zip(path: str) -> zipfile.ZipFile:
-    """A zip, open for reading from several threads; opened again when the file changes."""
+    """Open a zip for reading from several threads; open it again when the file changes."""
     status = os.stat(path)
     return _opened(path, status.st_size, status.st_mtime_ns)
 
@@ -93,5 +94,5 @@ def members(path: str) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
 
 
 def inner_name(member: zipfile.ZipInfo) -> str:
-    """The name of a member with "/" between folders."""
+    """Return the name of a member with "/" between folders."""
     return member.filename.replace("\\", "/").removeprefix("./")

@@ -71,7 +71,7 @@ class PlanktonBackbone(nnx.Module):
         self.features = features
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images float32 [b, h, w, c] in [0, 1] -> representations h float32 [b, features]."""
+        """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         x = self.trunk(images)
         x = nnx.relu(self.bn1(self.conv1(x)))
         x = nnx.relu(self.bn2(self.conv2(x)))
@@ -80,7 +80,7 @@ class PlanktonBackbone(nnx.Module):
         return self.dropout(nnx.leaky_relu(x, self.negative_slope))
 
     def blocks_list(self) -> list[Block]:
-        """The trunk's blocks, then the added layers."""
+        """List the trunk's blocks, then the added layers."""
         return [
             *self.trunk.blocks_list(),
             ("conv1", (self.conv1, self.bn1)),
@@ -89,5 +89,5 @@ class PlanktonBackbone(nnx.Module):
         ]
 
     def published(self) -> Published:
-        """The trunk's weights; the added layers stay as they are."""
+        """Name the trunk's weights; the added layers stay as they are."""
         return self.trunk.published()

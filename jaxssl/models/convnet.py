@@ -43,13 +43,13 @@ class ConvNet(nnx.Module):
         self.min_size = 2 ** len(widths)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images float32 [b, h, w, c] in [0, 1] -> representations h float32 [b, features]."""
+        """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         x = images
         for convolution, norm in zip(self.convs, self.norms, strict=True):
             x = nnx.relu(norm(convolution(x)))
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
     def blocks_list(self) -> list[Block]:
-        """The convolutions from the images on, each with its BatchNorm."""
+        """List the convolutions from the images on, each with its BatchNorm."""
         pairs = zip(self.convs, self.norms, strict=True)
         return [(f"block{index}", pair) for index, pair in enumerate(pairs)]

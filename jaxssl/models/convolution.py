@@ -15,7 +15,7 @@ from jaxssl import lowering
 
 Pair = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
-# What a plain convolution leaves at rest, as `nnx.Conv` gives it and as it is when left out.
+# The options of a plain convolution: when left out, and as `nnx.Conv` gives them.
 _AT_REST = {
     "lhs_dilation": (None, (1, 1)),
     "rhs_dilation": (None, (1, 1)),
@@ -25,7 +25,7 @@ _AT_REST = {
     "preferred_element_type": (None,),
     "out_sharding": (None,),
 }
-# What a core's cache holds beside the rest.
+# Room for windows in a core's cache, beside what else it holds.
 WINDOW_BYTES = 2**21
 
 
@@ -40,11 +40,11 @@ def convolve(
 ) -> jax.Array:
     """Convolve as `lax.conv_general_dilated` does, on a CPU in a form of its own.
 
-    XLA's gradient by the filter is slow there (`python scripts/benchmarks/convolution.py`): windows
-    of a few images at a time, which stay in the cache, times the incoming gradient are the same
-    sums, several times as fast. So are strided convolutions and their gradient by the input, as
-    windows. All is XLA's on a GPU or TPU, and where a process has several CPU devices, over which
-    XLA's form is partitioned better.
+    XLA's gradient by the filter is slow there (`python scripts/benchmarks/convolution.py`). It is
+    several times as fast as a product of windows and incoming gradient, a few images at a time,
+    whose windows stay in the cache. Strided convolutions and their gradient by the input are
+    computed by windows for the same reason. XLA's form is used on a GPU or TPU, and where a process
+    has several CPU devices, over which it is partitioned better.
 
     Args:
       x: [b, h, w, c].
@@ -52,8 +52,8 @@ def convolve(
       strides: of height and width.
       padding: before and after, of height and width; or "SAME" or "VALID".
       dimension_numbers: NHWC, HWIO and NHWC, in any of the forms that lax takes.
-      **options: the others of `lax.conv_general_dilated`, at rest: a plain convolution is all that
-        there is here.
+      **options: the others of `lax.conv_general_dilated`, only with the values of a plain
+        convolution.
 
     Returns:
       [b, h', w', o].
@@ -109,7 +109,7 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _on_cpu(strides: Pair, padding: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The convolution that a CPU runs: strided, XLA's is slow there, and its gradient by x too."""
+    """Choose the form for a CPU, where XLA's strided convolution and its gradient by x are slow."""
     form = _xla if strides == (1, 1) else _by_windows
     return functools.partial(form, strides=strides, padding=padding)
 
@@ -117,7 +117,7 @@ def _on_cpu(strides: Pair, padding: Any) -> Callable[[jax.Array, jax.Array], jax
 def _by_filter(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
 ) -> jax.Array:
-    """The kernel's gradient, [k, k, c, o]: Σ over images and places of gradient ⊗ window."""
+    """Compute the kernel's gradient [k, k, c, o]: Σ over images and places of gradient ⊗ window."""
     window = kernel[..., 0].size
     places = math.prod(gradient.shape[1:3])
     images = max(1, WINDOW_BYTES // (4 * window * places))
@@ -138,14 +138,14 @@ def _by_filter(
 
 
 def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
-    """The convolution as every window [k k c], a row, times the kernel as a matrix."""
+    """Convolve by multiplying every window [k k c], a row, with the kernel as a matrix."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     windows = _windows(x, kernel.shape[:2], strides)
     return windows @ kernel.reshape(-1, kernel.shape[3])
 
 
 def _windows(x: jax.Array, sides: Sequence[int], strides: Pair) -> jax.Array:
-    """Every window of a padded [b, h, w, c], [b, h', w', k k c]."""
+    """Return every window of a padded [b, h, w, c], [b, h', w', k k c]."""
     stops = [n - k + 1 for n, k in zip(x.shape[1:3], sides, strict=True)]
     parts = [
         x[:, i : i + stops[0] : strides[0], j : j + stops[1] : strides[1]]

@@ -18,12 +18,12 @@ Pair = tuple[int, int]
 def convolve_depthwise(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Pair], **options: Any
 ) -> jax.Array:
-    """`lax.conv_general_dilated` of each channel by itself, on a CPU in a form of its own.
+    """Convolve each channel by itself: `lax.conv_general_dilated`, on a CPU in a form of its own.
 
-    XLA's is slow there, forward and backward (`python scripts/benchmarks/encoders.py`). Shifted
-    copies of the map times a row of the kernel each are sums that its loops vectorise over the
-    channels, and so are both gradients. All is XLA's on a GPU or TPU, and where a process has
-    several CPU devices, as in `convolve`.
+    XLA's is slow there, forward and backward (`python scripts/benchmarks/encoders.py`). Here the
+    result is a sum of shifted copies of the map, each times one entry of the kernel, and so are
+    both gradients: loops that XLA vectorises over the channels. XLA's form is used on a GPU or TPU,
+    and where a process has several CPU devices, as in `convolve`.
 
     Args:
       x: [b, h, w, c].
@@ -99,7 +99,7 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _shifted(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
-    """Σ over i, j of the map shifted by (i, j) times kernel[i, j]."""
+    """Sum over i, j the map shifted by (i, j) times kernel[i, j]."""
     padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     h, w = (n - k + 1 for n, k in zip(padded.shape[1:3], kernel.shape[:2], strict=True))
     places = [
@@ -111,7 +111,7 @@ def _shifted(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> ja
 
 
 def _sum_of_products(places: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
-    """Σ map [b, h, w, c] times row [1, c], in float32."""
+    """Sum map [b, h, w, c] times row [1, c], in float32."""
     total = jnp.zeros((), jnp.float32)
     for shifted, row in places:
         product = shifted.astype(jnp.float32) * row.reshape(1, 1, 1, -1).astype(jnp.float32)
@@ -122,18 +122,19 @@ def _sum_of_products(places: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
 def _by_input(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
 ) -> jax.Array:
-    """The gradient by the map.
+    """Compute the gradient by the map.
 
-    Its padded row t * stride + a has got to the outputs t - m through the kernel's rows
-    a + stride * m: for each a, b under the strides a convolution of stride 1 of the gradient, and
-    these interleaved. Zeros between the gradient's rows would be stride² times the work.
+    Row t * stride + a of the padded map reaches the outputs t - m through the kernel's rows
+    a + stride * m. So each phase (a, b) below the strides is a convolution of the gradient with
+    stride 1, and the phases are interleaved. Zeros between the gradient's rows would be stride²
+    times the work.
     """
     sides = [n + sum(pad) for n, pad in zip(x.shape[1:3], padding, strict=True)]
     tall, wide = (-(-n // s) for n, s in zip(sides, strides, strict=True))
     before = [-(-k // s) - 1 for k, s in zip(kernel.shape[:2], strides, strict=True)]
     after = [
         max(0, n - g) for n, g in zip((tall, wide), gradient.shape[1:3], strict=True)
-    ]  # the last rows of the padding may have got to no output
+    ]  # the last rows of the padding may reach no output
     padded = jnp.pad(gradient, ((0, 0), *zip(before, after, strict=True), (0, 0)))
 
     def phase(a: int, b: int) -> jax.Array:
@@ -152,17 +153,17 @@ def _by_input(
 
 
 def _taps(a: int, k: int, stride: int, before: int) -> list[tuple[int, int]]:
-    """(row of the kernel, first row of the padded gradient) for the rows of phase a."""
+    """List (row of the kernel, first row of the padded gradient) for the rows of phase a."""
     return [(i, before - m) for m, i in enumerate(range(a, k, stride))]
 
 
 def _by_filter(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
 ) -> jax.Array:
-    """The gradient by the kernel, [k, k, 1, c]: Σ over images and places of gradient * window.
+    """Compute the kernel's gradient, [k, k, 1, c]: Σ over images and places of gradient * window.
 
-    One row of the gradient at a time, added to sums of a row's places: all of it stays in the cache
-    and the channels are vectorised, which XLA's reduction of the whole is not.
+    One row of the gradient at a time is added to sums for each place of a row: all of it stays in
+    the cache and the loops vectorise over the channels, unlike XLA's reduction of the whole.
     """
     k_h, k_w = kernel.shape[:2]
     b, h, w, c = gradient.shape

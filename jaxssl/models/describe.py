@@ -10,7 +10,7 @@ from jaxssl.models.freezing import Frozen
 
 
 def describe(model: nnx.Module, image_shape: tuple[int, int, int]) -> str:
-    """Every layer with its output shape and its parameters, then the totals.
+    """List every layer with its output shape and its parameters, then the totals.
 
     Nothing is computed: the shapes come from `jax.eval_shape`. Parameters are counted as torch
     counts them: weights, biases, BatchNorm's scale and bias. Its running mean and variance are the
@@ -83,7 +83,7 @@ def _row(path: tuple, layer: nnx.Module, shape: tuple[int, ...] | None) -> tuple
 def _output_shapes(
     model: nnx.Module, image_shape: tuple[int, int, int]
 ) -> dict[tuple, tuple[int, ...]]:
-    """Output shape without the batch of every module by path, in the order of the calls.
+    """Find every module's output shape, without the batch, by path, in the order of the calls.
 
     `nnx.capture` would give the shapes too, but sorted by name and not for inherited `__call__`s.
     """
@@ -101,7 +101,7 @@ def _output_shapes(
 
 
 def _record(path: tuple, layer: nnx.Module, shapes: dict[tuple, tuple[int, ...]]) -> None:
-    """Gives this one object (a traced copy) a class whose `__call__` notes the output's shape."""
+    """Give this one object (a traced copy) a class whose `__call__` notes the output's shape."""
     kind = type(layer)
     if not _owns_parameters(layer):
         return

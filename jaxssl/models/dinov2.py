@@ -47,7 +47,7 @@ class Embeddings(nnx.Module):
         self.positions = nnx.Param(_normal(rngs.params(), (1, 1 + SIDE**2, width), jnp.float32))
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Maps [b, h, w, c] -> tokens [b, 1 + (h // 14) (w // 14), width]."""
+        """Map [b, h, w, c] to tokens [b, 1 + (h // 14) (w // 14), width]."""
         x = self.patches(images)
         b, h, w, width = x.shape
         positions = interpolated(self.positions[:, 1:].reshape(SIDE, SIDE, width), (h, w))
@@ -76,7 +76,7 @@ def interpolated(grid: jax.Array, sides: tuple[int, int]) -> jax.Array:
 
 
 def _cubic(old: int, new: int) -> np.ndarray:
-    """The matrix [new, old] of a resize in one dimension; over the border, the border's value."""
+    """Make the matrix [new, old] of a one-dimensional resize; beyond the border, its value."""
     centre = (np.arange(new) + 0.5) * old / new - 0.5
     first = np.floor(centre).astype(int)
     matrix = np.zeros((new, old))
@@ -105,7 +105,7 @@ class TransformerBlock(nnx.Module):
         self.heads = heads
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Tokens [b, t, width] -> the same shape, float32."""
+        """Map tokens [b, t, width] to the same shape, float32."""
         y = self.norm1(x)
         query, key, value = (
             layer(y).reshape(*x.shape[:2], self.heads, -1)
@@ -167,7 +167,7 @@ class DinoV2(nnx.Module):
         self.normalizes = channels == 3
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images float32 [b, h, w, c] in [0, 1] -> representations h float32 [b, features]."""
+        """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         if self.normalizes:
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         x = self.embeddings(images).astype(jnp.float32)
@@ -182,12 +182,12 @@ class DinoV2(nnx.Module):
         }[self.layer]
 
     def blocks_list(self) -> list[Block]:
-        """Embeddings, blocks and the last norm, from the images on."""
+        """List the embeddings, the blocks and the last norm, from the images on."""
         blocks = [(f"block{index}", (block,)) for index, block in enumerate(self.blocks)]
         return [("embeddings", (self.embeddings,)), *blocks, ("norm", (self.norm,))]
 
     def published(self) -> Published:
-        """Hugging Face's names: `facebook/dinov2-small` and `-base`."""
+        """Name the weights as Hugging Face does: `facebook/dinov2-small` and `-base`."""
         layers: dict[str, nnx.Module | nnx.Variable] = {
             "embeddings.patch_embeddings.projection": self.embeddings.patches,
             "embeddings.cls_token": self.embeddings.cls_token,

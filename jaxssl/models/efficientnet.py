@@ -63,7 +63,7 @@ class FusedMBConv(nnx.Module):
         self.depth = Dropout(depth_rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, h, w, in_features] -> [b, ceil(h / stride), ceil(w / stride), features]."""
+        """Map [b, h, w, in_features] to [b, ceil(h / stride), ceil(w / stride), features]."""
         y = nnx.silu(self.norms[0](self.convs[0](x)))
         for convolution, norm in zip(self.convs[1:], self.norms[1:], strict=True):
             y = norm(convolution(y))
@@ -126,7 +126,7 @@ class EfficientNetTrunk(nnx.Module):
         self.features = features
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images float32 [b, h, w, c] in [0, 1] -> maps [b, ceil(h / 8), ceil(w / 8), 64]."""
+        """Map images float32 [b, h, w, c] in [0, 1] to maps [b, ceil(h / 8), ceil(w / 8), 64]."""
         if self.channels == 3 and self.convention == "torchvision":
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         elif self.channels == 3:
@@ -138,7 +138,7 @@ class EfficientNetTrunk(nnx.Module):
         return x
 
     def blocks_list(self) -> list[Block]:
-        """The blocks from the images on."""
+        """List the blocks from the images on."""
         blocks = [(block,) for blocks in self.stages for block in blocks]
         return [
             ("stem", (self.stem_conv, self.stem_norm)),
@@ -146,7 +146,7 @@ class EfficientNetTrunk(nnx.Module):
         ]
 
     def published(self) -> Published:
-        """torchvision's names or timm's, by the convention."""
+        """Name the weights as torchvision or timm does, by the convention."""
         if self.convention == "tensorflow":
             return Published("timm", self._timm_names(), _TIMM_REST)
         return Published("torchvision", self._torchvision_names(), _TORCHVISION_REST)

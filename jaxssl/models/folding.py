@@ -60,7 +60,7 @@ def fold_batch_norm(encoder: Any) -> Any:
 
 
 def _pairs(part: nnx.Module) -> Iterator[tuple[Any, Any, Any]]:
-    """(convolution, owner of its BatchNorm, the name or the place that it has there)."""
+    """Yield (convolution, owner of its BatchNorm, the name or the place that it has there)."""
     if isinstance(part, nnx.Sequential):
         yield from ((layer, part.layers, i + 1) for i, layer in enumerate(part.layers[:-1]))
     if hasattr(part, "convs") and hasattr(part, "norms"):

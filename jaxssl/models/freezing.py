@@ -27,8 +27,8 @@ def freeze(module: Any, *, until: str | int | None = None, adapt_statistics: boo
 
     Args:
       module: any module of this package; a part of a model (`freeze(encoder.trunk)`) as well.
-      until: freeze an encoder's blocks from the images up to this one alone: its name in
-        `encoder.blocks_list()`, or how many blocks (negative: all but the last so many).
+      until: freeze only an encoder's blocks from the images up to this one, by its name in
+        `encoder.blocks_list()`, or so many blocks (negative: all but so many at the end).
       adapt_statistics: leave BatchNorm and dropout as they are in training, so that the frozen
         parameters see the new images' statistics, and the running ones go on moving.
 
@@ -67,7 +67,7 @@ def _blocks_until(encoder: Any, until: str | int) -> list[nnx.Module]:
 
 
 def learning_rate_scales(model: nnx.Module, encoder: Any, decay: float) -> Any:
-    """Layer-wise learning rates: a factor for every trainable parameter of a model.
+    """Scale learning rates by layer: a factor for every trainable parameter of a model.
 
     The last block's parameters and all that is not the encoder's have factor 1, each block before
     it `decay` times the next one's. Multiply an optimizer's updates by them:

@@ -73,7 +73,7 @@ class ProjectionHead(nnx.Module):
         self.out_features = out_features
 
     def __call__(self, h: jax.Array) -> jax.Array:
-        """Representations h [b, in_features] -> projections z float32 [b, out_features]."""
+        """Map representations h [b, in_features] to projections z float32 [b, out_features]."""
         x = self.linears[0](h)
         for linear in self.linears[1:]:
             if self.norm is not None:
@@ -102,8 +102,9 @@ class Classifier(nnx.Linear):
 
 
 class ClassWeights(nnx.Module):
-    """The class weights [k, d] of ArcFace and CosFace: parameters of the model, so that optimizer
-    and checkpoint hold them.
+    """The class weights [k, d] of ArcFace and CosFace.
+
+    They are parameters of the model, so that optimizer and checkpoint hold them.
 
     Args:
       classes: k.
@@ -119,5 +120,5 @@ class ClassWeights(nnx.Module):
         self.weights = nnx.Param(xavier_uniform(rngs.params(), (classes, features), jnp.float32))
 
     def __call__(self) -> jax.Array:
-        """The weights float32 [k, d], not normalised: the margin losses do that."""
+        """Return the weights float32 [k, d], not normalised: the margin losses do that."""
         return self.weights[...]

@@ -25,19 +25,19 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
-    """(images - mean) / std, a number each for every channel of [b, h, w, c]."""
+    """Compute (images - mean) / std, with a number each for every channel of [b, h, w, c]."""
     return (images - jnp.reshape(jnp.array(mean), (1, 1, 1, -1))) / jnp.reshape(
         jnp.array(std), (1, 1, 1, -1)
     )
 
 
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
-    """Normal numbers of variance 2 / fan-out (He et al. 2015), as torchvision starts convolutions.
+    """Draw normal numbers of variance 2 / fan-out (He et al. 2015): torchvision's for convolutions.
 
-    The numbers of `nnx.initializers.he_normal`'s kind, but drawn flat: XLA takes 3 to 8 times as
-    long to compile the same draw in four dimensions, which made building a ResNet slow. And drawn
-    up to the next power of two, whose first numbers are the same: a dozen lengths to compile
-    instead of one for every shape.
+    As `nnx.initializers.he_normal`, but drawn as one flat array: XLA takes 3 to 8 times as long to
+    compile the same draw in four dimensions, which made building a ResNet slow. Its length is
+    rounded up to a power of two, which leaves the first numbers the same: a dozen lengths are
+    compiled instead of one for every shape.
     """
     *window, _, features = shape
     deviation = math.sqrt(2 / (math.prod(window) * features))
@@ -59,7 +59,7 @@ def conv(
     dtype: jnp.dtype,
     rngs: nnx.Rngs,
 ) -> nnx.Conv:
-    """A convolution without bias, padded by k // 2 on every side as torch does.
+    """Make a convolution without bias, padded by k // 2 on every side as torch does.
 
     With `same` as TensorFlow does, which pads (0, 1) at stride 2 and an even size: other features
     from the same weights.
@@ -82,7 +82,7 @@ def conv(
 def depthwise_conv(
     features: int, kernel_size: int, stride: int = 1, *, dtype: jnp.dtype, rngs: nnx.Rngs
 ) -> nnx.Conv:
-    """A convolution of each channel by itself, without bias, padded as TensorFlow does."""
+    """Make a convolution of each channel by itself, without bias, padded as TensorFlow does."""
 
     def he_normal_by_channel(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
         return math.sqrt(features) * he_normal(key, shape, dtype)
@@ -128,7 +128,7 @@ class BatchNorm(nnx.BatchNorm):
         self.frozen = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Normalises [..., features]; float32 parameters make bfloat16 maps float32 inside."""
+        """Normalise [..., features]; float32 parameters make bfloat16 maps float32 inside."""
         running = self.frozen or self.use_running_average
         return super().__call__(x, use_running_average=running).astype(x.dtype)
 
@@ -148,5 +148,5 @@ class Dropout(nnx.Dropout):
         self.frozen = False
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Drops from an array of any shape."""
+        """Drop from an array of any shape."""
         return super().__call__(x, deterministic=self.frozen or self.deterministic)

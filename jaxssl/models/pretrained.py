@@ -29,7 +29,7 @@ class Pretrained:
       file: its name.
       sha256: of its bytes.
       loaded: number of tensors that went into the encoder.
-      missing: layers of the encoder that the file knows nothing of: they stay at random.
+      missing: layers of the encoder that the file lacks: they keep their random weights.
       left_over: tensors of the file without a place in the encoder (its classifier, later stages).
     """
 
@@ -116,7 +116,7 @@ def load_pretrained(encoder: Any, path: str | Path) -> Pretrained:
 
 
 def _installed(encoder: Any, form: Published) -> Path:
-    """The weights file in the encoder's package."""
+    """Find the weights file in the encoder's package."""
     if form.package is None:
         raise InputError(
             f"pretrained weights 'auto': no package has weights for {type(encoder).__name__}: "
@@ -147,7 +147,7 @@ def _checked_sha256(data: bytes, path: Path) -> str:
 
 
 def _slots(form: Published) -> dict[str, Slot]:
-    """Every tensor that the encoder wants, by its name in the file."""
+    """List every tensor that the encoder wants, by its name in the file."""
     slots = {}
     for name, layer in form.layers.items():
         if isinstance(layer, nnx.Variable):
@@ -174,7 +174,7 @@ def _left_over(slots: Mapping[str, Any], tensors: Mapping[str, np.ndarray]) -> t
 def _check_fit(
     form: Published, slots: Mapping[str, Slot], tensors: Mapping[str, np.ndarray], path: Path
 ) -> None:
-    """Every wanted tensor is there in its shape, and the file has nothing of a larger network."""
+    """Check that every wanted tensor is there in its shape, and that no larger network's are."""
     fitting = [n for n, slot in slots.items() if n in tensors and tensors[n].shape == slot.shape]
     foreign = [n for n in _left_over(slots, tensors) if not n.startswith(form.rest)]
     if len(fitting) == len(slots) and not foreign:
@@ -202,7 +202,7 @@ def _check_fit(
 
 
 def _nearest(tensors: Mapping[str, np.ndarray]) -> str:
-    """Which encoder a file fits, or comes nearest to."""
+    """Say which encoder a file fits, or comes nearest to."""
     scores = {}
     for name, (shapes, rest) in _all_shapes().items():
         fitting = sum(n in tensors and tensors[n].shape == shape for n, shape in shapes.items())
@@ -218,7 +218,7 @@ def _nearest(tensors: Mapping[str, np.ndarray]) -> str:
 
 @functools.cache
 def _all_shapes() -> dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, ...]]]:
-    """What every encoder wants of a file: shapes by name, and the rest's prefixes."""
+    """Collect what every encoder wants of a file: shapes by name, and the rest's prefixes."""
     found = {}
     for name, entry in ENCODERS.items():
         encoder = nnx.eval_shape(
@@ -233,7 +233,7 @@ def _all_shapes() -> dict[str, tuple[dict[str, tuple[int, ...]], tuple[str, ...]
 
 
 def _converted(tensor: np.ndarray, slot: Slot, name: str, path: Path) -> np.ndarray:
-    """torch's layout to flax's, float32."""
+    """Convert torch's layout to flax's, float32."""
     value = tensor.astype(np.float32).transpose(slot.axes)
     if not np.isfinite(value).all():
         raise InputError(f"weights {path}: {name} is not finite: download the file again")

@@ -84,7 +84,7 @@ class RecurrentLayer(nnx.Module):
         self.hidden = hidden
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """A sequence [t, b, in_features] -> every h_t, float32 [t, b, hidden]."""
+        """Map a sequence [t, b, in_features] to every h_t, float32 [t, b, hidden]."""
         zeros = jnp.zeros((x.shape[1], self.hidden), jnp.float32)
 
         def step(carry: Carry, inputs: jax.Array) -> tuple[Carry, jax.Array]:
@@ -159,7 +159,7 @@ class RowEncoder(nnx.Module):
         self.min_size = 1
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images float32 [b, h, w, c] -> representations float32 [b, hidden]."""
+        """Map images float32 [b, h, w, c] to representations float32 [b, hidden]."""
         x = jnp.moveaxis(images, 1, 0)
         x = x.reshape(*x.shape[:2], -1)
         for layer in self.layers:
@@ -207,7 +207,7 @@ class MLPClassifier(nnx.Module):
         self.classifier = Classifier((in_features, *hidden)[-1], classes, rngs=rngs)
 
     def __call__(self, h: jax.Array) -> jax.Array:
-        """Representations [b, in_features] -> logits float32 [b, classes]."""
+        """Map representations [b, in_features] to logits float32 [b, classes]."""
         for linear, norm in zip(self.linears, self.norms, strict=True):
             h = self.drop(nnx.relu(norm(linear(h))))
         return self.classifier(h)

@@ -39,7 +39,7 @@ class BasicBlock(nnx.Module):
         self.downsample = _downsample(in_features, width, stride, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, h, w, in] -> [b, ceil(h / stride), ceil(w / stride), expansion * width]."""
+        """Map [b, h, w, in] to [b, ceil(h / stride), ceil(w / stride), expansion * width]."""
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = self.bn2(self.conv2(y))
         return nnx.relu(y + (x if self.downsample is None else self.downsample(x)))
@@ -70,7 +70,7 @@ class Bottleneck(nnx.Module):
         self.downsample = _downsample(in_features, out_features, stride, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
-        """Maps [b, h, w, in] -> [b, ceil(h / stride), ceil(w / stride), expansion * width]."""
+        """Map [b, h, w, in] to [b, ceil(h / stride), ceil(w / stride), expansion * width]."""
         y = nnx.relu(self.bn1(self.conv1(x)))
         y = nnx.relu(self.bn2(self.conv2(y)))
         y = self.bn3(self.conv3(y))
@@ -80,7 +80,7 @@ class Bottleneck(nnx.Module):
 def _downsample(
     in_features: int, out_features: int, stride: int, *, dtype: jnp.dtype, rngs: nnx.Rngs
 ) -> nnx.Sequential | None:
-    """The shortcut where the shape changes: a 1x1 convolution with BatchNorm."""
+    """Make the shortcut where the shape changes: a 1x1 convolution with BatchNorm."""
     if stride == 1 and in_features == out_features:
         return nnx.data(None)
     return nnx.Sequential(
@@ -155,7 +155,7 @@ class ResNet(nnx.Module):
         self.min_size = 2 ** (len(depths) - 1) * (4 if stem == "imagenet" else 1)
 
     def __call__(self, images: jax.Array) -> jax.Array:
-        """Images float32 [b, h, w, c] in [0, 1] -> representations h float32 [b, features]."""
+        """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         if self.normalizes:
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         x = nnx.relu(self.bn1(self.conv1(images)))
@@ -167,7 +167,7 @@ class ResNet(nnx.Module):
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
     def blocks_list(self) -> list[Block]:
-        """The blocks from the images on, named as torchvision's layers."""
+        """List the blocks from the images on, named as torchvision's layers."""
         return [
             ("stem", (self.conv1, self.bn1)),
             *(
@@ -178,7 +178,7 @@ class ResNet(nnx.Module):
         ]
 
     def published(self) -> Published:
-        """torchvision's names, which are timm's too."""
+        """Name the weights as torchvision and timm do."""
         if self.stem != "imagenet":
             raise InputError(
                 "they need the ImageNet stem, this ResNet has the CIFAR stem: raise the image size "

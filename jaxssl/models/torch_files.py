@@ -127,7 +127,7 @@ def read_legacy(data: bytes) -> dict[str, np.ndarray]:
     if set(keys) != set(sizes) or len(keys) != len(sizes):
         raise InputError("its storages are not those of its tensors: not a file of torch.save")
     position, parts = stream.tell(), {}
-    for key in keys:  # each: the number of its numbers, 8 bytes, and they
+    for key in keys:  # for each, 8 bytes for how many numbers, then the numbers
         begin = position + 8
         position = begin + sizes[key]
         if int.from_bytes(data[begin - 8 : begin], "little") != storages[key].size:
@@ -148,7 +148,7 @@ def _named_tensors(loaded: Any) -> dict[str, _Tensor]:
 
 
 def _storages(tensors: dict[str, _Tensor]) -> list[_Storage]:
-    """Every storage; one key is one storage."""
+    """List every storage once; a key must always mean the same storage."""
     found: dict[str, _Storage] = {}
     for tensor in tensors.values():
         if found.setdefault(tensor.storage.key, tensor.storage) != tensor.storage:
@@ -157,7 +157,7 @@ def _storages(tensors: dict[str, _Tensor]) -> list[_Storage]:
 
 
 def _arrays(tensors: dict[str, _Tensor], parts: dict[str, Any]) -> dict[str, np.ndarray]:
-    """Views of the storages' bytes."""
+    """Make the arrays as views of the storages' bytes."""
     arrays = {}
     for name, (storage, offset, shape, strides) in tensors.items():
         data = parts[storage.key]
@@ -176,7 +176,7 @@ def _arrays(tensors: dict[str, _Tensor], parts: dict[str, Any]) -> dict[str, np.
 
 
 def _run(stream: IO[bytes]) -> Any:
-    """The value of the pickle at the stream's position, which ends behind it."""
+    """Run the pickle at the stream's position, return its value and leave the stream behind it."""
     machine = _Machine()
     start = stream.tell()
     for opcode, argument, position in pickletools.genops(stream):
@@ -221,7 +221,7 @@ class _Machine:
             self.combine(name)
 
     def combine(self, name: str) -> None:
-        """The instructions that take several values."""
+        """Run an instruction that takes several values."""
         stack = self.stack
         match name:
             case "MARK":
@@ -250,7 +250,7 @@ class _Machine:
                 raise InputError(f"has the instruction {name}, which no weights need")
 
     def lower(self) -> list[Any]:
-        """Back to the stack under the last mark."""
+        """Return to the stack under the last mark."""
         self.stack = self.below.pop()
         return self.stack
 

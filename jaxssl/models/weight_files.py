@@ -1,7 +1,7 @@
 """Weight files without torch and without running their code: PyTorch's `.pth` and `.safetensors`.
 
-What a file is, its first bytes say, not its name. Offsets, sizes and shapes are checked against the
-bytes.
+A file's kind is told by its first bytes, not by its name. Offsets, sizes and shapes are checked
+against the bytes.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ def tensors_of(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
 
 
 def _reader(data: bytes) -> Callable[[bytes], dict[str, np.ndarray]]:
-    """The reader of the form that a file's first bytes say."""
+    """Choose the reader by a file's first bytes."""
     start = data[:512].lstrip()
     if data.startswith(b"version https://git-lfs"):
         raise InputError("a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
@@ -133,7 +133,7 @@ def _reader(data: bytes) -> Callable[[bytes], dict[str, np.ndarray]]:
 
 
 def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
-    """Eight bytes of length, a JSON header, then the numbers without gap or overlap."""
+    """Read eight bytes of length, a JSON header, then the numbers without gap or overlap."""
     size = int.from_bytes(data[:8], "little")
     if size > min(LARGEST_HEADER, len(data) - 8):
         raise InputError("not a safetensors file, or cut short: download it again")
@@ -166,6 +166,6 @@ def _entry(name: str, entry: dict) -> tuple[int, int, np.dtype, tuple[int, ...]]
 
 
 def _shown(text: object, most: int = 140) -> str:
-    """A file's own text in a message: one line, no control characters, not too long."""
+    """Show a file's own text in a message: one line, no control characters, not too long."""
     line = "".join(c if c.isprintable() else "?" for c in str(text)[-(10**6) :])
     return line if len(line) <= most else f"{line[: most // 2]}...{line[-most // 2 + 3 :]}"

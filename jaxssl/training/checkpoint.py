@@ -3,7 +3,7 @@
 Orbax survives kills but loads flipped bits without a word (119 of 120 tried), so each step's
 folder gets a manifest with the sha256 of every file after it is committed, and a step without a
 manifest, or one that does not match it, is never loaded. All processes save and load together, in
-one folder that all of them see; what is deleted, moved and listed in a manifest, process 0 does.
+one folder that all of them see; process 0 alone deletes, moves and writes manifests.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Checkpoints:
             self._committer.shutdown()
 
     def save(self, step: int, state: TrainState, facts: dict[str, Any]) -> None:
-        """Begin to save; returns once the arrays are copied off the devices.
+        """Start to save; return once the arrays are copied off the devices.
 
         Args:
           step: the number of finished steps; saving a step again is a no-op.
@@ -98,11 +98,11 @@ class Checkpoints:
             pending.result()
 
     def steps(self) -> list[int]:
-        """The steps that have a folder, oldest first."""
+        """List the steps that have a folder, oldest first."""
         return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
 
     def best_step(self) -> int | None:
-        """The kept step with the lowest `score`; the latest of equals, which has learnt longest."""
+        """Return the kept step with the lowest `score`; of equals the latest: longest trained."""
         scored = [
             (facts["score"], -step)
             for step in self.steps()
@@ -143,7 +143,7 @@ class Checkpoints:
         return state, self._facts(whole) or {}
 
     def _whole_step(self, asked: int | None) -> int | None:
-        """The asked step, or the newest whole one; puts away the damaged ones before it."""
+        """Return the asked step, or the newest undamaged one; move damaged ones out of the way."""
         for step in [asked] if asked is not None else self.steps()[::-1]:
             path = self._directory / str(step)
             fault = damage(path)
@@ -190,7 +190,7 @@ class Checkpoints:
 
 
 def _make_room(path: Path) -> bool:
-    """Whether a step is to be saved there; removes what a kill left without a manifest."""
+    """Tell whether a step is to be saved there; remove what a kill left without a manifest."""
     if (path / MANIFEST).exists():
         return False
     if path.exists():
@@ -213,7 +213,7 @@ def write_manifest(path: Path, facts: dict[str, Any]) -> None:
 
 
 def damage(path: Path) -> str | None:
-    """What is wrong with a checkpoint folder, in words; None where it matches its manifest."""
+    """Say what is wrong with a checkpoint folder; None where it matches its manifest."""
     try:
         expected = json.loads((path / MANIFEST).read_text())["files"]
     except FileNotFoundError:
@@ -235,7 +235,7 @@ def _digest(file: Path) -> list[int | str]:
 
 
 def _named(state: TrainState) -> dict[str, Any]:
-    """The state's arrays by name, such as "params.encoder.blocks.0.kernel"."""
+    """Name the state's arrays, such as "params.encoder.blocks.0.kernel"."""
     return {
         jax.tree_util.keystr(path, simple=True, separator="."): leaf
         for path, leaf in jax.tree_util.tree_leaves_with_path(state)

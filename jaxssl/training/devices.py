@@ -42,11 +42,11 @@ class Placement:
 
     @property
     def stacked(self) -> NamedSharding:
-        """Of k batches [k, b, ...]: each split as one batch is."""
+        """The sharding of k batches [k, b, ...]: each is split as one batch is."""
         return NamedSharding(self.sharded.mesh, PartitionSpec(None, *self.sharded.spec))
 
     def part(self, rows: int) -> slice:
-        """Which of a batch's rows are this process's: its devices lie together in the mesh."""
+        """Find which of a batch's rows are this process's: its devices lie together in the mesh."""
         each = rows // jax.process_count()
         return slice(jax.process_index() * each, (jax.process_index() + 1) * each)
 
@@ -67,10 +67,12 @@ class Placement:
         }
 
     def meet(self) -> None:
-        """Let all devices hear of one another, called where the processes are in step.
+        """Run one small collective while the processes are in step.
 
-        Gloo, which joins CPUs, gives a late process 30 s at the first meeting and then minutes:
-        without this it is the first training step, which one process may compile sooner.
+        The slow first connection is made here, so that it does not time out later: Gloo, which
+        connects CPUs, waits only 30 s for a late process at the first collective, and minutes at
+        all others. Without this the first would be that of the first training step, at which the
+        processes arrive apart, since one may compile it sooner.
         """
         ones = self.put({"": np.ones(len(self.sharded.addressable_devices), np.float32)})
         jax.block_until_ready(jax.jit(jnp.sum, out_shardings=self.replicated)(ones[""]))
@@ -114,7 +116,7 @@ class Placement:
 
 
 def require(platform: str | None) -> None:
-    """Demand one platform, before any device is used; never replaced by another in silence.
+    """Demand one platform before any device is used; another never silently takes its place.
 
     Args:
       platform: "tpu", "gpu", "cpu" (whatever else there is), or None: JAX's own choice.
@@ -144,7 +146,7 @@ def keep_compiled(folder: Path) -> None:
 
 
 def data_placement(batch_size: int) -> Placement:
-    """A one-axis mesh over all devices, which splits the batch.
+    """Make a one-axis mesh over all devices, which splits the batch.
 
     Args:
       batch_size: the global batch; must be divisible by the number of devices.
@@ -189,7 +191,7 @@ def placement_over(devices: Sequence[jax.Device], batch_size: int) -> Placement:
 
 
 def summary() -> str:
-    """The devices in words, such as "1 x NVIDIA H200" or "8 x cpu in 2 processes"."""
+    """Describe the devices, such as "1 x NVIDIA H200" or "8 x cpu in 2 processes"."""
     kinds = [d.device_kind for d in jax.devices()]
     devices = ", ".join(f"{kinds.count(kind)} x {kind}" for kind in sorted(set(kinds)))
     many = jax.process_count()

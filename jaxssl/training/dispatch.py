@@ -21,8 +21,9 @@ class TrainStep:
 
     A small network's step takes the device less time than the host needs to start it and to send
     its images. With `images` on the device the host sends positions alone, and the step gathers
-    the pixels; with `several` the host speaks once in k steps, `lax.scan` runs the same function
-    over them. Both programs are compiled at their first call and kept; the state is donated.
+    the pixels; with `several` the host dispatches once in k steps, and `lax.scan` runs the same
+    function over them. Both programs are compiled at their first call and kept; the state is
+    donated.
 
     What holds: k calls and one call of `several` do the same arithmetic on the same batches and
     keys (a key is a function of `state.step`, which the scan counts). They are two programs to the
@@ -82,7 +83,7 @@ class TrainStep:
     def __call__(
         self, state: TrainState, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        """One step over a batch [b, ...]."""
+        """Make one step over a batch [b, ...]."""
         return self._one(state, batch, key, self._images)
 
     def lower(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Lowered:
@@ -101,5 +102,5 @@ class TrainStep:
     def several(
         self, state: TrainState, batches: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
-        """k steps over batches [k, b, ...] from `Placement.put_stacked`; metrics of the last."""
+        """Make k steps over batches [k, b, ...] of `Placement.put_stacked`; metrics of the last."""
         return self._several(state, batches, key, self._images)

@@ -31,10 +31,10 @@ class Plan:
       evaluate_every: steps between evaluations; each is followed by a save. The last step is
         evaluated too.
       log_every: steps between lines of `metrics.jsonl`.
-      save_seconds: a save at the next logged step after so much time without one.
+      save_seconds: after so long without a save, the next logged step saves.
       patience: stop after so many evaluations without a better score; None: never.
-      steps_per_dispatch: steps that go to the devices in one call, at least 1. Best a divisor of
-        `log_every`: what is left before a step at which something happens goes step by step.
+      steps_per_dispatch: steps that go to the devices in one call, at least 1. A divisor of
+        `log_every` is best: steps left over before a log line or an evaluation go one by one.
     """
 
     total_steps: int
@@ -46,8 +46,10 @@ class Plan:
     steps_per_dispatch: int = 1
 
     def next_dispatch(self, step: int) -> int:
-        """Steps that the next dispatch makes: `steps_per_dispatch`, or 1 where that would go past
-        a step at which the loop logs, evaluates or ends.
+        """Return how many steps the next dispatch makes.
+
+        `steps_per_dispatch`, or 1 where so many would go past a step at which the loop logs,
+        evaluates or ends.
 
         A function of the step alone: a resumed run, which begins where a dispatch ended, makes
         the same dispatches as one that was not stopped.
@@ -61,7 +63,7 @@ class Plan:
         return self.steps_per_dispatch if step + self.steps_per_dispatch <= min(ends) else 1
 
     def ends_epoch(self, step: int) -> bool:
-        """Whether the evaluation at `step` is the first since an epoch ended, or the last of all.
+        """Tell whether `step` has the first evaluation after an epoch's end, or the last of all.
 
         Example:
           >>> plan = Plan(total_steps=11, steps_per_epoch=5, evaluate_every=2, log_every=1)
@@ -194,7 +196,7 @@ def fit(
 
 
 def _next(step: int, every: int) -> int:
-    """The first multiple of `every` after `step`."""
+    """Return the first multiple of `every` after `step`."""
     return (step // every + 1) * every
 
 
@@ -205,14 +207,14 @@ def _check_finite(state: TrainState, checkpoints: Checkpoints) -> None:
         return
     what = f"the loss or its gradient was not finite at step {bad}"
     if bad < 0:
-        # A finite loss does not look at the running statistics, nor a gradient at its update.
+        # A finite loss and gradient say nothing of the running statistics or the updated weights.
         what = f"the weights or statistics were not finite after step {int(state.step)}"
     raise _not_finite(what, checkpoints)
 
 
 def _not_finite(what: str, checkpoints: Checkpoints) -> NonFiniteLoss:
     checkpoints.finish()
-    good = checkpoints.steps()  # of what is not finite none was saved
+    good = checkpoints.steps()  # a state that is not finite was never saved
     return NonFiniteLoss(
         f"{what}; the last good checkpoint is {f'step {good[-1]}' if good else 'none'}. Lower the "
         "learning rate or raise the temperature, and start in another run folder"

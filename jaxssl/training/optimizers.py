@@ -21,7 +21,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     momentum: float = 0.9,
 ) -> optax.GradientTransformation:
-    """Adam, SGD or LARS; weight decay and LARS's trust ratio leave biases and BatchNorm alone.
+    """Make Adam, SGD or LARS; weight decay and LARS's trust ratio leave biases and BatchNorm alone.
 
     With the gradient g of a parameter w, decayed first where `is_weight(w)`, g += λ w, and the
     rate η of the step:
@@ -96,7 +96,7 @@ def make_optimizer(
 def make_schedule(
     schedule: Schedule, *, learning_rate: float, total_steps: int, warmup_steps: int
 ) -> optax.ScalarOrSchedule:
-    """The learning rate as a function of the step, or a number where it never changes.
+    """Make the learning rate as a function of the step, or a number where it never changes.
 
     Example:
       >>> rate = make_schedule("cosine", learning_rate=0.8, total_steps=12, warmup_steps=4)
@@ -119,7 +119,7 @@ def make_schedule(
 
 
 def is_weight(params: Any) -> Any:
-    """True for kernels and other matrices, False for vectors: biases, BatchNorm's scale and bias.
+    """Mark kernels and other matrices True, vectors False: biases, BatchNorm's scale and bias.
 
     Args:
       params: a pytree of parameters, such as `TrainState.params`.

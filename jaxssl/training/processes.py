@@ -1,10 +1,10 @@
 """Several processes as one run: how they find one another, agree and end.
 
-Every process runs the same program from its first line to its last. What only one may do (print,
-lock, write a manifest) process 0 does; what only one can know (a wall clock, a folder's state) it
-tells the others through JAX's coordination service, which needs no device: a process may wait there
-for minutes, and hears while it waits that another one failed. JAX is imported by those that join,
-not by `--help`.
+Every process runs the same program from its first line to its last. Process 0 does what only one
+may do (print, lock, write a manifest), and tells the others what only one can know (a wall clock, a
+folder's state) through JAX's coordination service. That needs no device: a process can wait there
+for minutes, and learns while it waits when another one has failed. JAX is imported only where
+processes join, so that `--help` stays quick.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def join(
     *,
     seconds: float = JOIN_SECONDS,
 ) -> None:
-    """Become one of several processes, before anything touches a device; or stay alone.
+    """Join the other processes of a run, before anything touches a device; or stay alone.
 
     What is not given is read from JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.
     Without these too, `jax.distributed` is started where more than one process is meant to: on the
@@ -60,8 +60,8 @@ def join(
       process: which one this is, from 0.
       seconds: how long to wait for the others.
 
-    A number given to two processes cannot be seen from here: one of them joins, the other waits in
-    vain or JAX ends it with pages of its C++ stack.
+    Two processes that are given the same number cannot be noticed here: one of them joins, the
+    other waits in vain or JAX aborts it with a C++ stack trace.
 
     Raises:
       InputError: only some of the three are given, they contradict one another, process 0 cannot
@@ -97,17 +97,17 @@ def join(
 
 
 def is_first() -> bool:
-    """Whether this process is the one that prints and writes; True where it is alone."""
+    """Tell whether this process is the one that prints and writes; True where it is alone."""
     return _index() == 0
 
 
 def count() -> int:
-    """How many processes there are; 1 before `join`."""
+    """Count the processes; 1 before `join`."""
     return 1 if _client() is None else _distributed().num_processes
 
 
 def from_first(make: Callable[[], Any]) -> Any:
-    """What `make()` gives in process 0, in all: JSON-able. The others do not call it.
+    """Give every process what `make()` returns in process 0, the only one to call it: JSON-able.
 
     Example:
       >>> from_first(lambda: "alone, it is a call")
@@ -125,7 +125,7 @@ def from_first(make: Callable[[], Any]) -> Any:
 
 
 def gather(value: Any) -> list[Any]:
-    """The values of all processes, in their order: JSON-able. Waits for the slowest.
+    """Gather the values of all processes, in their order: JSON-able. Wait for the slowest.
 
     Example:
       >>> gather(3)
@@ -140,7 +140,7 @@ def gather(value: Any) -> list[Any]:
 
 
 def check_same(what: Mapping[str, Any], advice: str) -> None:
-    """Refuse to begin where the processes differ, in every one of them with the same words.
+    """Refuse to start where the processes differ; all of them raise the same message.
 
     Args:
       what: names and JSON-able values that must be equal everywhere.
@@ -162,7 +162,7 @@ def check_same(what: Mapping[str, Any], advice: str) -> None:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[Callable[[], str]]:
-    """Hear SIGTERM, SIGINT and SIGUSR1 as long as it is open; a second Ctrl-C raises.
+    """Catch SIGTERM, SIGINT and SIGUSR1 while this context is open; a second Ctrl-C raises.
 
     Gives `stopped()`, to be called once a step by all processes: the name of the signal from the
     step on at which all are to stop, which is the same in every process; "" before.
@@ -188,14 +188,14 @@ def stop_signals() -> Iterator[Callable[[], str]]:
     together = _client() is not None
     signals = [signal.SIGINT, signal.SIGUSR1]
     if not together:
-        signals.append(signal.SIGTERM)  # of several processes JAX has taken it: they would not stop
+        signals.append(signal.SIGTERM)  # with several, JAX needs its own to stop them all
     before = {number: signal.signal(number, handle) for number in signals}
     try:
         yield stopped
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-        if together:  # nobody listens to JAX's any more
+        if together:  # nothing acts on JAX's handler any more
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
@@ -205,8 +205,8 @@ def leave(message: object = None, exit_code: int = 0) -> None:
     Args:
       message: why this process ends before its time; the others then end with the same words at
         the next thing they agree on.
-      exit_code: theirs, and this one's where they cannot be told because they wait for it on the
-        device; JAX ends them within its heartbeat of 100 s.
+      exit_code: with which the others end. Where they cannot be told, because they wait for this
+        one on the device, this one ends with it, and JAX ends them within its heartbeat of 100 s.
 
     Raises:
       ElsewhereEnded: another one failed while this one waited.
@@ -253,15 +253,15 @@ def _initialize(
             failure.append(error)
         ended.set()
 
-    ended = threading.Event()  # an interrupted `Thread.join` takes the thread for ended
-    exit_code = 130  # of an interrupt, which is all that ends the waiting before its time
+    ended = threading.Event()  # not `Thread.join`: interrupted, it counts the thread as ended
+    exit_code = 130  # of an interrupt: nothing else ends the wait early
     try:
         threading.Thread(target=start, daemon=True).start()
         ended.wait(seconds)
         exit_code = InputError.exit_code
     finally:
         if not ended.is_set():
-            # What never began need not end: JAX would, with pages about it.
+            # JAX would shut down what never started, and print pages about it.
             _distributed().client = None
             atexit.register(os._exit, exit_code)
     where = f"the coordinator {coordinator}" if coordinator else "the coordinator of this cluster"
@@ -271,7 +271,7 @@ def _initialize(
             "each with its own number from 0, and see that process 0's port can be reached"
         )
     if failure:
-        _distributed().client = None  # set before it connects: nobody is there to be told
+        _distributed().client = None  # JAX sets it before it connects: nobody is there to be told
         reason = str(failure[0]).partition("\n")[0]
         raise InputError(f"{where} cannot be used: {reason}") from failure[0]
 
@@ -296,7 +296,7 @@ def _check_port(coordinator: str) -> None:
 def _from_environment(
     coordinator: str, processes: int | None, process: int | None
 ) -> tuple[str, int | None, int | None]:
-    """What is given, and for the rest what JAX's variables say."""
+    """Take what is given, and the rest from JAX's environment variables."""
     numbers = [processes, process]
     for i, name in enumerate(_VARIABLES[1:]):
         text = os.environ.get(name, "")
@@ -308,7 +308,7 @@ def _from_environment(
 
 
 def _cluster_processes() -> int:
-    """How many processes the TPU pod or the Slurm step around this one has; 0 without either."""
+    """Count the processes of the TPU pod or the Slurm step around this one; 0 without either."""
     # Private, but it is what `jax.distributed.initialize()` asks, which fails where it finds none.
     from jax._src.clusters import ClusterEnv
 
@@ -322,7 +322,7 @@ def _cluster_processes() -> int:
 
 
 def _wait(key: str, seconds: float = FOREVER, *, listen: bool = True) -> str:
-    """The value of a key once it is there; meanwhile listens whether a process failed."""
+    """Wait for the value of a key; meanwhile notice whether a process failed."""
     client, end = _client(), time.monotonic() + seconds
     while time.monotonic() < end:
         try:
@@ -340,7 +340,7 @@ def _index() -> int:
 
 
 def _client() -> Any:
-    """The coordination service's, or None. Not JAX's public interface: Orbax uses it as well."""
+    """Return the coordination service's client, or None: not public in JAX, Orbax uses it too."""
     return _distributed().client if "jax" in sys.modules else None
 
 

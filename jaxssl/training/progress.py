@@ -33,12 +33,12 @@ class Clock:
         self._asked = time.monotonic()
 
     def stepped(self, state: TrainState, count: int, images: int, began: float) -> None:
-        """A dispatch of `count` steps over `images` images, asked for at `began`."""
+        """Note a dispatch of `count` steps over `images` images, which began at `began`."""
         if count in self._compiled:
             self._images += images
             self._waited += self._wait
             return
-        # The first dispatch of a length compiles: timed apart, and the one wait of the loop.
+        # The first dispatch of each length compiles: timed apart, and the only one waited for.
         jax.block_until_ready(state.step)
         self._compiled.add(count)
         if self._steps_start is None:
@@ -49,7 +49,7 @@ class Clock:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Time that is no training."""
+        """Time an evaluation, which does not count as training."""
         begin = time.monotonic()
         yield
         self._evaluate += time.monotonic() - begin
@@ -57,37 +57,39 @@ class Clock:
 
     @contextlib.contextmanager
     def waiting(self, state: TrainState) -> Iterator[None]:
-        """Time until the next batch, which counts where the devices had ended `state` by then."""
+        """Time the wait for a batch; it counts if the devices had finished `state` by its end."""
         begin = time.monotonic()
         yield
         idle = state.step.is_ready()  # type: ignore[attr-defined]  # every jax.Array has it
         self._wait = time.monotonic() - begin if idle else 0.0
 
     def input_wait(self) -> float:
-        """The share of the time since it was last asked, but for compiling and evaluating, that
-        went into waits at whose end the devices had nothing left to do, 0 to 1."""
+        """Return the fraction of the time that the devices sat idle waiting for input.
+
+        Of the time since the last call, without compilation and evaluation; 0 to 1.
+        """
         now = time.monotonic() - self._apart
         share = min(self._waited / max(now - self._asked, 1e-9), 1.0)
         self._waited, self._asked = 0.0, now
         return share
 
     def images_per_second(self) -> float:
-        """Of this session's steps, without compilation and evaluation; NaN before the first."""
+        """Return the images per second of this session's training steps; NaN before the first."""
         if self._steps_start is None or not self._images:
             return math.nan
         return self._images / (time.monotonic() - self._steps_start - self._apart)
 
     def saved(self) -> None:
-        """The state is on disk."""
+        """Note that the state is on disk."""
         self._save = time.monotonic()
 
     def save_overdue(self, seconds: float) -> bool:
-        """Whether the last save is longer ago, the same answer in all processes."""
+        """Tell whether the last save is more than `seconds` ago, the same in all processes."""
         # One clock decides: a save needs all processes.
         return processes.from_first(lambda: time.monotonic() - self._save > seconds)
 
     def facts(self, step: int) -> dict[str, Any]:
-        """What the next session and the results are told."""
+        """Collect the facts for the next session and the results."""
         rate = self.images_per_second()
         return {
             "steps": step,

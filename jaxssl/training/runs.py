@@ -64,7 +64,7 @@ class RunFolder:
         own = self.path
         path, holder = processes.from_first(lambda: [str(own), _holder(own)])
         self.path = Path(path)
-        # Not only whether it is there: a folder of that name on another disk has an older one.
+        # Compare what the lock says: a folder of that name on another disk may have an older lock.
         if _holder(self.path) != holder:
             raise InputError(
                 f"process 0 writes to {self.path}, but this process cannot see that folder (its "
@@ -147,13 +147,13 @@ class RunFolder:
 
 
 def default_run_dir(experiment: str, dataset: str) -> Path:
-    """`runs/<experiment>-<dataset>-<time>`, in the current folder."""
+    """Return `runs/<experiment>-<dataset>-<time>`, in the current folder."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{experiment}-{dataset}-{now}"
 
 
 def provenance() -> dict[str, Any]:
-    """What a number needs beside it: command, versions, commit, host, time."""
+    """Record what a number needs beside it: command, versions, commit, host, time."""
     versions = {"python": platform.python_version()}
     for name in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
@@ -174,7 +174,7 @@ def lock(file: Any, place: str, holder: str) -> None:
 
     Args:
       file: the file.
-      place: what it stands for, with its flag.
+      place: what it stands for, for the message.
       holder: who holds it where somebody does.
 
     Raises:
@@ -196,7 +196,7 @@ def lock(file: Any, place: str, holder: str) -> None:
 
 
 def _lock_or_fail(file: Any, path: Path) -> None:
-    """One writer: two processes on one folder hang or lose checkpoints."""
+    """Lock the folder for one writer: two processes on one folder hang or lose checkpoints."""
     holder = _holder(path) or "another process"
     lock(file, f"the run folder {path}", f"{holder}: wait for it or choose another")
     file.seek(0)
@@ -207,7 +207,7 @@ def _lock_or_fail(file: Any, path: Path) -> None:
 
 
 def _holder(path: Path) -> str:
-    """Who holds a folder, or held it last: which process, where and since when; "" where none."""
+    """Say which process holds a folder, or held it last, where and since when; "" where none."""
     try:
         return (path / ".lock").read_text().strip()
     except OSError:
@@ -215,7 +215,7 @@ def _holder(path: Path) -> str:
 
 
 def _commit() -> str:
-    """The commit of the code that runs, with "+changes" where the tree is not clean."""
+    """Return the commit of the code that runs, with "+changes" where the tree is not clean."""
     here = Path(__file__).resolve().parent
     try:
         git = ["git", "-C", str(here)]

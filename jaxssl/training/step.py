@@ -106,7 +106,7 @@ def make_eval_step(
 
 
 def _graphdef(model: nnx.Module, *, training: bool) -> nnx.GraphDef:
-    """The model's structure with BatchNorm and dropout in the given mode."""
+    """Return the model's structure with BatchNorm and dropout in the given mode."""
     return nnx.graphdef(
         nnx.view(
             model,

@@ -84,13 +84,13 @@ class Result:
     note: str = ""
 
     def ratios(self, reference: Result | None) -> list[float]:
-        """How many times the reference's time, round by round; empty where either has none."""
+        """Divide by the reference's times, round by round; empty where either has none."""
         theirs = reference.seconds if reference else []
         return [a / b for a, b in zip(self.seconds, theirs, strict=False)]
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
-    """The flags that all programs have."""
+    """Add the flags that all programs have."""
     parser.add_argument("--rounds", type=int, default=5, help="bursts of each; 0: the first run")
     parser.add_argument("--seconds", type=float, default=0.5, help="least length of a burst")
     parser.add_argument("--memory-gb", type=float, default=16.0, help="stop a contender above it")
@@ -102,7 +102,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
 def measure(
     program: str, contenders: Iterable[str], case: Mapping[str, Any], options: argparse.Namespace
 ) -> list[Result]:
-    """Every contender (a key of CONTENDERS in the file `program`) in one case (JSON-able)."""
+    """Measure every contender (a key of CONTENDERS in the file `program`) in one JSON-able case."""
     rounds, seconds = (1, 0.0) if options.quick else (options.rounds, options.seconds)
     with contextlib.ExitStack() as stack:
         workers = []
@@ -125,7 +125,7 @@ def measure(
 def value_and_grad(
     loss: Callable[..., Any], *arguments: Any, argnums: int | tuple[int, ...] = 0, **options: Any
 ) -> Run:
-    """A run of the jitted value and gradient of `loss(*arguments, **options)`, JAX."""
+    """Make a run of the jitted value and gradient of `loss(*arguments, **options)`, JAX."""
     import jax
 
     compiled = jax.jit(jax.value_and_grad(lambda *a: loss(*a, **options), argnums=argnums))
@@ -137,7 +137,7 @@ def value_and_grad(
 
 
 def print_table(results: list[Result], reference: str) -> None:
-    """Where the numbers come from, and the table in Markdown."""
+    """Print where the numbers come from, and the table in Markdown."""
     about = provenance()
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     print(f"{about['machine']}; {versions}; commit {about['commit']}\n`{about['command']}`\n")
@@ -162,7 +162,7 @@ def print_table(results: list[Result], reference: str) -> None:
 def write_json(
     path: Path | None, options: argparse.Namespace, results: list[Result], reference: str
 ) -> None:
-    """The same with every round, for a program to read; nothing without a path."""
+    """Write the table and every round for a program to read; nothing without a path."""
     if path is None:
         return
     rows = []
@@ -247,7 +247,7 @@ class _Worker:
             self._runs = max(1, round(seconds / took))
 
     def round(self) -> None:
-        """One burst."""
+        """Run one burst."""
         took = self._ask(self._runs)
         if took is not None:
             self.result.seconds.append(took / self._runs)
@@ -259,7 +259,7 @@ class _Worker:
         return self._reply(runs * self._options.limit_s).get("took")
 
     def _reply(self, limit_s: float) -> dict[str, Any]:
-        """The next line of the process, which is stopped where it passes a limit."""
+        """Read the next line of the process, which is stopped where it passes a limit."""
         assert self._process.stdout is not None
         begin, line, memory_gb = time.monotonic(), b"", self._options.memory_gb
         while not line:
@@ -282,7 +282,7 @@ class _Worker:
 
 
 def _serve() -> None:
-    """The process of one contender: ready, one run, then as many runs as each line asks for."""
+    """Serve one contender in this process: one run, then as many runs as each line asks for."""
     program, name, case = sys.argv[1:]
     # What libraries print must not stand between the replies.
     replies = os.fdopen(os.dup(1), "w")
@@ -322,7 +322,7 @@ def _serve() -> None:
 
 
 def _memory(process: int | str, what: str) -> int:
-    """Bytes of a process by the kernel's book; 0 once it is gone."""
+    """Read a process's memory in bytes from /proc; 0 once it is gone."""
     with contextlib.suppress(OSError):
         for line in Path(f"/proc/{process}/status").read_text().splitlines():
             if line.startswith(what + ":"):
@@ -331,7 +331,7 @@ def _memory(process: int | str, what: str) -> int:
 
 
 def _device_peak() -> int | None:
-    """Highest memory on the accelerator, of whichever library used it."""
+    """Return the highest memory on the accelerator, of whichever library used it."""
     peaks = []
     if "jax" in sys.modules:
         stats = sys.modules["jax"].local_devices()[0].memory_stats()

@@ -29,7 +29,7 @@ QUERIES = 10_000
 
 
 def embeddings(images: int, d: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Classes that overlap, as those of a trained network do; R is images / classes."""
+    """Draw classes that overlap, as those of a trained network do; R is images / classes."""
     rng = np.random.default_rng(0)
     labels = rng.permutation(np.arange(images) % classes)
     centres = rng.normal(size=(classes, d)).astype(np.float32)
@@ -38,7 +38,7 @@ def embeddings(images: int, d: int, classes: int) -> tuple[np.ndarray, np.ndarra
 
 
 def table(vectors: np.ndarray, labels: np.ndarray) -> Embeddings:
-    """As the programs hold them."""
+    """Make a table as the programs hold it."""
     names = tuple(map(str, range(len(labels))))
     return Embeddings(
         vectors=vectors,
@@ -51,7 +51,7 @@ def table(vectors: np.ndarray, labels: np.ndarray) -> Embeddings:
 
 
 def here(ask: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., Run]:
-    """A contender from a function of vectors and labels to one number that two forms share."""
+    """Make a contender from a function of vectors and labels to one number that two forms share."""
 
     def contender(images: int, d: int, classes: int) -> Run:
         vectors, labels = embeddings(images, d, classes)
@@ -61,7 +61,7 @@ def here(ask: Callable[[np.ndarray, np.ndarray], float]) -> Callable[..., Run]:
 
 
 def sums_by_class(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Mean distance of class i and class j, [k, k], pairs of an image with itself left out."""
+    """Average the distances of classes i and j, [k, k], without pairs of an image with itself."""
     one_hot = np.eye(labels.max() + 1)[labels]
     counts = one_hot.sum(axis=0)
     pairs = np.outer(counts, counts) - np.diag(counts)
@@ -69,7 +69,7 @@ def sums_by_class(distances: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def direct_exemplars(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """Distance of the farthest image of all from its own centre."""
+    """Find the distance of the farthest image of all from its own centre."""
     centres = np.stack([vectors[labels == i].mean(axis=0) for i in range(labels.max() + 1)])
     distances = pairwise_distances(centres, vectors.astype(np.float64))
     orders = np.argsort(distances, axis=1)  # typical and odd images and look-alikes in one
@@ -79,19 +79,19 @@ def direct_exemplars(vectors: np.ndarray, labels: np.ndarray) -> float:
 
 
 def farthest_exemplar(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """The same of ours."""
+    """Find the same distance by this library."""
     found = exemplars(table(vectors, labels)).values()
     return max(of_class.farthest_distances[0] for of_class in found)
 
 
 def direct_neighbours(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """Mean distance of the five nearest others."""
+    """Average the distances of the five nearest others."""
     search = NearestNeighbors(n_neighbors=5, algorithm="brute").fit(vectors)
     return search.kneighbors()[0].mean()
 
 
 def direct_votes(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """Share of images that their 200 nearest by cosine, themselves among them, vote right."""
+    """Vote by the 200 nearest by cosine, the image among them; return the share that is right."""
     queries = slice(0, QUERIES)
     search = NearestNeighbors(n_neighbors=200, algorithm="brute", metric="cosine").fit(vectors)
     away, near = search.kneighbors(vectors[queries])
@@ -101,13 +101,13 @@ def direct_votes(vectors: np.ndarray, labels: np.ndarray) -> float:
 
 
 def our_votes(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """The same of ours."""
+    """Return the same share by this library."""
     votes = knn_votes(vectors, labels, vectors[:QUERIES])
     return (votes.argmax(axis=1) == labels[:QUERIES]).mean()
 
 
 def direct_retrieval(vectors: np.ndarray, labels: np.ndarray) -> float:
-    """MAP@R from a full sort of every row."""
+    """Compute MAP@R from a full sort of every row."""
     distances = pairwise_distances(vectors.astype(np.float64))
     np.fill_diagonal(distances, np.inf)
     r = (np.bincount(labels)[labels] - 1)[:, None]
@@ -141,7 +141,7 @@ CONTENDERS = {
 
 
 def main() -> None:
-    """Beside the direct form at a size that it can hold; then alone at full size."""
+    """Measure beside the direct form at a size that it can hold; then alone at full size."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_flags(parser)
     parser.set_defaults(limit_s=3600.0, rounds=3)

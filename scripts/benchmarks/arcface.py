@@ -47,7 +47,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def problem(classes: int, batch: int, d: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Embeddings near their class's weight, weights, labels."""
+    """Draw embeddings near their class's weight; return them with weights and labels."""
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((classes, d), np.float32)
     labels = rng.integers(0, classes, batch)
@@ -55,24 +55,24 @@ def problem(classes: int, batch: int, d: int) -> tuple[np.ndarray, np.ndarray, n
 
 
 def here(classes: int, batch: int, d: int, tile_size: int | None = None) -> Run:
-    """This library."""
+    """Run this library."""
     arguments = jax.device_put(problem(classes, batch, d))
     options = {"margin": MARGIN, "scale": SCALE, "tile_size": tile_size}
     return value_and_grad(arcface_loss, *arguments, argnums=(0, 1), **options)
 
 
 def dense(classes: int, batch: int, d: int) -> Run:
-    """One tile."""
+    """Run one tile."""
     return here(classes, batch, d, tile_size=classes)
 
 
 def tiles(classes: int, batch: int, d: int) -> Run:
-    """Tiles that fit a CPU's cache."""
+    """Run tiles that fit a CPU's cache."""
     return here(classes, batch, d, tile_size=4096)
 
 
 def pytorch(classes: int, batch: int, d: int) -> Run:
-    """Logits as one matrix, with the same floor under the sine."""
+    """Run PyTorch: logits as one matrix, with the same floor under the sine."""
     import torch
     from torch.nn import functional
 

@@ -27,17 +27,17 @@ CASES = [("convnet", 256), ("resnet18 of width 16", 64), ("resnet18 of width 64"
 
 
 def here(network: str, images: int) -> _measure.Run:
-    """As the programs run it."""
+    """Run as the programs do."""
     return gradient(NETWORKS[network](), images)
 
 
 def xla(network: str, images: int) -> _measure.Run:
-    """`lax.conv_general_dilated` with the gradient that JAX gives it."""
+    """Run `lax.conv_general_dilated` with the gradient that JAX gives it."""
     return gradient(with_xla(NETWORKS[network]()), images)
 
 
 def with_xla(model: nnx.Module) -> nnx.Module:
-    """The same model; its convolutions have the gradient that JAX gives them."""
+    """Give the model's convolutions, in place, the gradient that JAX gives them."""
     for _, part in nnx.iter_modules(model):
         if isinstance(part, nnx.Conv):
             part.conv_general_dilated = lambda x, kernel, strides, padding, **options: _xla(
@@ -47,7 +47,7 @@ def with_xla(model: nnx.Module) -> nnx.Module:
 
 
 def gradient(model: nnx.Module, images: int) -> _measure.Run:
-    """Forward and backward pass, in training mode."""
+    """Run forward and backward pass, in training mode."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     pixels = np.random.default_rng(0).random((images, 32, 32, 3), np.float32)
 

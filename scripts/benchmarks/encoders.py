@@ -27,17 +27,17 @@ RATE = 0.01
 
 
 def here(**case: Any) -> _measure.Run:
-    """As the programs run it."""
+    """Run as the programs do."""
     return _run_jax(_encoder(**case), **case)
 
 
 def here_folded(**case: Any) -> _measure.Run:
-    """BatchNorm folded."""
+    """Run with BatchNorm folded."""
     return _run_jax(fold_batch_norm(_encoder(**case)), **case)
 
 
 def xla(**case: Any) -> _measure.Run:
-    """Depthwise convolutions and their gradients as JAX has them."""
+    """Run depthwise convolutions and their gradients as JAX has them."""
     encoder = _encoder(**case)
     for _, part in nnx.iter_modules(encoder):
         if getattr(part, "conv_general_dilated", None) is convolve_depthwise:
@@ -46,17 +46,17 @@ def xla(**case: Any) -> _measure.Run:
 
 
 def torch_as_it_is(**case: Any) -> _measure.Run:
-    """PyTorch, channels first."""
+    """Run PyTorch, channels first."""
     return _run_torch(lambda network: network, last=False, **case)
 
 
 def torch_channels_last(**case: Any) -> _measure.Run:
-    """PyTorch, channels last in memory."""
+    """Run PyTorch, channels last in memory."""
     return _run_torch(lambda network: network, last=True, **case)
 
 
 def torch_folded(**case: Any) -> _measure.Run:
-    """PyTorch, channels last, BatchNorm folded."""
+    """Run PyTorch, channels last, BatchNorm folded."""
     from torch_encoders import folded
 
     return _run_torch(folded, last=True, **case)
@@ -74,7 +74,7 @@ LIBRARIES = {name: ["torch"] for name in CONTENDERS if name.startswith("PyTorch"
 
 
 def contenders(encoder: str, work: str) -> list[str]:
-    """Those that have a meaning for an encoder and a forward pass or a step."""
+    """List the contenders that mean something for an encoder and a forward pass or a step."""
     out = set()
     if work == "step" or encoder.startswith("dinov2"):
         out |= {"here, folded", "PyTorch, folded"}

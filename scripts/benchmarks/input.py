@@ -33,7 +33,7 @@ BATCH, THREADS = 128, 2
 
 
 def _epoch(images: ImageSet) -> float:
-    """All full batches of one epoch through the stream that training reads."""
+    """Read all full batches of one epoch through the stream that training reads."""
     batches = iter(train_stream(images, batch_size=min(BATCH, len(images)), seed=0))
     steps = max(len(images) // BATCH, 1)
     return float(sum(next(batches)["image"].mean() for _ in range(steps)))
@@ -44,7 +44,7 @@ def _open(folder: str, size: int, cache: str) -> ImageSet:
 
 
 def first_pass(folder: str, size: int) -> Run:
-    """Every file decoded, checked, hashed, kept; then the epoch."""
+    """Decode, check, hash and keep every file; then read the epoch."""
 
     def run() -> float:
         with tempfile.TemporaryDirectory() as cache:
@@ -54,7 +54,7 @@ def first_pass(folder: str, size: int) -> Run:
 
 
 def from_cache(folder: str, size: int) -> Run:
-    """From the second start on, up to 2 GiB of pixels."""
+    """Read from the cache: from the second start on, up to 2 GiB of pixels."""
     cache = tempfile.mkdtemp()
     images = _open(folder, size, cache)
     shutil.rmtree(cache)  # mapped: the pixels stay until the process ends
@@ -62,7 +62,7 @@ def from_cache(folder: str, size: int) -> Run:
 
 
 def on_demand(folder: str, size: int) -> Run:
-    """Above 2 GiB: checked once, then decoded each time."""
+    """Read above 2 GiB: checked once, then decoded each time."""
     scan.MAX_CACHED_BYTES = 0
     with tempfile.TemporaryDirectory() as cache:
         images = _open(folder, size, cache)
@@ -70,7 +70,7 @@ def on_demand(folder: str, size: int) -> Run:
 
 
 def packed(folder: str, size: int) -> Run:
-    """The file of scripts/pack_images.py."""
+    """Read the file of scripts/pack_images.py."""
     out = Path(f"{folder}-{size}.array_record")
     if not out.exists():
         script = Path(__file__).parents[1] / "pack_images.py"
@@ -81,7 +81,7 @@ def packed(folder: str, size: int) -> Run:
 
 
 def resident(folder: str, size: int) -> Run:
-    """`--resident`: positions from the host, pixels gathered on the device."""
+    """Read with `--resident`: positions from the host, pixels gathered on the device."""
     with tempfile.TemporaryDirectory() as cache:
         images = _open(folder, size, cache)
         batch = min(BATCH, len(images))
@@ -99,7 +99,7 @@ def resident(folder: str, size: int) -> Run:
 
 
 def pillow(folder: str, size: int) -> Run:
-    """As torchvision: ImageFolder's loader and Resize, in a pool of threads."""
+    """Read as torchvision does: ImageFolder's loader and Resize, in a pool of threads."""
     files = sorted(p for p in Path(folder).glob("*/**/*") if p.is_file())
 
     def one(path: Path) -> np.ndarray:
@@ -131,7 +131,7 @@ CONTENDERS = {
 
 
 def make_folder(top: Path, images: int) -> None:
-    """JPEGs of smooth noise in four classes."""
+    """Make JPEGs of smooth noise in four classes."""
     rng = np.random.default_rng(0)
     for i in range(images):
         height, width = rng.integers(200, 500, 2)
@@ -142,7 +142,7 @@ def make_folder(top: Path, images: int) -> None:
 
 
 def main() -> None:
-    """One table, in times of Pillow's, and images a second."""
+    """Print one table, in times of Pillow's, and images a second."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     add_flags(parser)
     parser.add_argument("--data-dir", default="", help="a folder of class folders, all readable")

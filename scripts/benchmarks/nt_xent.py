@@ -29,17 +29,17 @@ MOST_ROWS = {
 
 
 def views(rows: int, d: int) -> np.ndarray:
-    """Random projections, [2, rows / 2, d]."""
+    """Draw random projections, [2, rows / 2, d]."""
     return np.random.default_rng(0).normal(size=(2, rows // 2, d)).astype(np.float32)
 
 
 def here(rows: int, d: int) -> _measure.Run:
-    """As `nt_xent` chooses."""
+    """Run as `nt_xent` chooses."""
     return _of_jax(rows, d, None)
 
 
 def whole_matrix(rows: int, d: int) -> _measure.Run:
-    """`nt_xent` as plain JAX: one product, a log-softmax, autodiff."""
+    """Run `nt_xent` as plain JAX: one product, a log-softmax, autodiff."""
     return _of_jax(rows, d, rows)
 
 
@@ -51,7 +51,7 @@ def _of_jax(rows: int, d: int, tile_size: int | None) -> _measure.Run:
 
 
 def of_optax(rows: int, d: int) -> _measure.Run:
-    """`optax.losses.ntxent`, both views as one batch with labels."""
+    """Run `optax.losses.ntxent`, both views as one batch with labels."""
     import optax
 
     labels = jnp.tile(jnp.arange(rows // 2), 2)
@@ -62,7 +62,7 @@ def of_optax(rows: int, d: int) -> _measure.Run:
 
 
 def torch_dense(rows: int, d: int) -> _measure.Run:
-    """The usual form in PyTorch: normalise, one product, cross entropy."""
+    """Run the usual form in PyTorch: normalise, one product, cross entropy."""
     import torch
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -82,7 +82,7 @@ def torch_dense(rows: int, d: int) -> _measure.Run:
 
 
 def metric_learning(rows: int, d: int) -> _measure.Run:
-    """pytorch-metric-learning's NTXentLoss."""
+    """Run pytorch-metric-learning's NTXentLoss."""
     import torch
     from pytorch_metric_learning.losses import NTXentLoss
 

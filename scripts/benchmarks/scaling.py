@@ -42,7 +42,7 @@ V5E = {"bf16_flops": 197e12, "hbm_bytes": 16e9, "hbm_bytes_s": 819e9, "ici_bytes
 
 
 def communication(text: str) -> dict[str, tuple[int, int]]:
-    """Operations and bytes of their results in one run of a compiled program.
+    """Count operations and bytes of their results in one run of a compiled program.
 
     Args:
       text: the optimised HLO of the program, `compiled.as_text()`.
@@ -95,7 +95,7 @@ def communication(text: str) -> dict[str, tuple[int, int]]:
 
 
 def _bytes(shape: str) -> int:
-    """Of a shape such as "f32[64,128]{1,0}" or a tuple of them."""
+    """Count the bytes of a shape such as "f32[64,128]{1,0}" or a tuple of them."""
     return sum(
         BYTES[kind] * math.prod(int(side) for side in sides.split(",") if side)
         for kind, sides in re.findall(r"(\w+)\[([\d,]*)\]", shape)
@@ -103,7 +103,7 @@ def _bytes(shape: str) -> int:
 
 
 def sent(found: Mapping[str, tuple[int, int]], devices: int) -> float:
-    """Bytes that one device sends, every operation going round a ring."""
+    """Count the bytes that one device sends, every operation going round a ring."""
     share = (devices - 1) / devices
     times = {
         "all-reduce": 2 * share,
@@ -116,7 +116,7 @@ def sent(found: Mapping[str, tuple[int, int]], devices: int) -> float:
 
 
 def worker(options: argparse.Namespace) -> None:
-    """The steps on the devices of this process; its result as JSON, its weights into a file."""
+    """Run the steps on the devices of this process; print the result as JSON, save the weights."""
     import jax
     import numpy as np
 
@@ -157,7 +157,7 @@ def worker(options: argparse.Namespace) -> None:
 
 
 def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """One worker after the other; each row says how far its weights are from the first's."""
+    """Run one worker after the other; each row says how far its weights are from the first's."""
     import numpy as np
 
     rows: list[dict[str, Any]] = []
@@ -186,7 +186,7 @@ def measure(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 
 def print_table(rows: Iterable[Mapping[str, Any]], steps: int) -> None:
-    """Markdown: the result beside what was said for it."""
+    """Print in Markdown: the result beside what was said for it."""
     heads = ["devices", f"loss of step {steps}", "weights differ by", *OPERATIONS, "sent, MB"]
     print("| " + " | ".join(heads) + " |\n" + "|---" * len(heads) + "|")
     for row in rows:
@@ -198,7 +198,7 @@ def print_table(rows: Iterable[Mapping[str, Any]], steps: int) -> None:
 
 
 def resnet50_work(size: int = 224) -> dict[str, float]:
-    """Counted in the program as traced: of ResNet-50 for one image, and its parameters.
+    """Count FLOPs of ResNet-50 for one image in the program as traced, and its parameters.
 
     Returns:
       flops: of forward and backward pass; conv_outputs: numbers that its convolutions put out;
@@ -244,7 +244,7 @@ def paper(
     size: int = 224,
     share_of_peak: float = 0.4,
 ) -> dict[str, float]:
-    """What a SimCLR step of ResNet-50 costs on a pod of TPU v5e, on paper: nothing is measured.
+    """Estimate a SimCLR step of ResNet-50 on a pod of TPU v5e, on paper: nothing is measured.
 
     Assumed: two views an image; activations in bfloat16, weights and z in float32; the convolutions
     run at `share_of_peak` of the chip's bfloat16 peak; a fully fused step passes five times over
@@ -295,7 +295,7 @@ def paper(
 
 
 def print_paper(work: Mapping[str, float], cost: Mapping[str, float]) -> None:
-    """The calculation as a table: what, how much, and how long that alone would take."""
+    """Print the calculation as a table: what, how much, and how long that alone would take."""
 
     def mb(name: str) -> str:
         return f"{cost[name + '_bytes'] / 1e6:,.1f} MB"
@@ -344,7 +344,7 @@ def print_paper(work: Mapping[str, float], cost: Mapping[str, float]) -> None:
 
 
 def main() -> None:
-    """Flags, table, JSON."""
+    """Read the flags; print the table, write JSON."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -105,7 +105,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The flags; their defaults suit two CPU cores."""
+    """Parse the flags; their defaults suit two CPU cores."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -121,7 +121,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def simclr(model: Embedder, *, views: bool) -> training.Method:
-    """The method of `experiments.simclr`, with or without its random views."""
+    """Make the method of `experiments.simclr`, with or without its random views."""
 
     def loss(model: Any, batch: training.Batch, key: jax.Array, step: jax.Array) -> Any:
         images = batch["image"]
@@ -142,7 +142,7 @@ def jax_contenders(
     placement: devices.Placement,
     options: argparse.Namespace,
 ) -> dict[str, Burst]:
-    """This project's step in its ways of being called, compiled."""
+    """Compile this project's step in its ways of being called."""
     resident = placement.reside(pixels.shape, lambda: pixels)
     index = np.random.default_rng(1).integers(0, len(pixels), options.batch, np.int32)
     k = options.steps_per_dispatch
@@ -179,7 +179,7 @@ def jax_contenders(
 
 
 def measure(contenders: dict[str, Burst], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Images/s of every contender in every round; each burst is as long as asked for."""
+    """Measure images/s of every contender in every round; each burst is as long as asked for."""
     k = options.steps_per_dispatch
     steps = {}
     for name, burst in contenders.items():
@@ -195,14 +195,14 @@ def measure(contenders: dict[str, Burst], options: argparse.Namespace) -> dict[s
 
 
 def timed(burst: Burst, steps: int) -> float:
-    """Seconds of a burst."""
+    """Time a burst, in seconds."""
     begin = time.perf_counter()
     burst(steps)
     return time.perf_counter() - begin
 
 
 def work_of_an_image(model: Embedder, size: int) -> tuple[float, int]:
-    """FLOPs of forward and backward pass of an image's two views, and the network's parameters."""
+    """Count FLOPs of both passes of an image's two views, and the network's parameters."""
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params: Any, rest: Any, images: jax.Array) -> jax.Array:
@@ -215,7 +215,7 @@ def work_of_an_image(model: Embedder, size: int) -> tuple[float, int]:
 
 
 def matmul_peak(dtype: jnp.dtype, side: int) -> float:
-    """FLOP/s of the best of ten products of square matrices on one device."""
+    """Measure FLOP/s of the best of ten products of square matrices on one device."""
     a = jax.random.normal(jax.random.key(0), (side, side), dtype)
     product = jax.jit(lambda a: a @ a)
     product(a).block_until_ready()
@@ -232,7 +232,7 @@ def matmul_peak(dtype: jnp.dtype, side: int) -> float:
 def row(
     name: str, rates: list[float], reference: list[float] | None, work: float, peak: float
 ) -> dict[str, Any]:
-    """Medians and ranges of a contender, alone and against PyTorch in the same rounds."""
+    """Make a row: medians and ranges of a contender, alone and against PyTorch round by round."""
     ratios = [a / b for a, b in zip(rates, reference or [], strict=False)]
     return {
         "name": name,
@@ -253,7 +253,7 @@ def print_table(
     work: float,
     peak: float,
 ) -> None:
-    """The table in Markdown."""
+    """Print the table in Markdown."""
     print(
         f"ResNet-18, width {options.width} ({parameters:,} parameters with head), "
         f"{options.size} px, batch {options.batch}, {'bfloat16' if options.bfloat16 else 'float32'}"

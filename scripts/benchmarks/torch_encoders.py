@@ -18,7 +18,7 @@ class Residual(nn.Module):
         self.main, self.shortcut, self.after = main, shortcut, after
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Maps [b, c, h, w] to such."""
+        """Map [b, c, h, w] to maps."""
         return self.after(self.main(x) + self.shortcut(x))
 
 
@@ -36,7 +36,7 @@ class Transformer(nn.Module):
         )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images [b, 3, h, w] -> the class token [b, width]."""
+        """Map images [b, 3, h, w] to the class token [b, width]."""
         x = self.patches(x).flatten(2).transpose(1, 2)
         return self.blocks(nn.functional.pad(x, (0, 0, 1, 0)) + self.positions)[:, 0]
 
@@ -60,7 +60,7 @@ def torch_encoder(name: str, size: int) -> nn.Module:
 
 
 def folded(network: nn.Module) -> nn.Module:
-    """The network in evaluation mode, every BatchNorm in the convolution before it."""
+    """Return the network in evaluation mode, every BatchNorm in the convolution before it."""
     network.eval()
     for part in list(network.modules()):
         if (
@@ -99,7 +99,7 @@ def _resnet(name: str, size: int) -> list[nn.Module]:
 
 
 def _lite(name: str) -> list[nn.Module]:
-    """Up to the block that h is taken from by default: the last but one."""
+    """Build up to the block that h is taken from by default: the last but one."""
     factors = {"0": (1.0, 1.0), "1": (1.0, 1.1), "2": (1.1, 1.2)}[name[-1]]
     layers: list[nn.Module] = [_unit(3, efficientnet_lite.STEM, 3, 2, act=nn.ReLU6)]
     for i, o, (k, s, expansion) in efficientnet_lite._blocks(*factors)[:-1]:

@@ -25,7 +25,7 @@ class TorchStep:
 def torch_step(
     width: int, size: int, batch: int, features: int, temperature: float
 ) -> TorchStep | None:
-    """SimCLR on two batches of views that lie ready on the device; None without PyTorch."""
+    """Run SimCLR on two batches of views that are ready on the device; None without PyTorch."""
     try:
         import torch
     except ImportError:
@@ -64,7 +64,7 @@ def torch_step(
 
 
 def _network(width: int, features: int):
-    """ResNet-18 with the CIFAR stem under z = W2 relu(W1 h)."""
+    """Make ResNet-18 with the CIFAR stem under z = W2 relu(W1 h)."""
     from torch import nn
 
     def conv(i: int, o: int, kernel: int, stride: int = 1) -> list[nn.Module]:

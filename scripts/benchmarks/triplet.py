@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def batch(rows: int, d: int) -> tuple[np.ndarray, np.ndarray]:
-    """Unit embeddings, about as far apart as those of a network that has learned something."""
+    """Draw unit embeddings, about as far apart as those of a network that has learned something."""
     rng = np.random.default_rng(0)
     labels = np.arange(rows) // 8
     centres = rng.normal(size=(labels[-1] + 1, d))
@@ -70,7 +70,7 @@ def batch(rows: int, d: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def here(policy: str, rows: int, d: int, tile_size: int | None = None) -> Run:
-    """This library."""
+    """Run this library."""
     z, labels = jax.device_put(batch(rows, d))
     options = {"margin": MARGIN, "tile_size": tile_size}
     if policy == "all":
@@ -80,17 +80,17 @@ def here(policy: str, rows: int, d: int, tile_size: int | None = None) -> Run:
 
 
 def dense(policy: str, rows: int, d: int) -> Run:
-    """One tile."""
+    """Run one tile."""
     return here(policy, rows, d, tile_size=rows)
 
 
 def tiles(policy: str, rows: int, d: int) -> Run:
-    """Tiles that fit a CPU's cache."""
+    """Run tiles that fit a CPU's cache."""
     return here(policy, rows, d, tile_size=128)
 
 
 def loop(policy: str, rows: int, d: int, kind: bool = False) -> Run:
-    """The study's way, over anchors."""
+    """Run the study's way, over anchors."""
     import torch
 
     z, labels = map(torch.from_numpy, batch(rows, d))
@@ -98,7 +98,7 @@ def loop(policy: str, rows: int, d: int, kind: bool = False) -> Run:
     hard = policy == "hard, hard"
 
     def triplet(anchor: int, distances: torch.Tensor) -> tuple[int, int] | None:
-        """Positive and negative of one anchor, from its row of distances."""
+        """Mine positive and negative of one anchor, from its row of distances."""
         same = labels == labels[anchor]
         negatives = torch.nonzero(~same)[:, 0]
         same[anchor] = False
@@ -141,12 +141,12 @@ def loop(policy: str, rows: int, d: int, kind: bool = False) -> Run:
 
 
 def kind_loop(policy: str, rows: int, d: int) -> Run:
-    """Mining and loss apart."""
+    """Run mining and loss apart."""
     return loop(policy, rows, d, kind=True)
 
 
 def metric_learning(policy: str, rows: int, d: int) -> Run:
-    """pytorch-metric-learning, with the same distances and means."""
+    """Run pytorch-metric-learning, with the same distances and means."""
     import torch
     from pytorch_metric_learning import distances, losses, miners, reducers
 
