@@ -67,7 +67,6 @@ def umap_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: 
     Reference:
         McInnes, Healy, Melville: UMAP (arXiv:1802.03426).
     """
-
     return _together(tables, limit, seed, _umap)
 
 
@@ -104,7 +103,6 @@ def tsne_together(tables: Mapping[str, Embeddings], *, limit: int = 2500, seed: 
     Reference:
         van der Maaten, Hinton: Visualizing Data using t-SNE (JMLR 9, 2008).
     """
-
     return _together(tables, limit, seed, _tsne)
 
 

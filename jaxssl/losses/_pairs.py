@@ -127,7 +127,7 @@ def merge(a: Sums, b: Sums) -> Sums:
 
 
 def log_sum(sums: Sums) -> jax.Array:
-    """log Σ exp(logit) over the columns that count; LOWEST where none does."""
+    """Sum to log Σ exp(logit) over the columns that count; LOWEST where none does."""
     some = sums.total > 0
     # A NaN is no number above 0, and is to stay one.
     some = some | jnp.isnan(sums.total)

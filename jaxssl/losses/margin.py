@@ -251,7 +251,7 @@ def cosface_loss(
     class_axis_name: AxisName = None,
     tile_size: int | None = None,
 ) -> jax.Array:
-    """Mean softmax cross entropy of `cosface_logits`.
+    """Return the mean softmax cross entropy of `cosface_logits`.
 
     Args:
         embeddings: as in `arcface_loss`.
@@ -259,6 +259,13 @@ def cosface_loss(
         labels: as in `arcface_loss`.
         margin: as in `cosface_logits`.
         scale: as in `cosface_logits`.
+        each: as in `arcface_loss`.
+        label_smoothing: as in `arcface_loss`.
+        class_where: as in `arcface_loss`.
+        where: as in `arcface_loss`.
+        weights: as in `arcface_loss`.
+        reduction: as in `arcface_loss`.
+        precision: as in `arcface_loss`.
         axis_name: as in `arcface_loss`.
         class_axis_name: as in `arcface_loss`.
         tile_size: as in `arcface_loss`.
