@@ -42,7 +42,7 @@ from jaxssl.losses._rows import (
 def log_sums(
     x: jax.Array, about: Rows, references: Rows | None, temperature: Any, form: Form
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Sum log Σ_j exp(x_i·x_j / temperature), Σ_p q_ip x_i·x_p / temperature, and Σ_p q_ip; each [n].
+    """Sum each row: log Σ_j exp(s_ij), Σ_p q_ip s_ip and Σ_p q_ip, s = x·x / temperature; [n].
 
     Args:
         x: the rows [n, d], this device's.
