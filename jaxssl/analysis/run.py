@@ -81,8 +81,8 @@ def read_run(
             cannot be read.
     """
     folder = Path(run_dir)
+    about = read_about(folder)  # first: it refuses a folder of an older version as such
     tables = read_tables(folder, embeddings=embeddings)
-    about = read_about(folder)
     numbers = folder / "results.json"
     results = Results.read(numbers) if numbers.exists() else None
     return Run(folder, tables, results, about.metrics, about.record)
