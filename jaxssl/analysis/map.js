@@ -27,6 +27,12 @@
     if (name) made.className = name;
     return made;
   };
+  // A name that may be broken after _ - / . and nowhere inside a word.
+  const named = (tag, text, name) => {
+    const made = element(tag, "", name);
+    text.split(/(?<=[_\-/.])(?=[^_\-/.])/).forEach((part, k) => made.append(...(k ? [element("wbr"), part] : [part])));
+    return made;
+  };
   const button = (text, action, name) => {
     const made = element("button", text, name);
     made.type = "button";
@@ -213,7 +219,7 @@
       one.setAttribute("aria-label", `${title(j)}, ${data.ids[j]}${j < count ? "" : ", not on the map"}`);
       one.style.borderColor = byClass[label[j]].color;
       one.append(picture(j, 56));
-      item.append(one, element("small", data.classes[label[j]], label[j] === label[i] ? "" : "other"));
+      item.append(one, named("small", data.classes[label[j]], label[j] === label[i] ? "" : "other"));
       list.append(item);
     }
     const head = element("div", title(i), "head");
@@ -481,7 +487,7 @@
     switches.classes[c] = one;
     const alone = button(undefined, () => isolate(c), "alone");
     alone.title = `${text}: for it alone, again for all`;
-    alone.append(element("span", text), element("small", inClass[c].toLocaleString("en")));
+    alone.append(named("span", text), element("small", inClass[c].toLocaleString("en")));
     row.append(one, alone);
     find("legend").append(row);
   });
