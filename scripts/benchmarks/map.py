@@ -75,7 +75,7 @@ def measure(page: Path, seconds: float) -> tuple[float, float, float]:
         opened = browser.new_page(viewport={"width": 1280, "height": 900})
         begin = time.monotonic()
         opened.goto(page.as_uri(), wait_until="commit")
-        opened.wait_for_function("document.querySelector('#map-app')?.dataset.frames > 0")
+        opened.locator("#map-app[data-frames]").wait_for()
         first = time.monotonic() - begin
         opened.wait_for_load_state()
         opened.locator("[data-part=over]").scroll_into_view_if_needed()
