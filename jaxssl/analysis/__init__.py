@@ -7,6 +7,7 @@ is loaded when it is first asked for. More stands in the modules of these names:
 - `distances`, `exemplars`, `retrieval`, `probes`, `linear_probe`, `projection`: single measures
 - `measures`, `results`: all of them at once, as one value
 - `clusters`, `outliers`, `suspects`: what needs no labels, and labels that may be wrong
+- `triplets`: pictures of what a miner took
 - `health`, `findings`: whether an embedding has collapsed; classes that fail, baselines that win
 - `run`, `report`, `sections`, `evaluation`, `compare`: run folders, and their pages
 """
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from jaxssl.analysis.suspects import find_suspects
     from jaxssl.analysis.tables import Tables, read_tables, save_tables, with_map
     from jaxssl.analysis.terminal import headline
+    from jaxssl.analysis.triplets import draw_triplets
 
 __all__ = [
     "Classification",
@@ -44,6 +46,7 @@ __all__ = [
     "analyse",
     "classification",
     "confident_learning",
+    "draw_triplets",
     "export",
     "find_suspects",
     "fit_few_labels",
@@ -77,6 +80,7 @@ _MODULES = {
     "suspects": ("find_suspects",),
     "tables": ("Tables", "read_tables", "save_tables", "with_map"),
     "terminal": ("headline",),
+    "triplets": ("draw_triplets",),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

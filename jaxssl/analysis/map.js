@@ -12,19 +12,25 @@
   const count = x.length, NONE = "#80868f", UNKNOWN = 65535;
   const find = (part) => root.querySelector(`[data-part=${part}]`);
   const plot = find("plot"), base = plot.querySelector("canvas"), over = find("over");
-  const pen = over.getContext("2d"), paper = base.getContext("2d", { willReadFrequently: true });
+  const words = find("words"), writer = words.getContext("2d"), pen = over.getContext("2d"), paper = base.getContext("2d", { willReadFrequently: true });
   const tip = root.querySelector(".tip"), panel = find("pinned"), picked = find("picked"), said = find("said");
   const grid = makeGrid(x, y, count), shown = new Uint8Array(count).fill(1);
   const hidden = { classes: new Set(), sets: new Set() };
   const view = { zoom: 1, cx: 32768, cy: 32768 };
   let w = 0, h = 0, ratio = 1, image, pixels; // kept: reading clientWidth lays the page out anew
   let hover = -1, pinned = -1, tool = "move", shape = [], chosen = [], names = true;
-  let dirty = false, waiting = false;
+  let dirty = false, waiting = false, ink = "#000", ground = "#fff";
 
   const element = (tag, text, name) => {
     const made = document.createElement(tag);
     if (text !== undefined) made.textContent = text;
     if (name) made.className = name;
+    return made;
+  };
+  // A name that may be broken after _ - / . and nowhere inside a word.
+  const named = (tag, text, name) => {
+    const made = element(tag, "", name);
+    text.split(/(?<=[_\-/.])(?=[^_\-/.])/).forEach((part, k) => made.append(...(k ? [element("wbr"), part] : [part])));
     return made;
   };
   const button = (text, action, name) => {
@@ -65,6 +71,10 @@
       scale: s, left: (w / 2) * ratio - view.cx * s, top: (h / 2) * ratio - view.cy * s, radius: radius() * ratio, styles,
     });
     paper.putImageData(image, 0, 0);
+    // Names have a canvas of their own: they move with the points, not with the pointer.
+    writer.setTransform(ratio, 0, 0, ratio, 0, 0);
+    writer.clearRect(0, 0, w, h);
+    if (names && mode === "class") drawNames();
   };
 
   // Centres of the classes: the median of what is shown.
@@ -77,32 +87,30 @@
       .filter((one) => one.many && one.c !== data.unlabelled).sort((a, b) => b.many - a.many);
   };
 
-  const drawNames = (ink, ground) => {
+  const drawNames = () => {
     centres ??= findCentres();
-    pen.font = "600 12px system-ui, sans-serif";
-    pen.textAlign = "center";
-    pen.lineWidth = 3.5;
-    pen.lineJoin = "round";
+    writer.font = "600 12px system-ui, sans-serif";
+    writer.textAlign = "center";
+    writer.lineWidth = 3.5;
+    writer.lineJoin = "round";
     const taken = [];
     for (const one of centres) {
       const text = data.classes[one.c].length > 28 ? `${data.classes[one.c].slice(0, 27)}…` : data.classes[one.c];
       const px = w / 2 + (one.x - view.cx) * scale(), py = h / 2 + (one.y - view.cy) * scale();
-      const half = pen.measureText(text).width / 2 + 2;
+      const half = writer.measureText(text).width / 2 + 2;
       if (px < half || px > w - half || py < 10 || py > h - 6) continue;
       if (taken.some(([ax, ay, ah]) => Math.abs(ax - px) < ah + half && Math.abs(ay - py) < 15)) continue;
       taken.push([px, py, half]);
-      pen.strokeStyle = ground;
-      pen.strokeText(text, px, py + 4);
-      pen.fillStyle = ink;
-      pen.fillText(text, px, py + 4);
+      writer.strokeStyle = ground;
+      writer.strokeText(text, px, py + 4);
+      writer.fillStyle = ink;
+      writer.fillText(text, px, py + 4);
     }
   };
 
   const drawOver = () => {
-    const css = getComputedStyle(over), ink = css.color, ground = css.getPropertyValue("--card");
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, w, h);
-    if (names && mode === "class") drawNames(ink, ground);
     pen.strokeStyle = ink;
     const r = radius();
     const ring = (i, size) => {
@@ -177,9 +185,12 @@
     if (hover < 0) return;
     tip.replaceChildren(picture(hover, 96), element("div", title(hover)), element("small", data.ids[hover]));
     if (guess && guess[hover] !== UNKNOWN) tip.append(element("div", `predicted: ${data.classes[guess[hover]]}`));
-    const [px, py] = place(hover);
-    tip.style.left = `${Math.max(0, px + 14 + tip.offsetWidth > w ? px - 14 - tip.offsetWidth : px + 14)}px`;
-    tip.style.top = `${Math.max(0, Math.min(py - 40, h - tip.offsetHeight))}px`;
+    // By its nearer side, so that its size need not be asked for, which lays the page out anew.
+    const [px, py] = place(hover), right = px > w / 2, below = py > h / 2;
+    tip.style.left = right ? "" : `${px + 14}px`;
+    tip.style.right = right ? `${w - px + 14}px` : "";
+    tip.style.top = below ? "" : `${Math.max(0, py - 30)}px`;
+    tip.style.bottom = below ? `${Math.max(0, h - py - 30)}px` : "";
   };
 
   const copyButton = (text) => button("copy path", (event) => {
@@ -213,7 +224,7 @@
       one.setAttribute("aria-label", `${title(j)}, ${data.ids[j]}${j < count ? "" : ", not on the map"}`);
       one.style.borderColor = byClass[label[j]].color;
       one.append(picture(j, 56));
-      item.append(one, element("small", data.classes[label[j]], label[j] === label[i] ? "" : "other"));
+      item.append(one, named("small", data.classes[label[j]], label[j] === label[i] ? "" : "other"));
       list.append(item);
     }
     const head = element("div", title(i), "head");
@@ -481,7 +492,7 @@
     switches.classes[c] = one;
     const alone = button(undefined, () => isolate(c), "alone");
     alone.title = `${text}: for it alone, again for all`;
-    alone.append(element("span", text), element("small", inClass[c].toLocaleString("en")));
+    alone.append(named("span", text), element("small", inClass[c].toLocaleString("en")));
     row.append(one, alone);
     find("legend").append(row);
   });
@@ -489,7 +500,7 @@
   find("none").onclick = () => only([]);
   find("names").onchange = (event) => {
     names = event.target.checked;
-    redraw(false);
+    redraw();
   };
   const setMode = (name) => {
     mode = name;
@@ -532,17 +543,25 @@
     if (text && !found.length) hits.append(element("p", "nothing of that name", "muted"));
   };
 
+  const takeColors = () => {
+    const css = getComputedStyle(over);
+    [ink, ground] = [css.color, css.getPropertyValue("--card")];
+  };
+  takeColors();
   new ResizeObserver(() => {
     w = plot.clientWidth;
     h = plot.clientHeight;
     ratio = window.devicePixelRatio || 1;
-    for (const canvas of [base, over]) Object.assign(canvas, { width: Math.round(w * ratio), height: Math.round(h * ratio) });
+    for (const canvas of [base, words, over]) Object.assign(canvas, { width: Math.round(w * ratio), height: Math.round(h * ratio) });
     if (!base.width || !base.height) return;
     image = paper.createImageData(base.width, base.height);
     pixels = new Uint32Array(image.data.buffer);
     redraw();
   }).observe(plot);
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => redraw());
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
+    takeColors();
+    redraw();
+  });
   panel.replaceChildren(element("p", "Click a point to keep it here with its nearest neighbours.", "muted"));
   recall();
   window.addEventListener("hashchange", recall);

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import functools
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -224,7 +225,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "cell": cell_text}
+    environment.filters |= {"percent": percent, "cell": cell_text, "name": breakable}
     parts = ("map_points.js", "map.js", "page.js")
     script = "".join((_HERE / name).read_text(encoding="utf-8") for name in parts)
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -235,6 +236,17 @@ def _environment() -> jinja2.Environment:
         "palette": PALETTE,
     }
     return environment
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that a narrow place may break after _ - / . and nowhere inside a word.
+
+    Example:
+        >>> breakable("copepod_<a>")
+        Markup('copepod_<wbr>&lt;a&gt;')
+    """
+    parts = re.split(r"(?<=[_\-/.])(?=[^_\-/.])", name)
+    return Markup("<wbr>").join(parts)
 
 
 def percent(value: float | None) -> str:

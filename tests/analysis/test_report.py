@@ -24,7 +24,7 @@ from jaxssl.analysis.sections.overview import headlines
 from .conftest import CLASSIFICATION, DEEP, SEEN, UNSEEN, make_tables, mapped, unlabelled, write_run
 
 DEEP_TITLE = DEEP.replace("unseen-", "unseen: ")
-VOID = {"meta", "img", "br", "hr", "link", "input"}
+VOID = {"meta", "img", "br", "hr", "link", "input", "wbr"}
 
 
 class Page(HTMLParser):
@@ -51,7 +51,11 @@ class Page(HTMLParser):
 
     def handle_data(self, data):
         inside = self.open[-1:] and self.open[-1] in ("script", "style")
-        (self.raw if inside else self.texts).append(data)
+        texts = self.raw if inside else self.texts
+        if self.tags[-1:] and self.tags[-1][0] == "wbr" and not inside:
+            texts[-1] += data  # one name, which may be broken here
+        else:
+            texts.append(data)
 
     def values(self, key):
         return [attributes[key] for _, attributes in self.tags if key in attributes]

@@ -1,0 +1,262 @@
+"""The page in a real browser: pointed at, clicked, selected, by keyboard, at every width."""
+
+import csv
+import io
+import json
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jaxssl.analysis.measures import analyse
+from jaxssl.analysis.report import write_report
+
+from .conftest import make_tables, mapped, unlabelled
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+pytestmark = pytest.mark.skipif(not CHROMIUM, reason="there is no chromium (apt install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with playwright.sync_playwright() as started:
+        opened = started.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield opened
+        opened.close()
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory):
+    """A page with hostile names, classes far apart, a few images without a label."""
+    folder = tmp_path_factory.mktemp("browser")
+    tables = make_tables(baselines=())
+    tables["h"]["train"] = unlabelled(tables["h"]["train"], slice(0, 4))
+    tables = mapped(tables)
+    tables["h"]["test"].extra["predicted"] = np.array(tables["h"]["test"].class_names)
+    for name, one in tables["h"].items():
+        if name != "val":
+            # A class a column, so that a box takes whole classes.
+            one.extra["x_umap"] = one.class_index + 10.0 * (name == "unseen")
+            one.extra["y_umap"] = np.arange(len(one), dtype=float) / len(one)
+    page = write_report(folder, tables, analyse(tables, draws=2))
+    return page.as_uri()
+
+
+class Opened:
+    """The page, what it said and what it asked for."""
+
+    def __init__(self, context, address):
+        self.page, self.said, self.asked = context.new_page(), [], []
+        self.page.on("console", lambda message: self.said.append(message.text))
+        self.page.on("pageerror", lambda error: self.said.append(str(error)))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(address)
+        self.page.locator("#map-app[data-frames]").wait_for()
+        self.over = self.page.locator("[data-part=over]")
+        self.over.scroll_into_view_if_needed()
+
+    def part(self, name):
+        return self.page.locator(f"[data-part={name}]")
+
+    def spot(self, i):
+        """Where point i is in the window."""
+        box = self.over.bounding_box()
+        data = json.loads(self.page.locator("#map-data").text_content())
+        place = "new Uint16Array(Uint8Array.from(atob(a), c => c.charCodeAt(0)).buffer)[i]"
+        x, y = (self.page.evaluate(f"([a, i]) => {place}", [data[k], i]) / 65535 for k in "xy")
+        side = min(box["width"], box["height"]) - 40
+        return (
+            box["x"] + box["width"] / 2 + (x - 0.5) * side,
+            box["y"] + box["height"] / 2 + (y - 0.5) * side,
+        )
+
+    def drag(self, *spots):
+        self.page.mouse.move(*spots[0])
+        self.page.mouse.down()
+        for spot in spots[1:]:
+            self.page.mouse.move(*spot, steps=3)
+        self.page.mouse.up()
+
+    def all_of(self, tool):
+        """Draw around every point with a tool."""
+        box = self.over.bounding_box()
+        left, top = box["x"] + 3, box["y"] + 3
+        right, bottom = left + box["width"] - 6, top + box["height"] - 6
+        self.page.locator(f"[data-tool={tool}]").click()
+        corners = [(left, top), (right, top), (right, bottom), (left, bottom)]
+        self.drag(*([corners[0], corners[2]] if tool == "box" else corners))
+
+
+@pytest.fixture
+def opened(browser, address):
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    one = Opened(context, address)
+    yield one
+    # Nothing was said on the console, and nothing asked for but the page and what is in it.
+    assert one.said == []
+    assert [url for url in one.asked if not url.startswith(("file:", "data:", "blob:"))] == []
+    context.close()
+
+
+def rows_of(download, delimiter=","):
+    text = Path(download.path()).read_bytes().decode("utf-8-sig")
+    return list(csv.reader(io.StringIO(text), delimiter=delimiter))
+
+
+def test_a_point_is_told_and_kept_with_its_neighbours(opened):
+    data = json.loads(opened.page.locator("#map-data").text_content())
+    opened.page.mouse.move(*opened.spot(40))
+    tip = opened.page.locator(".tip")
+    assert data["ids"][40] in tip.text_content()
+    opened.page.mouse.click(*opened.spot(40))
+    panel = opened.part("pinned")
+    assert data["ids"][40] in panel.text_content()
+    assert panel.locator(".near button").count() == 8
+    written = panel.locator(".near small").all_text_contents()
+    assert set(written) <= set(data["classes"])  # written, not only coloured
+    panel.locator(".near button").first.focus()
+    before = panel.locator(".head").text_content(), panel.text_content()
+    opened.page.keyboard.press("Enter")
+    assert panel.text_content() != before[1]
+    focused = "document.activeElement.closest('[data-part=pinned]') !== null"
+    assert opened.page.evaluate(focused)  # the focus is not lost
+
+
+@pytest.mark.parametrize("tool", ["box", "lasso"])
+def test_a_selection_is_counted_and_saved_row_by_row(opened, tool):
+    data = json.loads(opened.page.locator("#map-data").text_content())
+    opened.all_of(tool)
+    picked, page = opened.part("picked"), opened.page
+    assert picked.locator("h3").text_content() == "84 selected"
+    assert "no label (4)" in picked.text_content()
+    assert picked.locator(".chosen canvas").count() == 60
+    picked.locator(".more").click()
+    assert picked.locator(".chosen canvas").count() == 84
+    with page.expect_download() as got:
+        picked.get_by_text("file names (CSV)").click()
+    head, *rows = rows_of(got.value)
+    assert head == ["id", "path", "class", "set"]
+    assert sorted(row[0] for row in rows) == sorted(data["ids"][:84])
+    assert sum(row[2] == "" for row in rows) == 4
+    picked.locator("input").fill("Copepoda<Maxillopoda")
+    with page.expect_download() as got:
+        picked.get_by_text("EcoTaxa").click()
+    head, types, *rows = rows_of(got.value, "\t")
+    assert head == ["object_id", "object_annotation_category", "object_annotation_status"]
+    assert types == ["[t]"] * 3
+    assert {tuple(row[1:]) for row in rows} == {("Copepoda<Maxillopoda", "predicted")}
+    assert len(rows) == 84
+
+
+def test_a_box_takes_what_is_in_it(opened):
+    x, _ = opened.spot(16)  # the second class of the training images: a column of 16
+    opened.page.locator("[data-tool=box]").click()
+    box = opened.over.bounding_box()
+    opened.drag((x - 12, box["y"] + 2), (x + 12, box["y"] + box["height"] - 2))
+    text = opened.part("picked").locator(".muted").text_content()
+    assert text == "part<Crustacea (24)"  # and eight test images
+    opened.page.keyboard.press("Shift+Tab")
+
+
+def test_a_class_alone_all_none_and_search(opened):
+    page, legend = opened.page, opened.part("legend")
+    pressed = "[aria-pressed=true]"
+    assert legend.locator(pressed).count() == 6
+    legend.locator(".alone", has_text="part<Crustacea").click()
+    assert legend.locator(pressed).count() == 1
+    opened.all_of("box")
+    assert opened.part("picked").locator("h3").text_content() == "24 selected"
+    legend.locator(".alone", has_text="part<Crustacea").click()
+    assert legend.locator(pressed).count() == 6
+    opened.part("none").click()
+    assert legend.locator(pressed).count() == 0
+    opened.part("all").click()
+    opened.part("search").fill("PART<")
+    opened.part("hits").get_by_text("class part<Crustacea").click()
+    assert legend.locator(pressed).count() == 1
+    opened.part("search").fill("test/part<Crustacea/9")
+    opened.part("hits").locator("button").first.click()
+    assert "test/part<Crustacea/9" in opened.part("pinned").text_content()
+    opened.part("search").fill("nowhere")
+    assert "nothing of that name" in opened.part("hits").text_content()
+    assert page.locator("#map-app").count() == 1
+
+
+def test_the_address_opens_the_same_view(opened, browser):
+    page = opened.page
+    opened.all_of("box")
+    page.locator("[data-zoom='1.5']").click()
+    opened.part("color").select_option("predicted")
+    opened.part("legend").locator(".switch").last.click()
+    page.locator("[data-tool=move]").click()
+    opened.over.press("Enter")
+    for _ in range(50):  # the page's policy forbids the strings that wait_for_function evaluates
+        page.wait_for_timeout(100)
+        if "off=" in page.url and "pin=" in page.url:
+            break
+    context = browser.new_context(viewport={"width": 900, "height": 700})
+    other = Opened(context, page.url)
+    for part in ("picked", "pinned", "key"):
+        assert other.part(part).text_content() == opened.part(part).text_content(), part
+    other.page.wait_for_timeout(300)
+    assert other.page.url == page.url
+    assert other.said == []
+    context.close()
+    opened.page.goto("about:blank")
+
+
+def test_the_keyboard_alone_is_enough(opened):
+    over, said = opened.over, opened.part("said")
+    over.focus()
+    for key in ("+", "ArrowLeft", "ArrowUp", "-", "0"):
+        opened.page.keyboard.press(key)
+    opened.page.keyboard.press("Enter")
+    assert said.text_content()
+    assert opened.part("pinned").locator(".near button").count() == 8
+    first = said.text_content()
+    opened.page.keyboard.press("n")
+    assert said.text_content() != first
+    opened.page.keyboard.press("p")
+    assert said.text_content() == first
+    opened.page.keyboard.press("s")
+    assert opened.part("picked").locator("h3").text_content() == "84 selected"
+    opened.page.keyboard.press("Escape")
+    assert opened.part("picked").is_hidden()
+    opened.page.keyboard.press("Escape")
+    assert "Click a point" in opened.part("pinned").text_content()
+    assert over.get_attribute("role") == "application"
+
+
+def test_a_picture_is_larger_on_click_with_its_path(opened):
+    button = opened.page.locator("#outliers button.picture").first
+    button.focus()
+    opened.page.keyboard.press("Enter")
+    dialog = opened.page.locator("#larger")
+    assert dialog.is_visible()
+    assert button.get_attribute("data-what") == dialog.locator(".what").text_content()
+    opened.page.keyboard.press("Escape")
+    assert dialog.is_hidden()
+    assert opened.page.evaluate("document.activeElement.className") == "picture"
+
+
+@pytest.mark.parametrize("width", [320, 400, 1280])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_it_fits_every_width_in_light_and_dark(browser, address, width, scheme):
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    one = Opened(context, address)
+    assert one.page.evaluate("document.documentElement.scrollWidth") <= width
+    # The plane holds ink: points were drawn, in the colours of the scheme.
+    drawn = one.page.evaluate(
+        "(() => { const c = document.querySelector('[data-part=plot] canvas');"
+        "return c.getContext('2d').getImageData(0, 0, c.width, c.height).data"
+        ".reduce((n, v, i) => n + (i % 4 === 3 && v > 0), 0) })()"
+    )
+    assert drawn > 84
+    background = one.page.evaluate("getComputedStyle(document.body).backgroundColor")
+    bright = np.mean([int(v) for v in re.findall(r"\d+", background)[:3]])
+    assert (bright < 80) == (scheme == "dark")
+    assert one.said == []
+    context.close()
