@@ -208,9 +208,11 @@ def compile_step(
       InputError: The batch cannot be split over them.
     """
     placement = placement_over(tpu.devices, batch_size)
-    images = jax.ShapeDtypeStruct((resident, *shape), jnp.uint8) if resident else None
+    images: Any = jax.ShapeDtypeStruct((resident, *shape), jnp.uint8) if resident else None
     step = make_train_step(method, placement, images=images)
-    batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "index")}
+    batch: dict[str, Any] = {
+        name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "index")
+    }
     if not resident:
         batch["image"] = jax.ShapeDtypeStruct((batch_size, *shape), jnp.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))

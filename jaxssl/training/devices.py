@@ -33,7 +33,9 @@ class Placement:
     @property
     def mesh(self) -> Mesh:
         """The devices, which may be those of a topology that is only described."""
-        return self.sharded.mesh
+        mesh = self.sharded.mesh
+        assert isinstance(mesh, Mesh)  # of devices, not of axes alone
+        return mesh
 
     @property
     def device_count(self) -> int:
