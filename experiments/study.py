@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import config, datasets, folders, watching
+from experiments import baseline, config, datasets, folders, watching
+from experiments.folders import Run
 from experiments.tables import table_of
 from jaxssl import analysis, files, training
 from jaxssl import data as images_room
@@ -27,28 +28,6 @@ if TYPE_CHECKING:
 
 # Hears the numbers of every validation; what it raises ends the run.
 OnValidation = Callable[[Mapping[str, float]], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """A program that runs: its flags, its devices, and what it must close at its end.
-
-    Attributes:
-      config: The program's flags.
-      placement: Where batches and state live.
-      start: The finished run that it starts from, whose images are its images; None: its own.
-      closing: Closes the run folder and the checkpoints.
-    """
-
-    config: Any
-    placement: training.Placement
-    start: Finished | None
-    closing: contextlib.ExitStack
-
-    @property
-    def images(self) -> config.Images:
-        """Return the flags that say which images."""
-        return self.start.images if self.start else self.config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -290,8 +269,6 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     tables["raw_pixels"] = {
         part: table_of(x, part, images_room.raw_pixels(x), pixels) for part, x in judged.items()
     }
-    from experiments import baseline  # of a study, which is made of these verbs
-
     tables |= baseline.imagenet(run, judged, about)
     names, labels = data.test.class_names, data.test.labels
     found = None if logits is None else analysis.classification(logits, labels, names)

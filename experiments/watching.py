@@ -15,7 +15,7 @@ from jaxssl.errors import InputError
 if TYPE_CHECKING:
     from experiments import config
     from experiments.datasets import Data
-    from experiments.study import Run
+    from experiments.folders import Run
 
 KNN_BANK = 2000
 

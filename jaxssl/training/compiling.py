@@ -22,7 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.errors import InputError
-from jaxssl.training.devices import Placement, placement_over
+from jaxssl.training.devices import Placement, Resident, placement_over
 from jaxssl.training.method import Method
 from jaxssl.training.state import state_shapes
 from jaxssl.training.step import make_train_step
@@ -208,9 +208,12 @@ def compile_step(
       InputError: The batch cannot be split over them.
     """
     placement = placement_over(tpu.devices, batch_size)
-    images = jax.ShapeDtypeStruct((resident, *shape), jnp.uint8) if resident else None
+    pixels = jax.ShapeDtypeStruct((resident, math.prod(shape)), jnp.uint8)
+    images = Resident(pixels, shape) if resident else None
     step = make_train_step(method, placement, images=images)
-    batch = {name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "index")}
+    batch: dict[str, Any] = {
+        name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "index")
+    }
     if not resident:
         batch["image"] = jax.ShapeDtypeStruct((batch_size, *shape), jnp.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))

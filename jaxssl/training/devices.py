@@ -19,6 +19,24 @@ RESIDENT_LIMIT = 4 * 2**30  # bytes; a laptop's GPU and a TPU core keep room for
 
 
 @dataclasses.dataclass(frozen=True)
+class Resident:
+    """Training images that live on the devices, or their shapes alone.
+
+    Attributes:
+      pixels: uint8 [n, h * w * c]. A row an image: a TPU turned [n, h, w, c] round as a whole in
+        every step before it gathered from it, 0.55 GB of CIFAR-10's (jax 0.10.2).
+      shape: (h, w, c).
+    """
+
+    pixels: Any
+    shape: tuple[int, ...]
+
+    def gather(self, pixels: jax.Array, index: jax.Array) -> jax.Array:
+        """Take images [b, h, w, c] out of `pixels`, which a program is handed apart."""
+        return pixels[index].reshape(-1, *self.shape)
+
+
+@dataclasses.dataclass(frozen=True)
 class Placement:
     """The shardings of a data-parallel run.
 
@@ -33,7 +51,9 @@ class Placement:
     @property
     def mesh(self) -> Mesh:
         """The devices, which may be those of a topology that is only described."""
-        return self.sharded.mesh
+        mesh = self.sharded.mesh
+        assert isinstance(mesh, Mesh)  # of devices, not of axes alone
+        return mesh
 
     @property
     def device_count(self) -> int:
@@ -77,7 +97,7 @@ class Placement:
         ones = self.put({"": np.ones(len(self.sharded.addressable_devices), np.float32)})
         jax.block_until_ready(jax.jit(jnp.sum, out_shardings=self.replicated)(ones[""]))
 
-    def reside(self, shape: Sequence[int], read: Callable[[], np.ndarray]) -> jax.Array:
+    def reside(self, shape: Sequence[int], read: Callable[[], np.ndarray]) -> Resident:
         """Put all training images on the devices once, for steps that gather their batch there.
 
         Every device holds all of them, as bytes: 154 MB for the 50,000 images of CIFAR-10, 1.5 GB
@@ -88,7 +108,7 @@ class Placement:
           read: () -> uint8 [n, h, w, c]; not called where they would not fit.
 
         Returns:
-          uint8 [n, h, w, c], replicated.
+          The images, replicated.
 
         Raises:
           InputError: more than 4 GiB.
@@ -100,7 +120,7 @@ class Placement:
                 f"{size / 2**30:.1f} GiB on every device, the limit is "
                 f"{RESIDENT_LIMIT / 2**30:g}: do not keep them resident, or lower the image size"
             )
-        return self.replicate(read())
+        return Resident(self.replicate(read().reshape(shape[0], -1)), tuple(shape[1:]))
 
     def replicate(self, tree: Any) -> Any:
         """Put a pytree whole on every device; every process brings all of it."""

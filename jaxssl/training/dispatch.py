@@ -9,7 +9,7 @@ import jax
 from jax.sharding import NamedSharding
 
 from jaxssl import lowering
-from jaxssl.training.devices import Placement
+from jaxssl.training.devices import Placement, Resident
 from jaxssl.training.method import Batch, Metrics
 from jaxssl.training.state import TrainState
 
@@ -33,7 +33,7 @@ class TrainStep:
     Args:
       step: `(state, batch, key) -> (state, metrics)`, not compiled.
       placement: where batch and state live.
-      images: uint8 [n, h, w, c] from `Placement.reside`; then batches hold "index", positions in
+      images: from `Placement.reside`; then batches hold "index", positions in
         it, and the method finds the pixels of these under "image" as ever. None: batches bring
         their "image".
 
@@ -50,19 +50,19 @@ class TrainStep:
       (56, 24)
     """
 
-    def __init__(self, step: Step, placement: Placement, images: jax.Array | None = None):
+    def __init__(self, step: Step, placement: Placement, images: Resident | None = None):
         def one(
-            state: TrainState, batch: Batch, key: jax.Array, images: jax.Array | None
+            state: TrainState, batch: Batch, key: jax.Array, pixels: jax.Array | None
         ) -> tuple[TrainState, Metrics]:
-            if images is not None:
-                batch = {**batch, "image": images[batch["index"]]}
+            if images is not None and pixels is not None:
+                batch = {**batch, "image": images.gather(pixels, batch["index"])}
             return step(state, batch, key)
 
         def several(
-            state: TrainState, batches: Batch, key: jax.Array, images: jax.Array | None
+            state: TrainState, batches: Batch, key: jax.Array, pixels: jax.Array | None
         ) -> tuple[TrainState, Metrics]:
             state, metrics = jax.lax.scan(
-                lambda state, batch: one(state, batch, key, images), state, batches
+                lambda state, batch: one(state, batch, key, pixels), state, batches
             )
             return state, jax.tree.map(lambda values: values[-1], metrics)
 
@@ -78,13 +78,13 @@ class TrainStep:
 
         self._one = compiled(one, placement.sharded)
         self._several = compiled(several, placement.stacked)
-        self._images = images
+        self._pixels = images.pixels if images else None
 
     def __call__(
         self, state: TrainState, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         """Make one step over a batch [b, ...]."""
-        return self._one(state, batch, key, self._images)
+        return self._one(state, batch, key, self._pixels)
 
     def lower(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Lowered:
         """Lower the program of one step for the devices of the placement, which need not be here.
@@ -97,10 +97,10 @@ class TrainStep:
         Returns:
           What `compile()` makes the program of.
         """
-        return self._one.lower(state, batch, key, self._images)
+        return self._one.lower(state, batch, key, self._pixels)
 
     def several(
         self, state: TrainState, batches: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         """Make k steps over batches [k, b, ...] of `Placement.put_stacked`; metrics of the last."""
-        return self._several(state, batches, key, self._images)
+        return self._several(state, batches, key, self._pixels)

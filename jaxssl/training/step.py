@@ -12,14 +12,14 @@ import optax
 from flax import nnx
 
 from jaxssl import lowering
-from jaxssl.training.devices import Placement
+from jaxssl.training.devices import Placement, Resident
 from jaxssl.training.dispatch import TrainStep
 from jaxssl.training.method import Batch, Method, Metrics
 from jaxssl.training.state import TrainState, split
 
 
 def make_train_step(
-    method: Method, placement: Placement, *, images: jax.Array | None = None
+    method: Method, placement: Placement, *, images: Resident | None = None
 ) -> TrainStep:
     """Compile a method's loss and its optimizer's update into one step over the data mesh.
 

@@ -12,23 +12,28 @@ import pytest
 
 from experiments import (
     arcface,
+    baseline,
     cli,
     config,
     datasets,
     finetune,
+    folders,
+    frozen,
     linear_eval,
+    networks,
     predict,
     presets,
     report,
     simclr,
     softmax,
     study,
+    watching,
 )
 from jaxssl.errors import InputError
 
 STUDIES = {name: importlib.import_module(f"experiments.{name}") for name in cli.STUDIES}
-# Those that have a network and images of their own.
-TRAIN = {name: program for name, program in STUDIES.items() if program is not finetune}
+# Those that train a network on images of their own.
+TRAIN = {n: program for n, program in STUDIES.items() if program not in (finetune, frozen)}
 KINDS = [type(next(iter(program.PRESETS.values()))) for program in STUDIES.values()]
 KINDS += [linear_eval.LinearEval, report.Report, predict.Predict]
 
@@ -63,7 +68,7 @@ OF = {
     "2 or more": {"draws"},
     "above 0": {"learning_rate", "evaluate_epochs", "save_minutes", "temperature", "scale"},
     "0 to 1": {"min_score"},
-    "above 0 and at most 1": {"label_fraction"},
+    "above 0 and at most 1": {"label_fraction", "layer_decay"},
     "0 or more and below 1": {"warmup", "dropout"},
 }
 
@@ -95,8 +100,8 @@ def test_every_number_has_a_range_and_is_refused_by_its_flag(kind):
 def test_a_number_out_of_range_ends_a_program_before_anything_is_written(name, tmp_path):
     program = STUDIES[name]
     settings = next(iter(program.PRESETS.values()))
-    changed = dataclasses.replace(settings, run_dir=str(tmp_path / "run"), learning_rate=0.0)
-    message = r"^--learning-rate is 0\.0: it must be above 0$"
+    changed = dataclasses.replace(settings, run_dir=str(tmp_path / "run"), draws=1)
+    message = r"^--draws is 1: it must be 2 or more$"
     with pytest.raises(InputError, match=message), study.open(changed):
         pass
     assert not (tmp_path / "run").exists()
@@ -182,8 +187,11 @@ def test_a_program_has_the_flags_that_it_uses_and_no_others(name):
     program.make_method(made, datasets.of_outline(outline, made))
     fields = {field.name for field in dataclasses.fields(kind)}
     shared = {field.name for field in dataclasses.fields(config.Config)}
-    assert fields - shared <= read | accesses(program) | accesses(study) & {"label_fraction"}
-    floor = accesses(study) | accesses(datasets) | accesses(config) | accesses(program)
+    # Read where something is frozen, where labels are few.
+    seldom = accesses(networks) & {"adapt_statistics"} | accesses(study) & {"label_fraction"}
+    assert fields - shared <= read | accesses(program) | seldom
+    parts = (study, datasets, config, folders, watching, baseline, program)
+    floor = set().union(*map(accesses, parts))
     assert shared - {"preset", "config"} <= floor  # these two the parser reads, of any program
     assert {"preset", "config"} <= fields
 

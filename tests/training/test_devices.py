@@ -58,9 +58,11 @@ def test_resident_images_are_whole_everywhere_and_bounded():
     where = devices.data_placement(8)
     pixels = np.arange(5 * 2 * 2 * 3, dtype=np.uint8).reshape(5, 2, 2, 3)
     images = where.reside(pixels.shape, lambda: pixels)
-    assert images.dtype == np.uint8
-    for shard in images.addressable_shards:
-        np.testing.assert_array_equal(shard.data, pixels)
+    assert images.pixels.dtype == np.uint8
+    for shard in images.pixels.addressable_shards:
+        np.testing.assert_array_equal(shard.data.reshape(pixels.shape), pixels)
+    rows = np.array([4, 0, 4])
+    np.testing.assert_array_equal(images.gather(images.pixels, rows), pixels[rows])
 
     def read():
         raise AssertionError("read although they do not fit")
