@@ -44,6 +44,10 @@ METRICS = {
     "active": "share of triplets with a loss",
     "d_ap": "mean distance² to the positive",
     "d_an": "mean distance² to the negative",
+    "easy": "triplets mined easy",
+    "semi_hard": "triplets mined semi-hard",
+    "hard": "triplets mined hard",
+    "fallback": "triplets by the nearest negative, for want of another",
     "alignment": "alignment (0 = views agree)",
     "uniformity": "uniformity (lower = spread out)",
     "z_std": "spread of z (1 = uniform, 0 = one point)",
@@ -51,10 +55,12 @@ METRICS = {
     "grad_norm": "gradient norm",
 }
 # Two numbers of one unit share a panel, the second one dashed.
-DASHED = {"anchors": "active", "d_ap": "d_an"}
+DASHED = {"anchors": "active", "d_ap": "d_an", "easy": "semi_hard", "hard": "fallback"}
 PAIRED = {
     "anchors": "anchors in a triplet (dashed: with loss)",
     "d_ap": "distance² to positive (dashed: negative)",
+    "easy": "triplets mined easy (dashed: semi-hard)",
+    "hard": "triplets mined hard (dashed: nearest)",
 }
 # Levels of the loss, drawn in its panel: where an embedding stands that tells nothing apart.
 LEVELS = ("chance", "margin")
