@@ -180,10 +180,15 @@
     return made;
   };
 
+  // The picture follows where the pointer rests: a sheet takes longer to decode than a frame lasts.
+  let rest = 0;
   const showTip = () => {
+    clearTimeout(rest);
     tip.hidden = hover < 0;
     if (hover < 0) return;
-    tip.replaceChildren(picture(hover, 96), element("div", title(hover)), element("small", data.ids[hover]));
+    const frame = element("div", undefined, "frame"), i = hover;
+    rest = setTimeout(() => frame.append(picture(i, 96)), 40);
+    tip.replaceChildren(frame, element("div", title(hover)), element("small", data.ids[hover]));
     if (guess && guess[hover] !== UNKNOWN) tip.append(element("div", `predicted: ${data.classes[guess[hover]]}`));
     // By its nearer side, so that its size need not be asked for, which lays the page out anew.
     const [px, py] = place(hover), right = px > w / 2, below = py > h / 2;

@@ -52,7 +52,7 @@ def test_the_matrix_has_counts_in_shades_of_their_rows(found):
     cells = [[cell["text"] for cell in row["cells"]] for row in found["matrix"]["rows"]]
     assert cells == [["8", "1", "1"], ["4", "4", ""], ["", "", ""]]
     shades = [[cell["shade"] for cell in row["cells"]] for row in found["matrix"]["rows"]]
-    assert shades == [["s25", "s3", "s3"], ["s16", "s16", ""], ["", "", ""]]
+    assert shades == [["b25", "b3", "b3"], ["b16", "b16", ""], ["", "", ""]]
     assert [row["count"] for row in found["matrix"]["rows"]] == [10, 8, 0]
 
 

@@ -280,10 +280,11 @@ def test_the_verdict_on_one_method_without_baselines_and_few_labels():
 
 
 def test_the_page_is_closed_offline_and_escaped(folder, page):
-    links = [link for link in page.values("href") if not link.startswith("#")]
+    links = [link for link in page.values("href") if not link.startswith(("#", "data:text/csv"))]
+    links += [found["download"] for _, found in page.tags if "download" in found]
     assert len(links) >= 2 * 3
     for link in links:
-        assert re.match(r"^[^/:]+\.(png|json|md)$", unquote(link))
+        assert re.match(r"^[^/:]+\.(png|json|md|csv)$", unquote(link))
         assert (folder / unquote(link)).stat().st_size > 0
     assert {path.name for path in folder.iterdir()} == {*map(unquote, links), "index.html"}
     sources = page.values("src") + page.values("xlink:href")
