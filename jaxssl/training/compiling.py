@@ -266,6 +266,7 @@ def communication(text: str) -> dict[str, tuple[int, int]]:
             computations[head[2]] = block.split("\n")[1:]
             entry = head[2] if head[1] else entry
     known: dict[str, dict[str, tuple[int, int]]] = {}
+    channels: set[str] = set()
 
     def count(name: str) -> dict[str, tuple[int, int]]:
         if name in known:
@@ -283,6 +284,12 @@ def communication(text: str) -> dict[str, tuple[int, int]]:
             result, operation = said.groups()
             plain = operation.removesuffix("-start")
             if plain in OPERATIONS:
+                # One that runs beside others stands in each of the parts that it is cut into.
+                channel = re.search(r"channel_id=(\d+)", line)
+                if channel and channel[1] in channels:
+                    continue
+                if channel:
+                    channels.add(channel[1])
                 # A start's result holds what goes in too, but that of an all-reduce.
                 both = operation != plain and plain != "all-reduce"
                 add(plain, 1, _largest(result) if both else _bytes(result))

@@ -103,7 +103,8 @@ def test_what_is_told_is_counted_by_kind_loops_as_often_as_they_run():
 
 ENTRY %main (x: f32[8,4]) -> f32[8,4] {
   %ar = (f32[10]{0}, bf16[6]{0}) all-reduce(%x, %y), to_apply=%sum
-  %ag = (f32[8,4], f32[32,4]{1,0}) all-gather-start(%x), dimensions={0}
+  %ag = (f32[8,4], f32[32,4]{1,0}) all-gather-start(%x), channel_id=3, dimensions={0}
+  %part = f32[32,4]{1,0} all-gather(%y), channel_id=3, dimensions={0}
   %agd = f32[32,4]{1,0} all-gather-done(%ag)
   %w = (s32[], f32[8,4]) while(%t), body=%turn, backend_config={"known_trip_count":{"n":"7"}}
   ROOT %f = f32[8,4] fusion(%w), calls=%sum
