@@ -222,13 +222,22 @@ def compile_step(
         with _quiet():
             program = step.lower(state_shapes(method), batch, key).compile()
     except jax.errors.JaxRuntimeError as error:
-        said = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or said is None:
+        too_much = out_of_memory(str(error))
+        if too_much is None:
             raise
-        unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-        needs, has = float(said[1]) * unit[said[2]], float(said[3]) * unit[said[4]]
-        raise DoesNotFit(needs, has) from None
+        raise too_much from None
     return cost_of(program, placement, time.monotonic() - begin), program.as_text() or ""
+
+
+def out_of_memory(said: str) -> DoesNotFit | None:
+    """Read the two numbers of the compiler's complaint; None: it complains of something else."""
+    size = r"([\d.]+)([KMGT])"
+    for form in (rf"Used {size} of {size} hbm", rf"\({size}\) exceeds available HBM \({size}\)"):
+        if "RESOURCE_EXHAUSTED" in said and (found := re.search(form, said)):
+            unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+            needs, has = float(found[1]) * unit[found[2]], float(found[3]) * unit[found[4]]
+            return DoesNotFit(needs, has)
+    return None
 
 
 def cost_of(program: Any, placement: Placement, seconds: float = 0.0) -> Cost:

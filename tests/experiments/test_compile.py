@@ -172,6 +172,21 @@ def test_the_largest_batch_is_the_one_that_trying_all_finds(fixed, per_image, ca
     assert len(tried) == len(set(tried)) <= 9
 
 
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 27.89G of 15.75G hbm. Exceeded hbm capacity by 12.1G.",
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (27.89G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_both_of_the_compiler_s_complaints_are_understood(said):
+    error = compiling.out_of_memory(said)
+    assert (error.needs, error.has) == (27.89 * GIB, 15.75 * GIB)
+    assert compiling.out_of_memory("INTERNAL: " + said.partition(":")[2]) is None
+
+
 def test_what_does_not_fit_is_one_line_with_settings_that_should():
     settings = simclr.SimCLR(batch_size=256, image_size=128, color="rgb")
     error = compiling.DoesNotFit(18.1 * GIB, 15.75 * GIB)
