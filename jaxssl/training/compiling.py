@@ -222,13 +222,22 @@ def compile_step(
         with _quiet():
             program = step.lower(state_shapes(method), batch, key).compile()
     except jax.errors.JaxRuntimeError as error:
-        said = re.search(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm", str(error))
-        if "RESOURCE_EXHAUSTED" not in str(error) or said is None:
+        too_much = out_of_memory(str(error))
+        if too_much is None:
             raise
-        unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
-        needs, has = float(said[1]) * unit[said[2]], float(said[3]) * unit[said[4]]
-        raise DoesNotFit(needs, has) from None
+        raise too_much from None
     return cost_of(program, placement, time.monotonic() - begin), program.as_text() or ""
+
+
+def out_of_memory(said: str) -> DoesNotFit | None:
+    """Read the two numbers of the compiler's complaint; None: it complains of something else."""
+    size = r"([\d.]+)([KMGT])"
+    for form in (rf"Used {size} of {size} hbm", rf"\({size}\) exceeds available HBM \({size}\)"):
+        if "RESOURCE_EXHAUSTED" in said and (found := re.search(form, said)):
+            unit = {"K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+            needs, has = float(found[1]) * unit[found[2]], float(found[3]) * unit[found[4]]
+            return DoesNotFit(needs, has)
+    return None
 
 
 def cost_of(program: Any, placement: Placement, seconds: float = 0.0) -> Cost:
@@ -266,6 +275,7 @@ def communication(text: str) -> dict[str, tuple[int, int]]:
             computations[head[2]] = block.split("\n")[1:]
             entry = head[2] if head[1] else entry
     known: dict[str, dict[str, tuple[int, int]]] = {}
+    channels: set[str] = set()
 
     def count(name: str) -> dict[str, tuple[int, int]]:
         if name in known:
@@ -283,6 +293,12 @@ def communication(text: str) -> dict[str, tuple[int, int]]:
             result, operation = said.groups()
             plain = operation.removesuffix("-start")
             if plain in OPERATIONS:
+                # One that runs beside others stands in each of the parts that it is cut into.
+                channel = re.search(r"channel_id=(\d+)", line)
+                if channel and channel[1] in channels:
+                    continue
+                if channel:
+                    channels.add(channel[1])
                 # A start's result holds what goes in too, but that of an all-reduce.
                 both = operation != plain and plain != "all-reduce"
                 add(plain, 1, _largest(result) if both else _bytes(result))

@@ -102,12 +102,16 @@ def table(found: dict[str, Any]) -> str:
         else:
             rest = (
                 f"{row['memory'] / 1e9:.2f} | {row['moved'] / 1e9:.2f} | "
-                f"{row['flops'] / 1e12:.3f} | {row['sent'] / 1e6:.1f} | "
+                f"{row['flops'] / 1e12:.3f} | {_mb(row.get('sent'))} | "
                 f"{1e3 * row['bounds'][row['binds']]:.1f} | {row['binds']}"
             )
         size = f"{row['batch']:,} x {row['pixels']} px x {row['channels']}"
         lines.append(f"| {program} | {flags} | {chips} | {size} | {rest} |")
     return "\n".join(lines)
+
+
+def _mb(size: float | None) -> str:
+    return "not counted" if size is None else f"{size / 1e6:.1f}"
 
 
 def main() -> None:

@@ -103,7 +103,8 @@ def test_what_is_told_is_counted_by_kind_loops_as_often_as_they_run():
 
 ENTRY %main (x: f32[8,4]) -> f32[8,4] {
   %ar = (f32[10]{0}, bf16[6]{0}) all-reduce(%x, %y), to_apply=%sum
-  %ag = (f32[8,4], f32[32,4]{1,0}) all-gather-start(%x), dimensions={0}
+  %ag = (f32[8,4], f32[32,4]{1,0}) all-gather-start(%x), channel_id=3, dimensions={0}
+  %part = f32[32,4]{1,0} all-gather(%y), channel_id=3, dimensions={0}
   %agd = f32[32,4]{1,0} all-gather-done(%ag)
   %w = (s32[], f32[8,4]) while(%t), body=%turn, backend_config={"known_trip_count":{"n":"7"}}
   ROOT %f = f32[8,4] fusion(%w), calls=%sum
@@ -169,6 +170,21 @@ def test_the_largest_batch_is_the_one_that_trying_all_finds(fixed, per_image, ca
     every = [4 * 2**k for k in range(16) if fixed + per_image * 2**k <= 15.75]
     assert f"{every[-1]:,} (" in said if every else "not even 4 images" in said
     assert len(tried) == len(set(tried)) <= 9
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+        "hbm. Used 27.89G of 15.75G hbm. Exceeded hbm capacity by 12.1G.",
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (27.89G) exceeds available HBM (15.75G).",
+    ],
+)
+def test_both_of_the_compiler_s_complaints_are_understood(said):
+    error = compiling.out_of_memory(said)
+    assert (error.needs, error.has) == (27.89 * GIB, 15.75 * GIB)
+    assert compiling.out_of_memory("INTERNAL: " + said.partition(":")[2]) is None
 
 
 def test_what_does_not_fit_is_one_line_with_settings_that_should():
