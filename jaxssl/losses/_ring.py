@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxssl import lowering
 from jaxssl.losses._rows import AxisName, varying_as
 
 Rows = dict[str, Any]
@@ -22,7 +23,7 @@ def choose_tile(rows: int, axis_name: AxisName, tile_size: int | None) -> int | 
     everywhere = rows if axis_name is None else rows * lax.axis_size(axis_name)
     if tile_size is None:
         # What a CPU's cache holds; what fills another device (not measured there).
-        tile_size, plain = (512, 1024) if jax.default_backend() == "cpu" else (4096, 4096)
+        tile_size, plain = (512, 1024) if lowering.platform() == "cpu" else (4096, 4096)
         # Up to there the matrix is as fast, its program shorter, and one gathering of the columns
         # beats a ring of many small blocks.
         here = rows if axis_name is not None else -(-rows // _blocks(rows, None))
@@ -37,7 +38,7 @@ def _blocks(rows: int, axis_name: AxisName) -> int:
     Plain jit does not say over which devices the rows are spread. As many blocks as there are
     devices, in a ring, are spread as the rows are.
     """
-    devices = jax.device_count()
+    devices = lowering.devices()
     one = (
         axis_name is not None
         or rows % (2 * devices)

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxssl import lowering
+
 AxisName = str | tuple[str, ...] | None
 
 # Where a matrix of rows x columns would have more entries, it is made in tiles.
@@ -150,7 +152,7 @@ def tile_rows(rows: int, columns: int, tile_size: int | None) -> int:
         if rows * columns <= _MATRIX_ENTRIES:
             return rows
         # What a CPU's cache holds; elsewhere a step of a loop costs microseconds whatever its size.
-        entries = 2**19 if jax.default_backend() == "cpu" else _MATRIX_ENTRIES
+        entries = 2**19 if lowering.platform() == "cpu" else _MATRIX_ENTRIES
         tile_size = max(8, entries // columns)
     return min(rows, tile_size)
 
