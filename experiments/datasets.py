@@ -266,7 +266,7 @@ def _split(images: ImageSet, settings: Images, seed: int, background: int) -> Da
     train, val = parts.train, parts.val
     if not len(val):
         # Nothing is held out where nothing is labelled: the loss is watched on a part of all.
-        count = max(1, round(0.05 * len(train)))
+        count = min(len(train), max(64, round(0.05 * len(train))))
         val = train.subset(np.sort(np.random.default_rng(seed).permutation(len(train))[:count]))
     return Data(train, val, parts.test, sets, recipe_of(settings, background))
 

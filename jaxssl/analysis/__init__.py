@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from jaxssl.analysis.compare import write_comparison
     from jaxssl.analysis.confident import confident_learning
     from jaxssl.analysis.embeddings import Embeddings
-    from jaxssl.analysis.export import export
+    from jaxssl.analysis.exporting import export
     from jaxssl.analysis.few_labels import FewLabels, fit_few_labels
     from jaxssl.analysis.measures import analyse
     from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
@@ -69,7 +69,7 @@ _MODULES = {
     "confident": ("confident_learning",),
     "compare": ("write_comparison",),
     "embeddings": ("Embeddings",),
-    "export": ("export",),
+    "exporting": ("export",),
     "few_labels": ("FewLabels", "fit_few_labels"),
     "measures": ("analyse",),
     "probes": ("knn_accuracy", "knn_votes", "label_efficiency"),

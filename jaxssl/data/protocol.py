@@ -199,7 +199,8 @@ def _said(seen: Sequence[str], unseen: Sequence[str]) -> str:
     text = f"{len(seen)} classes are seen"
     if unseen:
         shown = ", ".join(unseen[:8]) + (" ..." if len(unseen) > 8 else "")
-        return f"{text}, {len(unseen)} are unseen ({shown})"
+        verb = "is" if len(unseen) == 1 else "are"
+        return f"{text}, {len(unseen)} {verb} unseen ({shown})"
     return f"{text}, none is unseen: label efficiency is measured on held-out images"
 
 

@@ -78,7 +78,8 @@ def unit_rows(z: jax.Array) -> jax.Array:
       z / max(‖z‖, 1e-6), of z's shape.
 
     Example:
-      >>> unit_rows(jnp.array([[3.0, 4.0], [0.0, 0.0]])).round(2).tolist()
-      [[0.6000000238418579, 0.800000011920929], [0.0, 0.0]]
+      >>> rows = unit_rows(jnp.array([[3.0, 4.0], [0.0, 0.0]]))
+      >>> [[round(float(value), 3) for value in row] for row in rows]
+      [[0.6, 0.8], [0.0, 0.0]]
     """
     return z / jnp.sqrt(jnp.maximum((z**2).sum(1, keepdims=True), 1e-12))

@@ -34,8 +34,8 @@ def test_tables_come_back_from_their_folders(tmp_path):
 
 
 def test_what_has_no_folder_or_no_embedding_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="'imagenet', not one of h, last"):
-        save_tables(tmp_path, {"imagenet": {}})
+    with pytest.raises(ValueError, match="'clip', not one of h, last"):
+        save_tables(tmp_path, {"clip": {}})
     with pytest.raises(InputError, match="no such run folder"):
         read_tables(tmp_path / "none")
     with pytest.raises(InputError, match="no embeddings"):

@@ -68,11 +68,8 @@ def weights(tmp_path_factory):
     encoder = nnx.eval_shape(lambda: networks.make_encoder(config)[0])
     tensors = {}
     random = np.random.default_rng(0)
-    for prefix, layer in pretrained._torchvision_names(encoder.trunk):
-        for suffix, variable in pretrained._variables(layer):
-            value = random.uniform(0.5, 1.0, variable.shape).astype(np.float32)
-            axes = (3, 2, 0, 1) if value.ndim == 4 else range(value.ndim)
-            tensors[f"{prefix}.{suffix}"] = np.ascontiguousarray(value.transpose(*axes))
+    for name, slot in pretrained._slots(encoder.trunk.published()).items():
+        tensors[name] = random.uniform(0.5, 1.0, slot.shape).astype(np.float32)
     tensors["classifier.1.bias"] = np.zeros(1000, np.float32)
     header, body = {}, b""
     for name, tensor in tensors.items():
@@ -88,7 +85,7 @@ def weights(tmp_path_factory):
 def test_pretrained_weights_come_into_the_encoder_and_are_named(weights):
     config, tensors = weights
     encoder, said, _ = networks.make_encoder(config)
-    for part in ("weights.safetensors", "1 left over", "trunk frozen"):
+    for part in ("weights.safetensors", "1 left over", "its trunk is frozen"):
         assert part in said
     np.testing.assert_array_equal(
         encoder.trunk.stem_conv.kernel[...],
