@@ -231,9 +231,12 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     settings, placement, method = run.config, run.placement, trained.method
     judged = {name: x for name, x in {"test": data.test, **data.unseen}.items() if len(x)}
     judge, other = settings.judge, "last" if settings.judge == "best" else "best"
+    untrained = trained.untrained
+    if untrained is None:
+        untrained = placement.replicate(training.create_state(method))
     wanted = {
         "h": (trained.states[judge], {"train": data.train, "val": data.val, **judged}),
-        "untrained": (trained.untrained or trained.states[judge], judged),
+        "untrained": (untrained, judged),
     }
     if trained.states["last"] is not trained.states["best"]:
         wanted[other] = (trained.states[other], judged)
@@ -245,15 +248,15 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     }
     begin = time.monotonic()
     print("embedding ...", flush=True)
-    if trained.untrained is None:
-        wanted["untrained"] = (placement.replicate(training.create_state(method)), judged)
     encode = embedding.compile_output(method.model, method.encode, placement)
     vectors = {
         name: {part: embedding.embed_set(encode, state, x, placement) for part, x in sets.items()}
         for name, (state, sets) in wanted.items()
     }
+    # In all processes: each has a part of every batch.
+    imagenet = baseline.imagenet(run, judged, about)
     logits = None
-    if method.logits is not None:
+    if method.logits is not None and len(data.test):
         classify = embedding.compile_output(method.model, method.logits, placement)
         logits = embedding.embed_set(classify, trained.states[judge], data.test, placement)
     if not processes.is_first():
@@ -269,7 +272,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     tables["raw_pixels"] = {
         part: table_of(x, part, images_room.raw_pixels(x), pixels) for part, x in judged.items()
     }
-    tables |= baseline.imagenet(run, judged, about)
+    tables |= imagenet
     names, labels = data.test.class_names, data.test.labels
     found = None if logits is None else analysis.classification(logits, labels, names)
     facts = analysis.Facts(
