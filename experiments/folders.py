@@ -62,7 +62,7 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
     from jaxssl.training import devices, runs
 
     settings, dataset = run.config, run.images.dataset
-    program = cli.program_of(settings)
+    program, recipe = cli.program_of(settings), recipe_of(run)
     path = settings.run_dir or runs.default_run_dir(Path(program).stem, dataset)
     print(f"run folder: {path}", flush=True)
     return training.RunFolder(
@@ -74,8 +74,8 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
             "study": method.name,
             "program": program,
             "dataset": dataset,
-            "recipe": recipe_of(run),
-            "hash": config.hash_of(recipe_of(run)),
+            "recipe": recipe,
+            "hash": config.hash_of(recipe),
             "data": data.fingerprint,
             "outline": data.outline(),
             "devices": devices.summary(),
