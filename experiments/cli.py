@@ -247,6 +247,26 @@ def load_program(name: str) -> ModuleType:
     return module
 
 
+def choose_program(arguments: list[str], about: str | None) -> tuple[ModuleType, list[str]]:
+    """Read the study that a tool's first argument names; without one, print the tool's help.
+
+    Returns:
+      The study's program, and the arguments after its name.
+    """
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(f"{about}\nPrograms: {', '.join(STUDIES)}, or the Python file of a study.")
+        print("The program's name and --help show the flags.")
+        sys.exit(0)
+    return load_program(arguments[0]), arguments[1:]
+
+
+def joined_presets(program: ModuleType, tool: type) -> dict[str, Any]:
+    """Make a study's configurations under its presets, with the flags of a tool beside its own."""
+    kind = flags_of(program)
+    both = dataclasses.make_dataclass("Flags", [], bases=(tool, kind), frozen=True)
+    return {name: both(**vars(preset)) for name, preset in program.PRESETS.items()}
+
+
 def flags_of(program: ModuleType) -> type:
     """Return the configuration class of a study's program."""
     return type(next(iter(program.PRESETS.values())))

@@ -52,21 +52,16 @@ class Compiling:
 
 def parse(arguments: list[str]) -> tuple[ModuleType, Any]:
     """Read the program, and its flags with those of compiling."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\nPrograms: {', '.join(cli.STUDIES)}, or the Python file of a study.")
-        sys.exit(0)
-    program = cli.load_program(arguments[0])
+    program, given = cli.choose_program(arguments, __doc__)
     kind = cli.flags_of(program)
     if not issubclass(kind, config.Images):
         raise InputError(f"{arguments[0]} has no network of its own: compile the run's program")
-    both = dataclasses.make_dataclass("Flags", [], bases=(Compiling, kind), frozen=True)
-    presets = {name: both(**vars(preset)) for name, preset in program.PRESETS.items()}
     # `for` is a word of Python's, which no field can be named.
     flags = [
         "--chips" + argument[len("--for") :] if argument.split("=")[0] == "--for" else argument
-        for argument in arguments[1:]
+        for argument in given
     ]
-    return program, cli.parse(flags, presets)
+    return program, cli.parse(flags, cli.joined_presets(program, Compiling))
 
 
 def main(program: ModuleType, flags: Any) -> None:

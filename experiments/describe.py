@@ -34,14 +34,11 @@ def main(program: Any, settings: Any) -> None:
 
 def parse(arguments: list[str]) -> tuple[Any, Any]:
     """Read the program, and its flags."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\nPrograms: {', '.join(cli.STUDIES)}, or the Python file of a study.")
-        sys.exit(0)
-    program = cli.load_program(arguments[0])
+    program, flags = cli.choose_program(arguments, __doc__)
     kind = cli.flags_of(program)
     if not issubclass(kind, config.Images):
         raise InputError(f"{arguments[0]} has no network of its own: describe the run's program")
-    return program, cli.parse(arguments[1:], program.PRESETS)
+    return program, cli.parse(flags, program.PRESETS)
 
 
 if __name__ == "__main__":

@@ -53,18 +53,13 @@ class Tuning:
 
 def parse(arguments: list[str]) -> tuple[ModuleType, Any, Space]:
     """Read the program, its flags with those of tuning, and what is searched."""
-    if not arguments or arguments[0] in ("-h", "--help"):
-        print(f"{__doc__}\n`python -m experiments.tune PROGRAM --help` shows the flags.")
-        sys.exit(0)
-    program, flags = cli.load_program(arguments[0]), arguments[1:]
+    program, flags = cli.choose_program(arguments, __doc__)
     kind = cli.flags_of(program)
     space = config.searches(kind)
     if not space or not issubclass(kind, config.Images):
         raise InputError(f"{arguments[0]} has no setting to search: none of its flags has a space")
-    both = dataclasses.make_dataclass("Flags", [], bases=(Tuning, kind), frozen=True)
-    presets = {name: both(**vars(preset)) for name, preset in program.PRESETS.items()}
     given = {flag.partition("=")[0].lstrip("-").replace("-", "_") for flag in flags}
-    found = cli.parse(flags, presets)
+    found = cli.parse(flags, cli.joined_presets(program, Tuning))
     return program, found, {name: where for name, where in space.items() if name not in given}
 
 
