@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import cli, config, datasets
+from experiments import cli, config, datasets, elsewhere
 from jaxssl import augment, files, training
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Run:
     Attributes:
       config: The program's flags.
       placement: Where batches and state live.
-      start: The finished run that it starts from, whose images are its images; None: its own.
+      start: The finished run that it starts from, whose images are its images unless the flags name
+        others; None: its own.
       closing: Closes the run folder and the checkpoints.
     """
 
@@ -39,10 +41,17 @@ class Run:
         """Return the seed of the split."""
         return self.start.config.seed if self.start else self.config.seed
 
+    @functools.cached_property
+    def judged(self) -> elsewhere.Judged | None:
+        """Read the images of a run that starts from another: that one's, or others; None: its own."""
+        if self.start is None:
+            return None
+        return elsewhere.judged_on(self.start, self.config)
+
     @property
     def images(self) -> config.Images:
         """Return the flags that say which images."""
-        return self.start.images if self.start else self.config
+        return self.judged.images if self.judged else self.config
 
 
 def recipe_of(run: Run) -> dict[str, Any]:
@@ -67,8 +76,7 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
     print(f"run folder: {path}", flush=True)
     return training.RunFolder(
         path,
-        {**_image_settings(run), **dataclasses.asdict(settings)}
-        | {"lookalikes": datasets.harder_unseen(run.images)},
+        dataclasses.asdict(settings) | _image_settings(run),
         may_differ={n for n, scope in config.scopes(type(settings)).items() if scope.resume},
         facts={
             "study": method.name,
@@ -80,6 +88,7 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
             "outline": data.outline(),
             "devices": devices.summary(),
             "pretrained": method.start,
+            **(run.judged.about if run.judged else {}),
         },
     )
 

@@ -70,9 +70,10 @@ def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
         many = f"{settings.epochs} epochs" if settings.steps is None else f"{settings.steps} steps"
         length = f"{many} in batches of {settings.batch_size}"
     color = f"{source.image_size} px {source.color}"
+    of = f"of {start.title}" if start else f"on {settings.dataset}"
     network = f"{settings.encoder}, " if hasattr(settings, "encoder") else ""
     print(
-        f"{settings.title} on {source.dataset}: {network}{length} at {color}, on "
+        f"{settings.title} {of}: {network}{length} at {color}, on "
         f"{devices.summary()}",
         flush=True,
     )
@@ -89,7 +90,7 @@ def load(run: Run, *, labels: bool = False) -> Data:
       labels: Whether the method learns from labels: images without one are then left out.
     """
     settings = run.config
-    data = run.start.load_data() if run.start else datasets.read(run.images, settings.seed)
+    data = run.judged.data if run.judged else datasets.read(run.images, settings.seed)
     if labels:
         data = datasets.only_labelled(data, settings.title)
     fraction = getattr(settings, "label_fraction", 1.0)
