@@ -122,14 +122,8 @@ class Reading:
 
 @dataclasses.dataclass(frozen=True)
 class Selection(Reading):
-    """Which images, which classes."""
+    """Which classes."""
 
-    dataset: Literal["digits", "folder", "cifar10", "cifar100"] = "digits"
-    """digits: scikit-learn's, nothing to download; folder: what --data-dir names; cifar10 and
-    cifar100: through TFDS, downloaded where they are not there. Also names the preset."""
-    data_dir: Source[str] = ""
-    """A folder of images (class folders, flat, or both), a zip of one, a table, or the file that
-    scripts/pack_images.py made (folder); the folder of TFDS's data sets (cifar; default TFDS's)."""
     seen: tuple[str, ...] = ()
     """Classes to learn from. Default, and "all": every class with enough images that is not
     --unseen."""
@@ -145,8 +139,14 @@ class Selection(Reading):
 
 @dataclasses.dataclass(frozen=True)
 class Images(Selection):
-    """What the network sees of the images."""
+    """Which images, and what the network sees of them."""
 
+    dataset: Literal["digits", "folder", "cifar10", "cifar100"] = "digits"
+    """digits: scikit-learn's, nothing to download; folder: what --data-dir names; cifar10 and
+    cifar100: through TFDS, downloaded where they are not there. Also names the preset."""
+    data_dir: Source[str] = ""
+    """A folder of images (class folders, flat, or both), a zip of one, a table, or the file that
+    scripts/pack_images.py made (folder); the folder of TFDS's data sets (cifar; default TFDS's)."""
     image_size: AtLeast1[int] = 48
     """Side in pixels to which images are resized."""
     color: Literal["rgb", "grey"] = "grey"
@@ -358,7 +358,7 @@ def searches(kind: Any) -> dict[str, Between | OneOf]:
 
 def seen_by_the_network() -> tuple[str, ...]:
     """Name the settings of images that a network was trained with, whichever images it is given."""
-    chosen = {field.name for field in dataclasses.fields(Selection)}
+    chosen = {field.name for field in dataclasses.fields(Elsewhere)}
     return tuple(f.name for f in dataclasses.fields(Images) if f.name not in chosen)
 
 

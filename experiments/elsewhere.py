@@ -52,7 +52,7 @@ def judged_on(run: Finished, flags: Elsewhere) -> Judged:
     asked = _asked(flags)
     if not asked:
         data = run.load_data()
-        _refuse(data, "the run's own images")
+        _refuse(data, "the run")
         return Judged(run.images, data, {})
     other = _settings(run, flags, asked)
     data, said, own = None, "", run.images
@@ -61,7 +61,7 @@ def judged_on(run: Finished, flags: Elsewhere) -> Judged:
         data, said = _try(own, run)
         if data is not None and run.as_trained(data).fingerprint == run.record.get("data"):
             print(said, end="")
-            _refuse(data, "the run's own images")
+            _refuse(data, "the run")
             return Judged(own, run.as_trained(data), {})
     if data is not None and own == other:
         print(said, end="")
@@ -118,12 +118,13 @@ def _refuse(data: Data, place: str) -> None:
     labels = data.train.labels
     if not (labels >= 0).any() or not len(data.test):
         raise InputError(
-            f"labels are needed, and {place} has none; give --labels-from TABLE, or class folders as "
-            "--data-dir"
+            f"labels are needed, and no image of {place} has one; give --labels-from TABLE, or "
+            "class folders as --data-dir"
         )
     if len(data.classes) < 2:
         raise InputError(
-            f"two classes or more are needed, to be told apart: {place} has {data.classes[0]!r} alone"
+            f"two classes or more are needed, to be told apart: {place} has {data.classes[0]!r} "
+            "alone"
         )
 
 

@@ -43,7 +43,7 @@ class Run:
 
     @functools.cached_property
     def judged(self) -> elsewhere.Judged | None:
-        """Read the images of a run that starts from another: that one's, or others; None: its own."""
+        """Read the images of a run that starts from another, that one's or others; else None."""
         if self.start is None:
             return None
         return elsewhere.judged_on(self.start, self.config)

@@ -73,8 +73,7 @@ def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
     of = f"of {start.title}" if start else f"on {settings.dataset}"
     network = f"{settings.encoder}, " if hasattr(settings, "encoder") else ""
     print(
-        f"{settings.title} {of}: {network}{length} at {color}, on "
-        f"{devices.summary()}",
+        f"{settings.title} {of}: {network}{length} at {color}, on {devices.summary()}",
         flush=True,
     )
     placement = training.data_placement(getattr(settings, "batch_size", jax.device_count()))

@@ -83,7 +83,7 @@ def test_labels_of_a_table_for_the_runs_own_images(home, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("counts", "flags", "said"),
     [
-        ({"": 9}, {}, "labels are needed, and .*there has none; give --labels-from TABLE"),
+        ({"": 9}, {}, "labels are needed, and no image of .*there has one; give --labels-from"),
         ({"x": 9, "y": 9}, {"seen": ("x",)}, "two classes or more are needed.*'x' alone"),
         ({"x": 9, "y": 9}, {"seen": ("z",)}, "no class 'z' in .*the nearest first"),
         ({"x": 0}, {}, "there holds no image"),
@@ -96,11 +96,11 @@ def test_what_cannot_be_judged_is_one_line(counts, flags, said, home, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_a_unlabelled_run_cannot_judge_itself(home, tmp_path):
+def test_an_unlabelled_run_cannot_judge_itself(home, tmp_path):
     own = make_folder(tmp_path / "flat", {"": 20})
     images = dataclasses.replace(home.images, data_dir=own)
     record = {"data": datasets.read(images, 3).fingerprint}
     run = dataclasses.replace(home, images=images, record=record)
-    with pytest.raises(InputError, match="labels are needed, and the run.s own images have none"):
+    with pytest.raises(InputError, match="labels are needed, and no image of the run has one"):
         elsewhere.judged_on(run, Elsewhere())
     assert np.all(datasets.read(images, 3).train.labels < 0)
