@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
 from experiments import cli, config, datasets, elsewhere
 from jaxssl import augment, files, training
@@ -86,6 +87,7 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
             "hash": config.hash_of(recipe),
             "data": data.fingerprint,
             "outline": data.outline(),
+            "cropped": data.crop[0],
             "devices": devices.summary(),
             "pretrained": method.start,
             **(run.judged.about if run.judged else {}),
@@ -94,13 +96,20 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
 
 
 def save_what_goes_in(path: Path, data: Data, seed: int) -> None:
-    """Write `report/views.png`, a few images with two views each, and `skipped.json`."""
+    """Write what `skipped.json` lists and `report/` shows: a few images with two views each.
+
+    Where rows are cut off below every picture, one is shown before and after.
+    """
     import jax
 
     from jaxssl.analysis import figures
 
     if data.skipped:
         files.write_json(path / "skipped.json", data.skipped)
+    (path / "report").mkdir(exist_ok=True)
+    if data.crop[1] is not None and data.crop[1].size:
+        with files.atomic(path / "report" / "crop.png") as out:
+            Image.fromarray(data.crop[1].squeeze(-1)).save(out, "PNG")
     if data.recipe is None:
         return
     images = data.train
@@ -108,5 +117,4 @@ def save_what_goes_in(path: Path, data: Data, seed: int) -> None:
     originals = np.stack([images[i]["image"] for i in rows])
     views = jax.device_get(augment.views(jax.random.key(seed), originals, data.recipe))
     drawn = [np.asarray(np.round(255 * view), np.uint8) for view in views]
-    (path / "report").mkdir(exist_ok=True)
     figures.save_png(figures.view_sheet(originals, *drawn), path / "report" / "views.png")
