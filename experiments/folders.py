@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from experiments.finished import Finished
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Run:
     """A program that runs: its flags, its devices, and what it must close at its end.
 
     Attributes:
-      config: The program's flags.
+      config: The program's flags; `study.load` lowers a default batch that the images cannot fill.
       placement: Where batches and state live.
       start: The finished run that it starts from, whose images are its images unless the flags name
         others; None: its own.
