@@ -349,8 +349,8 @@ def _with_a_batch_that_fits(run: Run, images: int) -> Any:
     settings, many = run.config, run.placement.device_count
     if images >= settings.batch_size:
         return settings
-    size = 2 ** max(0, (images // 2).bit_length() - 1) // many * many
-    if settings.batch_size != type(settings).batch_size or not size:
+    size = 2 ** max(1, (images // 2).bit_length() - 1) // many * many
+    if settings.batch_size != type(settings).batch_size or not 0 < size <= images:
         raise InputError(
             f"--batch-size {settings.batch_size} is larger than the {images} training "
             "images: lower it, or name more --seen classes"
