@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from jaxssl.data import near
 from jaxssl.data.images import SPLITS, ImageSet
 from jaxssl.data.layout import nearest
-from jaxssl.data.near import near_duplicates
 from jaxssl.data.splits import split_classes, train_val, train_val_test
 from jaxssl.errors import InputError
 
@@ -114,8 +114,8 @@ def split_protocol(
         train, val, test = train_val_test(ours, seed=seed)
     train, said = _with_unlabelled(images, train, [val, test, apart])
     note += said
-    near = _near(train, [val, test, apart], note) if look_for_near else ()
-    return Parts(train, val, test, apart, tuple(note), left_out, near)
+    alike = _near(train, [val, test, apart], note) if look_for_near else ()
+    return Parts(train, val, test, apart, tuple(note), left_out, alike)
 
 
 def _without_labels(images: ImageSet, look_for_near: bool) -> Parts:
@@ -130,8 +130,8 @@ def _without_labels(images: ImageSet, look_for_near: bool) -> Parts:
         ]
         test = images.subset(np.flatnonzero(held))
         train = images.subset(np.flatnonzero(~held & ~shared))
-        near = _near(train, [test], note) if look_for_near else ()
-        return Parts(train, empty, test, empty, tuple(note), {}, near)
+        alike = _near(train, [test], note) if look_for_near else ()
+        return Parts(train, empty, test, empty, tuple(note), {}, alike)
     return Parts(images, empty, empty, empty, tuple(note))
 
 
@@ -294,8 +294,11 @@ def _near(
     if len(train) + sum(map(len, held)) > MAX_COMPARED:
         note.append(f"near-duplicates are not looked for in more than {MAX_COMPARED:,} images")
         return ()
+    known = near.thumbnails(train)
     pairs = tuple(
-        (part.ids[i], train.ids[j]) for part in held for i, j in near_duplicates(part, train)
+        (part.ids[i], train.ids[j])
+        for part in held
+        for i, j in near.pairs(near.thumbnails(part), known)
     )
     if pairs:
         shown = ", ".join(f"{a} ~ {b}" for a, b in pairs[:3]) + (" ..." if len(pairs) > 3 else "")
