@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,15 +13,10 @@ from jaxssl.data.layout import split_of
 from jaxssl.data.matching import Index
 from jaxssl.data.source import Source
 from jaxssl.data.tables import Table
-from jaxssl.data.walk import Found, ImageFile, is_image, nfc, stamp_of
+from jaxssl.data.walk import Found, ImageFile, is_image, stamp_of
 from jaxssl.errors import InputError
 
 _MANY = 100
-# What tables write where there is no label.
-_MISSING = frozenset(
-    {"", "nan", "na", "n/a", "#n/a", "none", "null", "<na>", "-", "?", "unlabelled", "unlabeled"}
-    | {"unannotated", "unclassified", "unsorted", "not labelled"}
-)
 
 
 @dataclass(frozen=True)
@@ -113,9 +107,9 @@ def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
       InputError: no column of images or of labels, or two that could be either.
     """
     images = table.column(_image_column(table, columns.image))
-    images = _in_folders(table, images)
+    images = tables.in_folders(table, images)
     label_column = _label_column(table, columns.label)
-    labels = _labels(table.column(label_column)) if label_column else [""] * len(images)
+    labels = tables.clean_labels(table.column(label_column)) if label_column else [""] * len(images)
     blank = [""] * len(images)
 
     def optional(names: Sequence[str]) -> list[str]:
@@ -145,24 +139,6 @@ def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
             )
         )
     return rows
-
-
-def _labels(cells: Sequence[str]) -> list[str]:
-    """Clean labels: composed Unicode, "" where none is given, whole numbers without ".0"."""
-    plain = [nfc(cell.strip()) for cell in cells]
-    plain = ["" if cell.casefold() in _MISSING else cell for cell in plain]
-    if all(re.fullmatch(r"-?\d+\.0", cell) for cell in plain if cell):
-        plain = [cell.removesuffix(".0") for cell in plain]  # pandas' numbers beside a gap
-    return plain
-
-
-def _in_folders(table: Table, images: list[str]) -> list[str]:
-    """Put the folder that a column of its own gives before a bare name."""
-    column = table.find(tables.FOLDERS)
-    if not column or any("/" in name or "\\" in name for name in images):
-        return images
-    folders = table.column(column[0])
-    return [f"{folder}/{name}" for folder, name in zip(folders, images, strict=True)]
 
 
 def _image_column(table: Table, named: str) -> str:

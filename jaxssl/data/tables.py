@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jaxssl.data.walk import ImageFile, is_image, read_bytes
+from jaxssl.data.walk import ImageFile, is_image, nfc, read_bytes
 from jaxssl.errors import InputError
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
@@ -37,6 +37,11 @@ FOLDERS = ("folder", "directory", "dir", "subfolder", "folder_name")
 GROUPS = ("group", "group_id")
 ECOTAXA_LABEL, ECOTAXA_STATUS = "object_annotation_category", "object_annotation_status"
 ECOTAXA_OBJECT = "object_id"
+# What tables write where there is no label.
+_MISSING = frozenset(
+    {"", "nan", "na", "n/a", "#n/a", "none", "null", "<na>", "-", "?", "unlabelled", "unlabeled"}
+    | {"unannotated", "unclassified", "unsorted", "not labelled"}
+)
 
 
 @dataclass(frozen=True)
@@ -123,6 +128,29 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
         rows = [] if header_only else [columns, *rows]
         columns = ("path", "label") if is_image(columns[0]) else ("label", "path")
     return Table(str(file.source), file.id[: file.id.rfind("/") + 1], columns, rows)
+
+
+def clean_labels(cells: Sequence[str]) -> list[str]:
+    """Clean labels: composed Unicode, "" where none is given, whole numbers without ".0".
+
+    Example:
+      >>> clean_labels(["1.0", "nan", " 2.0 "]), clean_labels(["1.5", "None", "copepod"])
+      (['1', '', '2'], ['1.5', '', 'copepod'])
+    """
+    plain = [nfc(cell.strip()) for cell in cells]
+    plain = ["" if cell.casefold() in _MISSING else cell for cell in plain]
+    if all(re.fullmatch(r"-?\d+\.0", cell) for cell in plain if cell):
+        plain = [cell.removesuffix(".0") for cell in plain]  # pandas' numbers beside a gap
+    return plain
+
+
+def in_folders(table: Table, images: list[str]) -> list[str]:
+    """Put the folder that a column of its own gives before a bare name."""
+    column = table.find(FOLDERS)
+    if not column or any("/" in name or "\\" in name for name in images):
+        return images
+    folders = table.column(column[0])
+    return [f"{folder}/{name}" for folder, name in zip(folders, images, strict=True)]
 
 
 def _unzipped(file: ImageFile, content: bytes) -> bytes:
