@@ -9,6 +9,7 @@ is loaded when it is first asked for. More stands in the modules of these names:
 - `clusters`, `outliers`, `suspects`: what needs no labels, and labels that may be wrong
 - `triplets`: pictures of what a miner took
 - `health`, `findings`: whether an embedding has collapsed; classes that fail, baselines that win
+- `placing`, `newcomers`: other images on a run's map
 - `run`, `report`, `sections`, `evaluation`, `compare`: run folders, and their pages
 """
 
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from jaxssl.analysis.exporting import export
     from jaxssl.analysis.few_labels import FewLabels, fit_few_labels
     from jaxssl.analysis.measures import analyse
+    from jaxssl.analysis.newcomers import with_places, write_newcomers
     from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
     from jaxssl.analysis.projection import tsne_together, umap_together
     from jaxssl.analysis.report import write_report
@@ -60,7 +62,9 @@ __all__ = [
     "tsne_together",
     "umap_together",
     "with_map",
+    "with_places",
     "write_comparison",
+    "write_newcomers",
     "write_report",
 ]
 
@@ -72,6 +76,7 @@ _MODULES = {
     "exporting": ("export",),
     "few_labels": ("FewLabels", "fit_few_labels"),
     "measures": ("analyse",),
+    "newcomers": ("with_places", "write_newcomers"),
     "probes": ("knn_accuracy", "knn_votes", "label_efficiency"),
     "projection": ("tsne_together", "umap_together"),
     "report": ("write_report",),
