@@ -125,7 +125,9 @@ def main() -> None:
         }
         for by, found in curves.items()
     }
-    print("\nway       " + "".join(f"  labels for {a:.1%} (random's {n})" for n, a in targets.items()))
+    print(
+        "\nway       " + "".join(f"  labels for {a:.1%} (random's {n})" for n, a in targets.items())
+    )
     for by, row in needed.items():
         cells = [
             f"{one['mean']:.0f} ({one['low']:.0f} to {one['high']:.0f})"

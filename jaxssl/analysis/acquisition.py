@@ -23,11 +23,11 @@ from jaxssl.analysis.distances import Metric, as_points, nearest_points, squares
 from jaxssl.analysis.probes import one_thread
 
 By = Literal["margin", "coreset", "clusters", "random"]
-NEAR = 0.05  # of the median distance to the nearest: nearly the same picture
+NEAR = 0.05  # of the median distance to the eighth nearest: nearly the same picture
 TYPICAL = 20  # neighbours in its cluster that say how typical an image is
 SMALL = 5  # images of a cluster that may be noise
 MOST_CLUSTERS = 500
-_SAMPLE, _FITTED = 1000, 20_000
+_SAMPLE, _FITTED, _COPIES = 1000, 20_000, 7
 
 
 class Proposals(NamedTuple):
@@ -218,7 +218,9 @@ def coreset(
     nearest = np.full(len(points), np.inf)
     if len(known):
         nearest = nearest_points(points, points[known], 1)[1][:, 0]
-    free, rows, scores = labels < 0, [], []
+    free = labels < 0
+    rows: list[int] = []
+    scores: list[float] = []
     for _ in range(min(number, int(free.sum()))):
         if not len(known) and not rows:
             centre = points.mean(axis=0, keepdims=True)
@@ -269,10 +271,10 @@ def clusters(
     owner = _k_means(points, min(int(known.sum()) + number, MOST_CLUSTERS, len(points)), seed)
     members = {c: np.flatnonzero(owner == c) for c in np.unique(owner).tolist()}
     waiting = {}
-    for c, rows in members.items():
-        order = rows[np.argsort(-_typicality(points[rows]), kind="stable")]
+    for c, inside in members.items():
+        order = inside[np.argsort(-_typicality(points[inside]), kind="stable")]
         waiting[c] = [row for row in order.tolist() if not known[row]]
-    taken = {c: int(known[rows].sum()) for c, rows in members.items()}
+    taken = {c: int(known[inside].sum()) for c, inside in members.items()}
 
     def in_turn() -> Iterable[int]:
         for noise in (False, True):
@@ -312,26 +314,62 @@ def at_random(
     return _proposals(rows, np.full(len(rows), np.nan))
 
 
+def look_alikes(
+    vectors: np.ndarray, *, size: int = 40, metric: Metric = "euclidean", seed: int = 0
+) -> list[np.ndarray]:
+    """Part images into groups of look-alikes, to be labelled a group at a time.
+
+    k-means with n / size clusters, at most 500, fitted on 20,000 images at most; a cluster of more
+    than two sizes is cut by distance from its centre.
+
+    Args:
+        vectors: `[n, d]`, n of 1 or more.
+        size: About how many images a group has, 1 or more.
+        metric: The distance that h was trained for.
+        seed: Of k-means.
+
+    Returns:
+        int64 rows of each group, the one nearest to the centre first; the groups whose images are
+        nearest to their centre on average come first, lone images last.
+
+    Example:
+        >>> x = np.array([[0.0], [9.0], [0.2], [9.5], [0.12]])
+        >>> [rows.tolist() for rows in look_alikes(x, size=3)]
+        [[4, 2, 0], [1, 3]]
+    """
+    points = as_points(vectors, metric)
+    owner = _k_means(points, min(-(-len(points) // size), MOST_CLUSTERS), seed)
+    groups = []
+    for c in np.unique(owner):
+        rows = np.flatnonzero(owner == c)
+        reach = np.sqrt(squares_from(points[rows].mean(axis=0, keepdims=True), points[rows]))
+        order = np.argsort(reach, kind="stable")
+        parts = max(1, round(len(rows) / size)) if len(rows) > 2 * size else 1
+        for part in np.array_split(order, parts):
+            groups.append((len(part) == 1, float(reach[part].mean()), rows[part]))
+    return [rows for _, _, rows in sorted(groups, key=lambda one: (one[:2], one[2][0]))]
+
+
 def near_limit(points: np.ndarray, *, seed: int = 0) -> float:
     """Return the distance up to which two images are nearly the same.
 
-    5 % of the median distance to the nearest other image, as of suspects; the median is of 1,000
-    images drawn by chance, or of all.
+    5 % of the median distance to the eighth nearest other image, which up to seven copies of each
+    image do not make small; the median is of 1,000 images drawn by chance, or of all.
 
     Args:
         points: Of `distances.as_points`, `[n, d]`.
         seed: Of the draw.
 
     Example:
-        >>> near_limit(np.array([[0.0], [1.0], [3.0]]))
-        0.05
+        >>> near_limit(np.array([[0.0], [1.0], [2.0]]))
+        0.1
     """
     if len(points) < 2:
         return 0.0
     rows = np.random.default_rng(seed).permutation(len(points))[:_SAMPLE]
     # The nearest of each is itself, or its equal.
-    _, squares = nearest_points(points[rows], points, 2)
-    return NEAR * float(np.median(np.sqrt(squares[:, 1])))
+    _, squares = nearest_points(points[rows], points, min(_COPIES + 2, len(points)))
+    return NEAR * float(np.median(np.sqrt(squares[:, -1])))
 
 
 def _apart(
