@@ -25,7 +25,6 @@ from urllib.parse import parse_qs, urlsplit
 from PIL import Image
 
 from jaxssl.analysis.label_table import LabelTable
-from jaxssl.analysis.page import label_page
 from jaxssl.analysis.tables import Together
 from jaxssl.errors import InputError
 
@@ -215,6 +214,8 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
     def _get(self) -> _Answer:
+        from jaxssl.analysis.page import label_page  # with matplotlib, whose colours it has
+
         address = urlsplit(self.path)
         session, parts = self.server.session, address.path.split("/")[2:]
         match parts:
@@ -238,6 +239,8 @@ class _Handler(BaseHTTPRequestHandler):
         if not 0 <= length <= _BODY:
             return _failed(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "too large")
         asked = json.loads(self.rfile.read(length))
+        if not isinstance(asked, dict):
+            return _failed(HTTPStatus.BAD_REQUEST, "no such request")
         session, group = self.server.session, int(asked.get("group", 0))
         match urlsplit(self.path).path.split("/")[2:]:
             case ["assign"]:

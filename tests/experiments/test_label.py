@@ -240,7 +240,7 @@ def test_what_does_not_come_from_the_page_is_refused(server, run, path, body, he
 
 def test_without_the_token_nothing_is_told(server):
     root = f"http://127.0.0.1:{server.server_address[1]}/"
-    for path in ("", "state", "x" * 24 + "/state", "../state", f"//{server.token}/state"):
+    for path in ("", "state", "x" * 24 + "/state", "../state", f"./{server.token}/"):
         assert asked(server, path, address=root)[0] == 404
     assert server.server_address[0] == "127.0.0.1"
     raw = http.client.HTTPConnection(*server.server_address, timeout=10)
