@@ -62,6 +62,17 @@ class Plan:
         ends = (self.total_steps, _next(step, self.log_every), _next(step, self.evaluate_every))
         return self.steps_per_dispatch if step + self.steps_per_dispatch <= min(ends) else 1
 
+    def evaluations_after(self, step: int) -> int:
+        """Return how many evaluations come after `step`.
+
+        Example:
+          >>> plan = Plan(total_steps=11, steps_per_epoch=5, evaluate_every=4, log_every=1)
+          >>> [plan.evaluations_after(step) for step in (0, 3, 4, 8, 10, 11)]
+          [3, 3, 2, 1, 1, 0]
+        """
+        last = step < self.total_steps and self.total_steps % self.evaluate_every > 0
+        return self.total_steps // self.evaluate_every - step // self.evaluate_every + last
+
     def ends_epoch(self, step: int) -> bool:
         """Tell whether `step` has the first evaluation after an epoch's end, or the last of all.
 
@@ -141,7 +152,7 @@ def fit(
     step = int(state.step)
     history = [row for row in run.rewind(step) if row["split"] == "val"]
     clock = Clock(facts)
-    log = Log(run, clock, total_steps=plan.total_steps, steps_per_epoch=plan.steps_per_epoch)
+    log = Log(run, clock, plan)
     stopped_early = _out_of_patience(history, work, plan)
     if step >= plan.total_steps or stopped_early:
         return state, clock.facts(step) | {"stopped_early": stopped_early}
@@ -152,14 +163,15 @@ def fit(
             count, began = plan.next_dispatch(step), time.monotonic()
             with clock.waiting(state):
                 read = [next(batches) for _ in range(count)]
-            if count == 1:
-                batch = placement.put(read[0])
-                state, metrics = work.train_step(state, batch, work.key)
-            else:
-                batch = placement.put_stacked(read)
-                state, metrics = work.train_step.several(state, batch, work.key)
+            with log.stepping(step, count):
+                if count == 1:
+                    batch = placement.put(read[0])
+                    state, metrics = work.train_step(state, batch, work.key)
+                else:
+                    batch = placement.put_stacked(read)
+                    state, metrics = work.train_step.several(state, batch, work.key)
+                clock.stepped(state, count, batch["label"].size, began)
             step += count
-            clock.stepped(state, count, batch["label"].size, began)
             if step % plan.log_every == 0 or step == plan.total_steps:
                 log.add(step, {**metrics, "input_wait": clock.input_wait()})
                 checkpoints.poll()
@@ -168,7 +180,7 @@ def fit(
             if step % plan.evaluate_every == 0 or step == plan.total_steps:
                 log.flush()
                 _check_finite(state, checkpoints)
-                with clock.evaluating():
+                with log.busy("validating"), clock.evaluating():
                     row = dict(work.evaluate(state))
                 log.evaluated(step, row)
                 if not math.isfinite(row.get("loss", 0.0)):
