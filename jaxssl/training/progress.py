@@ -19,6 +19,8 @@ from jaxssl.training.state import TrainState
 if TYPE_CHECKING:
     from jaxssl.training.loop import Plan
 
+_LOSS = ("loss", "chance")
+
 
 class Clock:
     """Wall times that survive a resume."""
@@ -32,7 +34,7 @@ class Clock:
         self._compiled: set[int] = set()
         self._apart = 0.0
         self._images = self._steps = 0
-        self._shortest = math.inf  # evaluation: the first one compiles
+        self._evaluations: list[float] = []
         self._wait = self._waited = 0.0
         self._asked = time.monotonic()
 
@@ -64,7 +66,7 @@ class Clock:
         took = time.monotonic() - begin
         self._evaluate += took
         self._apart += took
-        self._shortest = min(self._shortest, took)
+        self._evaluations.append(took)
 
     @contextlib.contextmanager
     def waiting(self, state: TrainState) -> Iterator[None]:
@@ -93,13 +95,13 @@ class Clock:
     def seconds_left(self, steps: int, evaluations: int) -> float:
         """Return how long so many steps and evaluations take, without compilation.
 
-        As those of this session took; of its evaluations the shortest counts, since the first one
-        compiles. NaN before the first step that did not.
+        As those of this session took; its first evaluation compiles and is left out. NaN before
+        the first step that did not compile.
         """
         if self._steps_start is None or not self._steps:
             return math.nan
         step = (time.monotonic() - self._steps_start - self._apart) / self._steps
-        evaluation = self._shortest if math.isfinite(self._shortest) else 0.0
+        evaluation = min(self._evaluations[1:], default=0.0)
         return steps * step + evaluations * evaluation
 
     def saved(self) -> None:
@@ -183,19 +185,19 @@ class Log:
         self._run.log(step, epoch, "val", row)
         if not processes.is_first():
             return
-        values = ", ".join(f"{name.replace('_', ' ')} {value:.3f}" for name, value in row.items())
+        told = [_loss("validation", row)]
+        told += [f"{n.replace('_', ' ')} {v:.3f}" for n, v in row.items() if n not in _LOSS]
+        values = ", ".join(filter(None, told))
         done = f"step {step}/{plan.total_steps}, epoch {epoch:.1f}"
         now = ", ".join(filter(None, (self._shown, self._left(step))))
-        self._bar.write(f"{done}: {now} | validation {values}", file=sys.stdout)
+        self._bar.write(f"{done}: {now} | {values}", file=sys.stdout)
         sys.stdout.flush()
 
     def _write(self, rows: list[tuple[int, dict[str, jax.Array | float]]]) -> None:
         for step, metrics in rows:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
             self._run.log(step, step / self._plan.steps_per_epoch, "train", values)
-            self._shown = f"train loss {values['loss']:.3f}"
-            if "chance" in values:
-                self._shown += f" (chance {values['chance']:.2f})"
+            self._shown = _loss("train", values)
             rate = self._clock.images_per_second()
             if not math.isnan(rate):
                 self._shown += f", {rate:,.0f} images/s"
@@ -209,3 +211,11 @@ class Log:
         if math.isnan(left):
             return ""
         return f"{left / 60:.1f} min left" if left > 90 else f"{left:.0f} s left"
+
+
+def _loss(part: str, row: Mapping[str, float]) -> str:
+    """Name a part's loss, with its chance level where there is one; "" without a loss."""
+    if "loss" not in row:
+        return ""
+    chance = f" (chance {row['chance']:.2f})" if "chance" in row else ""
+    return f"{part} loss {row['loss']:.3f}{chance}"
