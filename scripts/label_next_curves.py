@@ -15,9 +15,9 @@ over the seeds.
 """
 
 import argparse
-import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +45,9 @@ def accuracy(x: np.ndarray, labels: np.ndarray, known: np.ndarray, test: np.ndar
     return float(np.mean(right / np.bincount(labels[test])))
 
 
-def curve(x: np.ndarray, labels: np.ndarray, by: str, sizes: np.ndarray, seed: int, draw: int):
+def curve(
+    x: np.ndarray, labels: np.ndarray, by: str, sizes: np.ndarray, seed: int, draw: int
+) -> list[float]:
     """Label the pool of a seed step by step; return the accuracy at each size."""
     count = int(np.ceil(0.3 * len(labels)))
     test = stratified_sample(labels, count, np.random.default_rng([seed, 0]))
@@ -77,15 +79,17 @@ def crossing(sizes: np.ndarray, scores: np.ndarray, target: float) -> float:
     return float(sizes[after - 1] + (target - low) / (high - low) * np.diff(sizes)[after - 1])
 
 
-def interval(values: np.ndarray) -> dict[str, float | None]:
-    """Return the mean and its 95 % t interval; None where a curve did not get there."""
+def interval(values: np.ndarray) -> dict[str, Any]:
+    """Return the mean and its 95 % t interval, None where a seed's curve did not get there."""
     from scipy.special import stdtrit
 
-    if not np.isfinite(values).all():
-        return {"mean": None, "low": None, "high": None}
+    reached = int(np.isfinite(values).sum())
+    if reached < len(values):
+        return {"mean": None, "low": None, "high": None, "reached": reached, "seeds": len(values)}
     half = stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
-    mean = values.mean()
-    return {"mean": float(mean), "low": float(mean - half), "high": float(mean + half)}
+    mean = float(values.mean())
+    ends = {"low": mean - float(half), "high": mean + float(half)}
+    return {"mean": mean, **ends, "reached": reached, "seeds": reached}
 
 
 def main() -> None:
@@ -132,7 +136,7 @@ def main() -> None:
         cells = [
             f"{one['mean']:.0f} ({one['low']:.0f} to {one['high']:.0f})"
             if one["mean"] is not None
-            else f"over {args.most}"
+            else f"{one['reached']} of {one['seeds']} seeds get there"
             for one in row.values()
         ]
         print(f"{by:10}" + "".join(f"  {cell:32}" for cell in cells))
@@ -155,7 +159,7 @@ def main() -> None:
                 "labels needed": needed,
             },
         )
-        print(json.dumps(args.out))
+        print(args.out)
 
 
 if __name__ == "__main__":
