@@ -9,13 +9,13 @@ standardised by the labelled images) is scored by balanced accuracy on the 30 %.
 label yet counts as wrong. Margin's first step is by clusters, as the program's default does it.
 
 A seed's curve is made monotone (isotonic regression) and read where it crosses the accuracy that
-random choice has at 300 and at 1,000 labels, the mean over all seeds and draws; random choice is
-read the same way, so that its own number says what chance does. Intervals are 95 % t intervals
-over the seeds.
+random choice has on the same split with 300 and with 1,000 labels, the mean of its draws made
+monotone too. Intervals are 95 % t intervals over the seeds.
 """
 
 import argparse
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +65,16 @@ def curve(
     return scores
 
 
-def crossing(sizes: np.ndarray, scores: np.ndarray, target: float) -> float:
-    """Return how many labels a curve needs for an accuracy; infinite where it stays below."""
+def monotone(sizes: np.ndarray, scores: Sequence[float]) -> np.ndarray:
+    """Return the curve that never falls and is nearest to this one."""
     from sklearn.isotonic import IsotonicRegression
 
-    smooth = IsotonicRegression().fit(sizes, scores).predict(sizes)
+    return IsotonicRegression().fit(sizes, scores).predict(sizes)
+
+
+def crossing(sizes: np.ndarray, scores: Sequence[float], target: float) -> float:
+    """Return how many labels a curve needs for an accuracy; infinite where it stays below."""
+    smooth = monotone(sizes, scores)
     after = int(np.searchsorted(smooth, target))
     if after == len(sizes):
         return float("inf")
@@ -90,6 +95,25 @@ def interval(values: np.ndarray) -> dict[str, Any]:
     mean = float(values.mean())
     ends = {"low": mean - float(half), "high": mean + float(half)}
     return {"mean": mean, **ends, "reached": reached, "seeds": reached}
+
+
+def labels_needed(
+    sizes: np.ndarray, curves: Mapping[str, Sequence[Sequence[float]]], at: Sequence[int]
+) -> dict[str, dict[int, dict[str, Any]]]:
+    """Read every way's curves where they reach what random choice has: way -> labels -> interval.
+
+    Args:
+        sizes: Numbers of labels.
+        curves: Way -> a curve a seed, "random" among them.
+        at: Random choice's numbers of labels.
+    """
+    found: dict[str, dict[int, dict[str, Any]]] = {}
+    for by, made in curves.items():
+        for n in at:
+            goals = [monotone(sizes, one)[np.searchsorted(sizes, n)] for one in curves["random"]]
+            values = [crossing(sizes, *pair) for pair in zip(made, goals, strict=True)]
+            found.setdefault(by, {})[n] = interval(np.array(values))
+    return found
 
 
 def main() -> None:
@@ -120,17 +144,10 @@ def main() -> None:
             curves.setdefault(by, []).append(np.mean(made, axis=0).tolist())
             at = ", ".join(f"{n}: {curves[by][-1][n // args.step - 1]:.3f}" for n in args.at)
             print(f"{by} seed {seed}: {at}  ({time.monotonic() - begin:.0f} s)", flush=True)
-    random = np.mean(curves["random"], axis=0)
-    targets = {n: float(random[n // args.step - 1]) for n in args.at}
-    needed = {
-        by: {
-            n: interval(np.array([crossing(sizes, np.array(c), goal) for c in found]))
-            for n, goal in targets.items()
-        }
-        for by, found in curves.items()
-    }
+    needed = labels_needed(sizes, curves, args.at)
+    reached = {n: np.mean(curves["random"], axis=0)[n // args.step - 1] for n in args.at}
     print(
-        "\nway       " + "".join(f"  labels for {a:.1%} (random's {n})" for n, a in targets.items())
+        "\nway       " + "".join(f"  labels for {a:.1%} (random's {n})" for n, a in reached.items())
     )
     for by, row in needed.items():
         cells = [
@@ -155,7 +172,7 @@ def main() -> None:
                 "step": args.step,
                 "sizes": sizes,
                 "accuracy": curves,
-                "random reaches": targets,
+                "random reaches": reached,
                 "labels needed": needed,
             },
         )
