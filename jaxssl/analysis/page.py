@@ -227,10 +227,13 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {"percent": percent, "cell": cell_text, "name": breakable}
     script, digest = _script("map_points.js", "map.js", "page.js")
+    linked, linked_digest = _script("map_points.js", "linked.js")
     environment.globals |= {
         "css": (_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),
         "script": script,
         "script_hash": digest,
+        "linked_script": linked,
+        "linked_hash": linked_digest,
         "palette": PALETTE,
     }
     return environment
