@@ -3,9 +3,11 @@
 import base64
 import dataclasses
 import hashlib
+import importlib.util
 import json
 import re
 import shutil
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -354,6 +356,9 @@ def test_maps_are_linked_in_a_browser(folder):
         for width in (320, 400):
             page.set_viewport_size({"width": width, "height": 700})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if brought := importlib.util.find_spec("axe_playwright_python"):
+            page.evaluate(Path(brought.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+            assert page.evaluate("axe.run(document)")["violations"] == []
         browser.close()
     assert said == []
 

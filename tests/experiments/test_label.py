@@ -3,12 +3,14 @@
 import csv
 import dataclasses
 import http.client
+import importlib.util
 import io
 import json
 import shutil
 import threading
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -295,6 +297,9 @@ def test_the_keyboard_alone_labels_in_a_browser(server, run):
             page.set_viewport_size({"width": width, "height": 700})
             page.emulate_media(color_scheme=scheme)
             assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if brought := importlib.util.find_spec("axe_playwright_python"):
+            page.evaluate(Path(brought.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+            assert page.evaluate("axe.run(document)")["violations"] == []
         browser.close()
     own = tuple(server.address[: -len(server.token) - 1] + part for part in (server.token, ""))
     assert all(url.startswith((own[0], "data:")) for url in asked_for)
