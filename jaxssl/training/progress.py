@@ -7,17 +7,15 @@ import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 from tqdm import tqdm
 
 from jaxssl.training import processes
+from jaxssl.training.plan import Plan
 from jaxssl.training.runs import RunFolder
 from jaxssl.training.state import TrainState
-
-if TYPE_CHECKING:
-    from jaxssl.training.loop import Plan
 
 _LOSS = ("loss", "chance")
 
