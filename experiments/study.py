@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments import baseline, config, datasets, folders, watching
 from experiments.folders import Run
 from experiments.tables import table_of
@@ -270,7 +272,12 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     }
     tables |= imagenet
     names, labels = data.test.class_names, data.test.labels
-    found = None if logits is None else analysis.classification(logits, labels, names)
+    found = None
+    if logits is not None:
+        found = analysis.classification(logits, labels, names)
+        guesses = np.array(names, object)[logits.argmax(1)]
+        test = dataclasses.replace(tables["h"]["test"], extra={"predicted": guesses})
+        tables["h"]["test"] = test
     facts = analysis.Facts(
         protocol={
             "seed": settings.seed,
