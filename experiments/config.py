@@ -122,6 +122,8 @@ class Reading:
     """Colour that fills corners and padding, 0 (black) to 255; auto: as the images' borders."""
     on_bad_image: Evaluation[Literal["fail", "skip"]] = "fail"
     """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
+    hash_all: Session[bool] = False
+    """Compare the content of every image with what was checked before, not that of a sample."""
 
 
 @dataclasses.dataclass(frozen=True)

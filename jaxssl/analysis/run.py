@@ -84,13 +84,13 @@ def read_run(
     about = read_about(folder)  # first: it refuses a folder of an older version as such
     tables = read_tables(folder, embeddings=embeddings)
     numbers = folder / "results.json"
-    results = Results.read(numbers) if numbers.exists() else None
+    results = Results.read(numbers) if os.path.lexists(numbers) else None
     return Run(folder, tables, results, about.metrics, about.record)
 
 
 def read_about(folder: Path) -> Run:
     """Read a run's settings and metrics alone: no tables, no results."""
-    record = read_record(folder) if (folder / "config.json").exists() else {}
+    record = read_record(folder) if os.path.lexists(folder / "config.json") else {}
     return Run(folder, {}, None, _metrics(folder / "metrics.jsonl"), record)
 
 
@@ -111,6 +111,5 @@ def linear_evaluation(folder: Path) -> dict[str, float]:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of `metrics.jsonl` that name a step."""
-    rows = [row for row in read_lines(path) if "step" in row]
-    return [{"split": "train", **row} for row in rows]
+    """Read the lines of `metrics.jsonl`; those that are damaged are told."""
+    return read_lines(path, say=print)

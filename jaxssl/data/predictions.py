@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.errors import InputError
-from jaxssl.files import atomic, write_text
+from jaxssl.files import atomic, seal_parquet, write_text
 
 ENDINGS = (".csv", ".parquet", ".tsv")
 # EcoTaxa's columns and the types in the second row: text, or a number ("float").
@@ -150,7 +150,10 @@ def _write_parquet(path: Path, table: dict[str, list[Any]]) -> None:
     text = ("id", "path", "predicted", "object_id")
     schema = pyarrow.schema([(name, kinds[str if name in text else float]) for name in table])
     with atomic(path) as out:
-        pyarrow.parquet.write_table(pyarrow.table(table, schema=schema), out)
+        pyarrow.parquet.write_table(
+            pyarrow.table(table, schema=schema), out, write_page_checksum=True
+        )
+        seal_parquet(out)
 
 
 # ------------------------------------------------------------------------------------------ EcoTaxa

@@ -153,7 +153,7 @@ def _parquet(file: ImageFile, content: bytes) -> tuple[tuple[str, ...], list[Seq
     import pyarrow.parquet
 
     try:
-        reader = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        reader = pyarrow.parquet.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
         plain = [
             field.name
             for field in reader.schema_arrow

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import concurrent.futures
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -21,7 +20,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jaxssl.errors import CheckpointError, InputError
-from jaxssl.files import write_text
+from jaxssl.files import read_json, write_record
 from jaxssl.training import processes
 from jaxssl.training.state import TrainState
 
@@ -99,14 +98,19 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """List the steps that have a folder, oldest first."""
-        return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
+        names = [path.name for path in self._directory.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
     def best_step(self) -> int | None:
         """Return the kept step with the lowest `score`; of equals the latest: longest trained."""
+        every = {step: self._facts(step) for step in self.steps()}
+        for step in [step for step, facts in every.items() if facts is None]:
+            fault = damage(self._directory / str(step))
+            self._say(f"checkpoint {step}: {fault}; whether it is the best is not known")
         scored = [
             (facts["score"], -step)
-            for step in self.steps()
-            if (facts := self._facts(step)) is not None and facts.get("score") is not None
+            for step, facts in every.items()
+            if facts is not None and facts.get("score") is not None
         ]
         return -min(scored)[1] if scored else None
 
@@ -160,8 +164,8 @@ class Checkpoints:
 
     def _facts(self, step: int) -> dict[str, Any] | None:
         try:
-            return json.loads((self._directory / str(step) / MANIFEST).read_text())["facts"]
-        except (OSError, ValueError, KeyError):
+            return read_manifest(self._directory / str(step))["facts"]
+        except (OSError, InputError):
             return None
 
     def _commit(self, path: Path, response: Any, facts: dict[str, Any]) -> None:
@@ -205,7 +209,7 @@ def write_manifest(path: Path, facts: dict[str, Any]) -> None:
         for file in sorted(path.rglob("*"))
         if file.is_file() and MANIFEST not in file.name
     }
-    write_text(path / MANIFEST, json.dumps({"facts": facts, "files": files}, indent=1))
+    write_record(path / MANIFEST, {"facts": facts, "files": files})
     for folder in (path, path.parent):  # the rename itself must survive a power loss
         descriptor = os.open(folder, os.O_RDONLY)
         os.fsync(descriptor)
@@ -214,12 +218,12 @@ def write_manifest(path: Path, facts: dict[str, Any]) -> None:
 
 def damage(path: Path) -> str | None:
     """Say what is wrong with a checkpoint folder; None where it matches its manifest."""
-    try:
-        expected = json.loads((path / MANIFEST).read_text())["files"]
-    except FileNotFoundError:
+    if not os.path.lexists(path / MANIFEST):
         return "its save was not finished" if path.exists() else "there is no such folder"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} cannot be read"
+    try:
+        expected = read_manifest(path)["files"]
+    except InputError:
+        return f"{MANIFEST} cannot be read, or was changed after it was written"
     for name, (size, sha256) in expected.items():
         file = path / name
         if not file.is_file():
@@ -227,6 +231,15 @@ def damage(path: Path) -> str | None:
         if _digest(file) != [size, sha256]:
             return f"{name} was changed after it was written"
     return None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a checkpoint folder: its facts, and its files with size and sha256.
+
+    Raises:
+      InputError: It is missing or damaged, or was changed: one without its own sha256 is none.
+    """
+    return read_json(path / MANIFEST, sealed=True)
 
 
 def _digest(file: Path) -> list[int | str]:
