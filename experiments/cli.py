@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import errno
 import importlib
 import importlib.util
 import inspect
@@ -19,10 +20,10 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Union, get_type_hints
+from typing import Annotated, Any, TextIO, Union, get_type_hints
 
 from experiments import config
-from jaxssl.errors import InputError, RunEnd
+from jaxssl.errors import InputError, RunEnd, visible
 from jaxssl.files import read_object
 
 # The programs that train an embedding, each a file of this folder.
@@ -88,7 +89,38 @@ def run(main: Callable[[Any], None], presets: Mapping[str, Any]) -> None:
       presets: as in `parse`.
     """
     with ending():
-        main(parse(sys.argv[1:], presets))
+        config = parse(sys.argv[1:], presets)
+        with names_as_text():
+            main(config)
+
+
+@contextlib.contextmanager
+def names_as_text() -> Iterator[None]:
+    """Escape on standard output and standard error what a terminal would obey.
+
+    Names of classes and files are in what a program prints, and so in what libraries print. What
+    the parser prints has colours, and comes before.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Shown(stream) for stream in streams)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+class _Shown:
+    """A stream that writes `jaxssl.errors.visible` text; a bar returns to its line's start."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(visible(text, keep="\n\t\r"))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
@@ -110,6 +142,8 @@ def ending() -> Iterator[None]:
             "interrupted; the same command goes on, with the same --run-dir where it takes one", 130
         )
     except Exception as error:
+        if fault := _fault_of_the_system(error):
+            _end(fault, InputError.exit_code)
         processes = _processes()
         if processes is None or processes.count() == 1:
             raise
@@ -117,6 +151,20 @@ def ending() -> Iterator[None]:
         traceback.print_exc()
         processes.leave(repr(error), 1)
         sys.exit(1)
+
+
+def _fault_of_the_system(error: BaseException) -> str:
+    """Say in one line what no program can mend: a full disk, a file that is gone; "" of others."""
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice: take smaller batches or images, or a larger machine"
+    if not isinstance(error, OSError) or not error.strerror:
+        return ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = error.filename or "a file"
+        return f"{what}: {error.strerror}: free space, and the same command goes on"
+    if error.errno in (errno.EIO, errno.EROFS, errno.ESTALE) or error.filename:
+        return f"{error.filename or 'a file'}: {error.strerror}: see to the path and its disk"
+    return ""
 
 
 def parse(arguments: list[str], presets: Mapping[str, Any]) -> Any:
@@ -317,8 +365,9 @@ def _program_name() -> str:
 
 
 def _end(message: object, code: int) -> None:
+    program = _program_name().removesuffix(".py").replace(" ", ".").split(".")[-1]
     print(
-        f"{_program_name().removesuffix('.py').replace(' ', '.').split('.')[-1]}: {message}",
+        f"{program}: {message}",
         file=sys.stderr,
         flush=True,
     )

@@ -2,9 +2,17 @@
 
 
 class RunEnd(Exception):
-    """A program ends here, with one line for the user and no traceback."""
+    """A program ends here, with one line for the user and no traceback.
+
+    Args:
+      message: The line. What a terminal would obey is escaped here, whatever names it holds; what
+        it lists stands on lines of its own, indented by two spaces.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = ""):
+        super().__init__("\n  ".join(map(visible, str(message).split("\n  "))))
 
 
 class InputError(RunEnd, ValueError):

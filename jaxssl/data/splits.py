@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxssl.data.images import ImageSet
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, visible
 
 _NO_LABEL = "(no label)"
 
@@ -220,7 +220,7 @@ def describe(parts: Mapping[str, ImageSet]) -> str:
     rows = [["class", *parts, "total", "share"]]
     for name in names:
         row = [count[name] for count in counts]
-        rows.append([name, *map(str, row), str(sum(row)), f"{sum(row) / total:.1%}"])
+        rows.append([visible(name), *map(str, row), str(sum(row)), f"{sum(row) / total:.1%}"])
     sizes = [*map(len, parts.values()), total]
     rows.append(["total", *map(str, sizes), "100.0%"])
     rows.append(["share", *(f"{size / total:.1%}" for size in sizes), ""])

@@ -9,7 +9,9 @@ one folder that all of them see; process 0 alone deletes, moves and writes manif
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -20,7 +22,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jaxssl.errors import CheckpointError, InputError
-from jaxssl.files import read_json, write_record
+from jaxssl.files import not_written, read_json, write_record
 from jaxssl.training import processes
 from jaxssl.training.state import TrainState
 
@@ -54,17 +56,25 @@ class Checkpoints:
         self._committer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
 
     def __enter__(self) -> Checkpoints:
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         if processes.is_first():
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover)  # a save that a kill cut short; the run's lock is held
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise not_written(self._directory, error) from error
+            self._sweep()
         return self
 
     def __exit__(self, *exception: object) -> None:
         try:
             self.finish()
+        except CheckpointError:
+            if exception[0] is None:
+                raise
+            # What ended the run first is what is told.
         finally:
             self._committer.shutdown()
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def save(self, step: int, state: TrainState, facts: dict[str, Any]) -> None:
         """Start to save; return once the arrays are copied off the devices.
@@ -82,7 +92,12 @@ class Checkpoints:
         path = self._directory / str(step)
         if not processes.from_first(lambda: _make_room(path)):
             return
-        response = ocp.save_async(path, _named(state))
+        try:
+            os.scandir(self._directory).close()  # Orbax would make a folder that was removed anew
+            response = ocp.save_async(path, _named(state))
+        except (OSError, ValueError, RuntimeError) as error:
+            self._sweep(path.name)
+            raise _not_saved(path, error) from error
         self._pending = self._committer.submit(self._commit, path, response, facts)
 
     def poll(self) -> None:
@@ -175,10 +190,14 @@ class Checkpoints:
                 write_manifest(path, facts)
                 self._prune()
         except Exception as error:
-            free = shutil.disk_usage(self._directory).free / 1e6
-            raise CheckpointError(
-                f"saving checkpoint {path} failed, {free:.0f} MB free there: {error}"
-            ) from error
+            self._sweep(path.name)  # what was written of it fills the disk
+            raise _not_saved(path, error) from error
+
+    def _sweep(self, step: str = "*") -> None:
+        """Remove what saves left that were cut short; the run's lock is held."""
+        if processes.is_first():
+            for leftover in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def _prune(self) -> None:
         whole = [step for step in self.steps() if self._facts(step) is not None]
@@ -191,6 +210,24 @@ class Checkpoints:
         for step in whole:
             if step not in stay:
                 shutil.rmtree(self._directory / str(step))
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Drop Orbax's pages of tracebacks: a save that fails is told in our one line."""
+    return "orbax" not in record.pathname
+
+
+def _not_saved(path: Path, error: Exception) -> CheckpointError:
+    free = ""
+    with contextlib.suppress(OSError):
+        free = f", {shutil.disk_usage(path.parent).free / 1e6:,.0f} MB free there"
+    # Of a full disk Orbax says three lines of paths and offsets, and the reason at the end.
+    known = [w for w in ("No space left", "No such file", "Read-only file") if w in str(error)]
+    reason = known[0] if known else " ".join(str(error).split())[:160]
+    return CheckpointError(
+        f"saving checkpoint {path} failed{free}: {reason}; see to the disk, and the same command "
+        "goes on from the checkpoint before"
+    )
 
 
 def _make_room(path: Path) -> bool:

@@ -1,0 +1,336 @@
+"""Mutated files through every reader of foreign bytes, each reader in a child with limits.
+
+A reader may return anything or raise `InputError` with one line of at most 300 characters beside
+the path. Another exception, a longer line, more memory or time than the bounds of docs/SECURITY.md,
+or a child that dies is a fault; the number of the mutation makes it again:
+
+`python scripts/_fuzz.py READER FIRST SECONDS MOST`
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import resource
+import subprocess
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+MEMORY = 1536 * 2**20  # bytes beside what the imports take
+SECONDS = 20  # of a file of some kB, on a busy machine
+LONGEST = 300
+
+Read = Callable[[Path], Any]
+
+
+# ---------------------------------------------------------------------------------------- small files
+
+
+def _pickle(tensors: int = 2) -> bytes:
+    """Write what torch.save pickles of a state dict, without torch."""
+    body = b"\x80\x02ccollections\nOrderedDict\n)R("
+    for i in range(tensors):
+        name, key = f"layer{i}.weight".encode(), str(i).encode()
+        body += b"X" + len(name).to_bytes(4, "little") + name
+        body += b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        body += b"X" + len(key).to_bytes(4, "little") + key + b"X\x03\x00\x00\x00cpuK\x06tQ"
+        body += b"K\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)RtR"
+    return body + b"u."
+
+
+def _zipped(members: dict[str, bytes], how: int = zipfile.ZIP_STORED) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", how) as file:
+        for name, content in members.items():
+            file.writestr(name, content)
+    return out.getvalue()
+
+
+def _pth(pickled: bytes | None = None) -> bytes:
+    data = np.arange(6, dtype="<f4").tobytes()
+    return _zipped({"a/data.pkl": pickled or _pickle(), "a/data/0": data, "a/data/1": data})
+
+
+def _legacy() -> bytes:
+    from jaxssl.models.torch_files import LEGACY_START
+
+    system = b"\x80\x02}(X\x0d\x00\x00\x00little_endian\x88u."
+    keys = b"\x80\x02](X\x01\x00\x00\x000X\x01\x00\x00\x001e."
+    storage = (6).to_bytes(8, "little") + np.arange(6, dtype="<f4").tobytes()
+    return LEGACY_START + system + _pickle() + keys + 2 * storage
+
+
+def _safetensors(header: bytes | None = None) -> bytes:
+    entries = {
+        name: {"dtype": "F32", "shape": [2, 3], "data_offsets": [24 * i, 24 * i + 24]}
+        for i, name in enumerate("ab")
+    }
+    header = header or json.dumps(entries).encode()
+    return len(header).to_bytes(8, "little") + header + bytes(48)
+
+
+def _tar() -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w", format=tarfile.GNU_FORMAT) as tar:
+        for name in ("train/cat/0.png", "test/" + "long" * 40 + "/1.png"):
+            info = tarfile.TarInfo(name)
+            info.size = 300
+            tar.addfile(info, io.BytesIO(bytes(300)))
+    return out.getvalue()
+
+
+def _image(kind: str, mode: str = "RGB") -> Callable[[], bytes]:
+    def make() -> bytes:
+        from PIL import Image
+
+        pixels = np.random.default_rng(0).integers(0, 255, (24, 32, 3), np.uint8)
+        out = io.BytesIO()
+        Image.fromarray(pixels).convert(mode).save(out, kind)
+        return out.getvalue()
+
+    return make
+
+
+def _labels() -> bytes:
+    return "".join(f"img_{i}.png\tclass {i % 3}\t0.{i}\n" for i in range(40)).encode()
+
+
+def _csv() -> bytes:
+    return b'path,label,note\n"a, b.png",cat,"x\ny"\nc.png,dog,\xe9\n' * 20
+
+
+def _parquet() -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    out = io.BytesIO()
+    columns = {"path": [f"{i}.png" for i in range(30)], "label": ["a", None, "b"] * 10}
+    pyarrow.parquet.write_table(pyarrow.table({**columns, "x": list(range(30))}), out)
+    return out.getvalue()
+
+
+def _embeddings() -> bytes:
+    from jaxssl.analysis.embeddings import Embeddings, save
+
+    names = tuple(f"{i}.png" for i in range(20))
+    table = Embeddings(np.eye(20), names, names, ("a",) * 20, np.zeros(20, int), ("test",) * 20)
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder, "x.parquet"), table)
+        return Path(folder, "x.parquet").read_bytes()
+
+
+def _record() -> bytes:
+    from jaxssl.files import write_record
+
+    with tempfile.TemporaryDirectory() as folder:
+        config = {"seed": 0, "classes": ["a", "b"], "rate": 0.1, "nested": {"x": [1, 2, None]}}
+        record = {"format": 2, "study": "s", "dataset": "d", "config": config, "recipe": {}}
+        write_record(Path(folder, "config.json"), record)
+        return Path(folder, "config.json").read_bytes()
+
+
+def _metrics() -> bytes:
+    from jaxssl.files import line_of
+
+    rows = [{"step": i, "split": "train", "loss": 1 / (1 + i)} for i in range(20)]
+    return "".join(map(line_of, rows)).encode()
+
+
+# -------------------------------------------------------------------------------------------- readers
+
+
+def _weights(path: Path) -> Any:
+    from jaxssl.models.weight_files import read_weights
+
+    return {name: array.sum() for name, array in read_weights(path).items()}
+
+
+def _archive(path: Path) -> Any:
+    from jaxssl.data.cifar_archive import read_files
+
+    return read_files(path)
+
+
+def _table(path: Path) -> Any:
+    from jaxssl.data.source import Source
+    from jaxssl.data.tables import read_table
+    from jaxssl.data.walk import ImageFile
+
+    return read_table(ImageFile(path.name, Source(str(path)), (0, 0)))
+
+
+def _folder_of_zip(path: Path) -> Any:
+    from jaxssl.data.decode import UnreadableImage, decode
+    from jaxssl.data.walk import walk
+
+    found = walk(str(path), follow_links=False)
+    for file in found.files:
+        try:
+            decode(file.source, size=16, channels=3)
+        except UnreadableImage as error:
+            _check(str(error), path)
+    return found
+
+
+def _pixels(path: Path) -> Any:
+    from jaxssl.data.decode import decode
+
+    return decode(path, size=16, channels=3)
+
+
+def _table_of_embeddings(path: Path) -> Any:
+    from jaxssl.analysis.embeddings import load
+
+    return load(path)
+
+
+def _run_record(path: Path) -> Any:
+    from jaxssl.files import read_record
+
+    return read_record(path.parent)
+
+
+def _run_metrics(path: Path) -> Any:
+    from jaxssl.files import read_lines
+
+    return read_lines(path)
+
+
+def _as_is(content: bytes) -> bytes:
+    return content
+
+
+# Name: (file name, small valid content, what is put around a mutated one, reader).
+TARGETS: dict[str, tuple[str, Callable[[], bytes], Callable[[bytes], bytes], Read]] = {
+    "pth": ("x.pth", _pth, _as_is, _weights),
+    "pth, pickle": ("x.pth", _pickle, _pth, _weights),
+    "pth, legacy": ("x.pth", _legacy, _as_is, _weights),
+    "safetensors": ("x.safetensors", _safetensors, _as_is, _weights),
+    "safetensors, header": ("x.st", lambda: _safetensors()[8:-48], _safetensors, _weights),
+    "tar": ("x.tar", _tar, _as_is, _archive),
+    "tar.gz": ("x.tar.gz", lambda: gzip.compress(_tar()), _as_is, _archive),
+    "tar.gz, tar": ("x.tar.gz", _tar, gzip.compress, _archive),
+    "Parquet": ("x.parquet", _parquet, _as_is, _table),
+    "TSV": ("x.tsv", _labels, _as_is, _table),
+    "CSV": ("x.csv", _csv, _as_is, _table),
+    "CSV.gz": ("x.csv.gz", lambda: gzip.compress(_csv()), _as_is, _table),
+    "zip": ("x.zip", lambda: _zipped({"a/0.png": _image("PNG")(), "b/": b""}, 8), _as_is, _folder_of_zip),
+    "PNG": ("x.png", _image("PNG"), _as_is, _pixels),
+    "JPEG": ("x.jpg", _image("JPEG"), _as_is, _pixels),
+    "TIFF": ("x.tif", _image("TIFF"), _as_is, _pixels),
+    "GIF": ("x.gif", _image("GIF"), _as_is, _pixels),
+    "WEBP": ("x.webp", _image("WEBP"), _as_is, _pixels),
+    "BMP": ("x.bmp", _image("BMP"), _as_is, _pixels),
+    "embeddings": ("x.parquet", _embeddings, _as_is, _table_of_embeddings),
+    "config.json": ("config.json", _record, _as_is, _run_record),
+    "metrics.jsonl": ("metrics.jsonl", _metrics, _as_is, _run_metrics),
+}  # fmt: skip
+
+
+def mutated(content: bytes, number: int) -> bytes:
+    """Change a few places of a file; the same number gives the same change."""
+    rng = np.random.default_rng(number)
+    changed = bytearray(content)
+    for _ in range(int(rng.integers(1, 5))):
+        at = int(rng.integers(len(changed) + 1))
+        if rng.random() < 0.4:  # headers and ends say the most
+            at = int(rng.choice([min(at, 64), max(0, len(changed) - 64)]))
+        length = int(rng.choice([1, 2, 4, 8, 40]))
+        match int(rng.integers(6)):
+            case 0:
+                changed[at : at + 1] = bytes([rng.integers(256)])
+            case 1:
+                if changed:
+                    changed[at % len(changed)] ^= 1 << int(rng.integers(8))
+            case 2:
+                values = [b"\0", b"\xff", b"\x7f", b"\x80", b"9", b"[", b"("]
+                changed[at : at + length] = values[int(rng.integers(len(values)))] * length
+            case 3:
+                del changed[at : at + length]
+            case 4:
+                changed[at:at] = changed[at : at + length] * int(rng.choice([1, 2, 50]))
+            case 5:
+                if rng.random() < 0.3:
+                    del changed[at:]
+    return bytes(changed)
+
+
+def _check(line: str, path: Path) -> None:
+    short = line.replace(str(path), "").replace(str(path.parent), "")
+    if len(short) > LONGEST or not line.isprintable():
+        raise AssertionError(f"no single short line: {line[:400]!r}")
+
+
+def main(target: str, first: int, seconds: float, most: int) -> None:
+    """Mutate one kind of file for so long; print JSON: what is about to be read, faults, the end."""
+    from _damages import limited
+
+    from jaxssl.errors import InputError
+
+    name, make, wrap, read = TARGETS[target]
+    with tempfile.TemporaryDirectory(prefix="jaxssl-fuzz-") as folder:
+        path = Path(folder, name)
+        path.write_bytes(wrap(make()))
+        read(path)  # the file as it is can be read; all is imported
+        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+        resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+        content, begin, number, refused = make(), time.monotonic(), first, 0
+        print(json.dumps({"at": number}), flush=True)
+        while number < first + most and time.monotonic() - begin < seconds:
+            path.write_bytes(wrap(mutated(content, number)))
+            if number % 50 == 0:
+                print(json.dumps({"at": number}), flush=True)
+            try:
+                with limited(SECONDS):
+                    read(path)
+            except InputError as error:
+                refused += 1
+                try:
+                    _check(str(error), path)
+                except AssertionError as long:
+                    print(json.dumps({"fault": f"{target} {number}: {long}"}), flush=True)
+            except BaseException as error:
+                text = "".join(traceback.format_exception(error)[-3:])
+                print(json.dumps({"fault": f"{target} {number}: {text}"}), flush=True)
+            number += 1
+        print(json.dumps({"done": number - first, "refused": refused}), flush=True)
+
+
+def fuzz(seconds: float, *, first: int = 0, most: int = 10**9) -> dict[str, Any]:
+    """Mutate every kind of file, each in a child process, `seconds` in all."""
+    each = seconds / len(TARGETS)
+    found: dict[str, Any] = {"mutations": {}, "refused": {}, "faults": []}
+    for target in TARGETS:
+        command = [sys.executable, __file__, target, str(first), str(each), str(most)]
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=each + 120, check=False
+            )
+            out, err, code = done.stdout, done.stderr, done.returncode
+        except subprocess.TimeoutExpired as late:
+            out, err, code = str(late.stdout or b"", "utf-8"), "never ends", -1
+        lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
+        found["faults"] += [line["fault"] for line in lines if "fault" in line]
+        ends = [line for line in lines if "done" in line]
+        if ends:
+            found["mutations"][target] = ends[0]["done"]
+            found["refused"][target] = ends[0]["refused"]
+        if code or not ends:
+            at = [line["at"] for line in lines if "at" in line][-1:]
+            found["faults"].append(f"{target}: the child died ({code}) after {at}: {err[-600:]}")
+    found["total"] = sum(found["mutations"].values())
+    return found
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
