@@ -33,7 +33,7 @@ LONGEST = 300
 Read = Callable[[Path], Any]
 
 
-# ---------------------------------------------------------------------------------------- small files
+# ------------------------------------------------------------------------------------- small files
 
 
 def _pickle(tensors: int = 2) -> bytes:
@@ -42,7 +42,9 @@ def _pickle(tensors: int = 2) -> bytes:
     for i in range(tensors):
         name, key = f"layer{i}.weight".encode(), str(i).encode()
         body += b"X" + len(name).to_bytes(4, "little") + name
-        body += b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        body += (
+            b"ctorch._utils\n_rebuild_tensor_v2\n((X\x07\x00\x00\x00storagectorch\nFloatStorage\n"
+        )
         body += b"X" + len(key).to_bytes(4, "little") + key + b"X\x03\x00\x00\x00cpuK\x06tQ"
         body += b"K\x00K\x02K\x03\x86K\x03K\x01\x86\x89ccollections\nOrderedDict\n)RtR"
     return body + b"u."
@@ -87,6 +89,19 @@ def _tar() -> bytes:
             info.size = 300
             tar.addfile(info, io.BytesIO(bytes(300)))
     return out.getvalue()
+
+
+def _zip() -> bytes:
+    return _zipped({"a/0.png": _image("PNG")(), "b/": b""}, zipfile.ZIP_DEFLATED)
+
+
+def _batch() -> bytes:
+    """Write a batch of two images as Python 2 pickled it."""
+    array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85U\x01b\x87R"
+    kind = b"cnumpy\ndtype\nU\x02u1K\x00K\x01\x87R(K\x03U\x01|NNNK\x00K\x00K\x00tb"
+    content = b"T" + (6144).to_bytes(4, "little") + bytes(6144)
+    data = array + b"(K\x01K\x02M\x00\x0c\x86" + kind + b"\x89" + content + b"tb"
+    return b"\x80\x02}(U\x04data" + data + b"U\x06labels](K\x01K\x02eu."
 
 
 def _image(kind: str, mode: str = "RGB") -> Callable[[], bytes]:
@@ -146,7 +161,7 @@ def _metrics() -> bytes:
     return "".join(map(line_of, rows)).encode()
 
 
-# -------------------------------------------------------------------------------------------- readers
+# ----------------------------------------------------------------------------------------- readers
 
 
 def _weights(path: Path) -> Any:
@@ -159,6 +174,13 @@ def _archive(path: Path) -> Any:
     from jaxssl.data.cifar_archive import read_files
 
     return read_files(path)
+
+
+def _cifar_batch(path: Path) -> Any:
+    from jaxssl.data.cifar_kinds import KINDS
+    from jaxssl.data.cifar_source import _python_batch
+
+    return _python_batch(KINDS["cifar10"], str(path), path.read_bytes())
 
 
 def _table(path: Path) -> Any:
@@ -224,7 +246,8 @@ TARGETS: dict[str, tuple[str, Callable[[], bytes], Callable[[bytes], bytes], Rea
     "TSV": ("x.tsv", _labels, _as_is, _table),
     "CSV": ("x.csv", _csv, _as_is, _table),
     "CSV.gz": ("x.csv.gz", lambda: gzip.compress(_csv()), _as_is, _table),
-    "zip": ("x.zip", lambda: _zipped({"a/0.png": _image("PNG")(), "b/": b""}, 8), _as_is, _folder_of_zip),
+    "zip": ("x.zip", _zip, _as_is, _folder_of_zip),
+    "CIFAR batch": ("x", _batch, _as_is, _cifar_batch),
     "PNG": ("x.png", _image("PNG"), _as_is, _pixels),
     "JPEG": ("x.jpg", _image("JPEG"), _as_is, _pixels),
     "TIFF": ("x.tif", _image("TIFF"), _as_is, _pixels),
@@ -272,7 +295,7 @@ def _check(line: str, path: Path) -> None:
 
 
 def main(target: str, first: int, seconds: float, most: int) -> None:
-    """Mutate one kind of file for so long; print JSON: what is about to be read, faults, the end."""
+    """Mutate one kind of file for so long; print JSON: where it is, faults, the end."""
     from _damages import limited
 
     from jaxssl.errors import InputError
@@ -320,7 +343,8 @@ def fuzz(seconds: float, *, first: int = 0, most: int = 10**9) -> dict[str, Any]
         except subprocess.TimeoutExpired as late:
             out, err, code = str(late.stdout or b"", "utf-8"), "never ends", -1
         lines = [json.loads(line) for line in out.splitlines() if line.startswith("{")]
-        found["faults"] += [line["fault"] for line in lines if "fault" in line]
+        faults = [line["fault"] for line in lines if "fault" in line]
+        found["faults"] += [*faults[:3], *([f"{target}: {len(faults)} faults"] if faults else ())]
         ends = [line for line in lines if "done" in line]
         if ends:
             found["mutations"][target] = ends[0]["done"]
