@@ -13,6 +13,8 @@ import json
 import os
 import shutil
 import signal
+import sys
+import time
 import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
@@ -188,6 +190,7 @@ def torture(
     readers: Mapping[str, Reader],
     *,
     count: int,
+    seconds: float = 1e9,
     seed: int = 0,
     files: Callable[[Path], bool] = lambda path: True,
 ) -> dict[str, Any]:
@@ -197,6 +200,7 @@ def torture(
       run: A run folder; it is not touched.
       readers: By name.
       count: Damages; every kind of damage meets every kind of file in turn.
+      seconds: After so long no other damage is begun.
       seed: Of files and damages.
       files: Which paths, relative to the run, are damaged.
 
@@ -222,7 +226,11 @@ def torture(
     outcomes: Counter[str] = Counter()
     by_file: dict[str, Counter[str]] = {kind: Counter() for kind in groups}
     faults = []
+    begin, done = time.monotonic(), 0
     for i in range(count):
+        if time.monotonic() - begin > seconds:
+            break
+        done += 1
         kind, damage = pairs[order[i % len(pairs)]]
         name = groups[kind][int(rng.integers(len(groups[kind])))]
         state = rng.bit_generator.state
@@ -237,9 +245,10 @@ def torture(
             by_file[kind][found] += 1
             if found.startswith("FAULT"):
                 faults.append(f"{title}, {name} {damage}: {found}: {why}")
+                print(faults[-1], file=sys.stderr, flush=True)
     return {
-        "damages": count,
-        "readings": count * len(readers),
+        "damages": done,
+        "readings": done * len(readers),
         "outcomes": dict(outcomes),
         "by_file": {kind: dict(found) for kind, found in by_file.items()},
         "faults": faults,
@@ -255,10 +264,10 @@ def _as_nobody(folder: Path) -> Iterator[None]:
     for path in [folder, *folder.rglob("*")]:
         if path.is_dir() and not path.is_symlink():
             path.chmod(0o777)
-    above = [path for path in folder.parents if not path.stat().st_mode & 0o001]
+    above = [path for path in folder.parents if path.stat().st_mode & 0o011 != 0o011]
     modes = [path.stat().st_mode for path in above]
     for path in above:
-        path.chmod(path.stat().st_mode | 0o001)
+        path.chmod(path.stat().st_mode | 0o011)
     os.seteuid(65534)
     try:
         yield

@@ -4,7 +4,7 @@ A reader may return anything or raise `InputError` with one line of at most 300 
 the path. Another exception, a longer line, more memory or time than the bounds of docs/SECURITY.md,
 or a child that dies is a fault; the number of the mutation makes it again:
 
-`python scripts/_fuzz.py READER FIRST SECONDS MOST`
+`python scripts/_fuzz.py READER FIRST SECONDS MOST`; all the readers in one child: `all`.
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
+
+from _damages import limited  # noqa: E402
+
+from jaxssl.errors import InputError  # noqa: E402
 
 MEMORY = 1536 * 2**20  # bytes beside what the imports take
 SECONDS = 20  # of a file of some kB, on a busy machine
@@ -200,7 +206,8 @@ def _folder_of_zip(path: Path) -> Any:
         try:
             decode(file.source, size=16, channels=3)
         except UnreadableImage as error:
-            _check(str(error), path)
+            if fault := _fault_of(str(error), path):
+                raise AssertionError(fault) from error
     return found
 
 
@@ -288,45 +295,49 @@ def mutated(content: bytes, number: int) -> bytes:
     return bytes(changed)
 
 
-def _check(line: str, path: Path) -> None:
+def _fault_of(line: str, path: Path) -> str:
     short = line.replace(str(path), "").replace(str(path.parent), "")
-    if len(short) > LONGEST or not line.isprintable():
-        raise AssertionError(f"no single short line: {line[:400]!r}")
+    wrong = len(short) > LONGEST or not line.isprintable()
+    return f"no single short line: {line[:400]!r}" if wrong else ""
 
 
-def main(target: str, first: int, seconds: float, most: int) -> None:
-    """Mutate one kind of file for so long; print JSON: where it is, faults, the end."""
-    from _damages import limited
-
-    from jaxssl.errors import InputError
-
-    name, make, wrap, read = TARGETS[target]
+def main(targets: list[str], first: int, seconds: float, most: int) -> None:
+    """Mutate each kind of file for so long; print JSON: where it is, faults, the end."""
     with tempfile.TemporaryDirectory(prefix="jaxssl-fuzz-") as folder:
-        path = Path(folder, name)
-        path.write_bytes(wrap(make()))
-        read(path)  # the file as it is can be read; all is imported
+        for target in targets:
+            name, make, wrap, read = TARGETS[target]
+            path = Path(folder, name)
+            path.write_bytes(wrap(make()))
+            read(path)  # the file as it is can be read; all is imported
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
-        content, begin, number, refused = make(), time.monotonic(), first, 0
-        print(json.dumps({"at": number}), flush=True)
-        while number < first + most and time.monotonic() - begin < seconds:
-            path.write_bytes(wrap(mutated(content, number)))
-            if number % 50 == 0:
-                print(json.dumps({"at": number}), flush=True)
-            try:
-                with limited(SECONDS):
-                    read(path)
-            except InputError as error:
-                refused += 1
-                try:
-                    _check(str(error), path)
-                except AssertionError as long:
-                    print(json.dumps({"fault": f"{target} {number}: {long}"}), flush=True)
-            except BaseException as error:
-                text = "".join(traceback.format_exception(error)[-3:])
-                print(json.dumps({"fault": f"{target} {number}: {text}"}), flush=True)
-            number += 1
-        print(json.dumps({"done": number - first, "refused": refused}), flush=True)
+        for target in targets:
+            _mutate(target, Path(folder), range(first, first + most), seconds / len(targets))
+
+
+def _mutate(target: str, folder: Path, numbers: range, seconds: float) -> None:
+    name, make, wrap, read = TARGETS[target]
+    path, content, begin = folder / name, make(), time.monotonic()
+    done = refused = 0
+    for number in numbers:
+        if time.monotonic() - begin > seconds:
+            break
+        path.write_bytes(wrap(mutated(content, number)))
+        if number % 50 == 0:
+            print(json.dumps({"at": number}), flush=True)
+        fault = ""
+        try:
+            with limited(SECONDS):
+                read(path)
+        except InputError as error:
+            refused += 1
+            fault = _fault_of(str(error), path)
+        except BaseException as error:
+            fault = "".join(traceback.format_exception(error)[-3:])
+        if fault:
+            print(json.dumps({"fault": f"{target} {number}: {fault}"}), flush=True)
+        done += 1
+    print(json.dumps({"target": target, "done": done, "refused": refused}), flush=True)
 
 
 def fuzz(seconds: float, *, first: int = 0, most: int = 10**9) -> dict[str, Any]:
@@ -357,4 +368,5 @@ def fuzz(seconds: float, *, first: int = 0, most: int = 10**9) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    asked = list(TARGETS) if sys.argv[1] == "all" else [sys.argv[1]]
+    main(asked, int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))

@@ -13,14 +13,20 @@ fault. `disk` mounts a small tmpfs, for which it must be root. docs/RELIABILITY.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -98,6 +104,10 @@ def readers() -> dict[str, Callable[[Path], Any]]:
 
     def read(folder: Path) -> Any:
         run = analysis.read_run(folder)
+        if not run.results:
+            print("the program says: no results.json")
+        if not run.metrics:
+            print("the page says: metrics.jsonl is missing or empty")
         digest = hashlib.sha256(repr((run.results, run.metrics, run.record)).encode())
         for name, sets in run.tables.items():
             for part, table in sets.items():
@@ -119,7 +129,8 @@ def readers() -> dict[str, Callable[[Path], Any]]:
             read_record(folder)
             best = checkpoints.best_step()
             step = checkpoints._whole_step(None)
-            return run.rewind(step or 0), best, step
+            facts = checkpoints._facts(step) if step else {}
+            return run.rewind(step or 0, (facts or {}).get("lines")), best, step
 
     return {
         "open": opened,
@@ -147,9 +158,190 @@ def damage(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         ORIGINAL,
         readers(),
         count=options.count or 200,
+        seconds=options.seconds or 1e9,
         seed=options.seed,
         files=lambda name: name.parts[0] not in unread,
     )
+
+
+def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Mutate small valid files of every reader of foreign bytes."""
+    import _fuzz
+
+    return _fuzz.fuzz(options.seconds or 300, first=options.seed * 10**6)
+
+
+# ------------------------------------------------------------------------------------------- kills
+
+
+def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Kill a run again and again, start it again each time, and compare the end.
+
+    A third of the kills wait for a save under way, some for the judging after training.
+    """
+    steps = ("--steps", "24")
+    whole = trained(folder / "whole", *steps)
+    if whole.returncode:
+        raise SystemExit(whole.stdout + whole.stderr)
+    expected = end_of(folder / "whole")
+    chance = random.Random(options.seed)
+    where: Counter[str] = Counter()
+    faults: list[str] = []
+    ends = same = 0
+    deadline = time.monotonic() + (options.seconds or 1e9)
+    while sum(where.values()) < (options.count or 40) and time.monotonic() < deadline:
+        run = folder / f"run-{ends}"
+        for aim in (chance.choice(("anywhere", "a save", "a save")), "a save", "judging"):
+            hit, said = _killed(run, steps, aim, chance)
+            where[hit] += 1
+            if TRACE in said:
+                faults.append(f"killed in {hit}: {said[-400:]}")
+        done = trained(run, *steps)
+        ends += 1
+        if done.returncode or TRACE in done.stderr:
+            faults.append(f"run {ends} did not resume: {done.stderr[-400:]}")
+        elif end_of(run) != expected:
+            faults.append(f"run {ends} ended otherwise")
+        else:
+            same += 1
+        left = [path.name for path in run.rglob("*") if path.name.endswith(".tmp")]
+        faults += [f"left over: {name}" for name in left]
+        shutil.rmtree(run)
+    return {"kills": dict(where), "ends": ends, "bit-identical ends": same, "faults": faults}
+
+
+def _killed(run: Path, steps: tuple[str, ...], aim: str, chance: random.Random) -> tuple[str, str]:
+    """Start the run and kill it where it is wanted, or where it happens to be."""
+    command, environment = program(run, *steps)
+    with (
+        tempfile.TemporaryFile("w+") as err,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=err, text=True
+        ) as process,
+    ):
+        said: list[str] = []
+        reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
+        reader.start()
+        begin, patience = time.monotonic(), chance.uniform(5, 30)
+        hit = "training"
+        while process.poll() is None and time.monotonic() - begin < 300:
+            saving = any((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+            judging = any("embedding ..." in line for line in said)
+            if aim == "a save" and saving:
+                hit = "a save"
+                break
+            if aim == "judging" and judging:
+                time.sleep(chance.uniform(0, 4))
+                hit = "judging"
+                break
+            if aim == "anywhere" and time.monotonic() - begin > patience:
+                hit = "a save" if saving else "judging" if judging else "training"
+                break
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        else:
+            hit = "already ended"
+        process.wait()
+        reader.join(10)
+        err.seek(0)
+        return hit, err.read()
+
+
+# --------------------------------------------------------------------- disks, folders, devices
+
+
+def disk(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run on a disk that is too small, make room, and run the same command again."""
+    whole = trained(folder / "whole", "--steps", "12")
+    if whole.returncode:
+        raise SystemExit(whole.stdout + whole.stderr)
+    expected = end_of(folder / "whole")
+    used = sum(path.stat().st_blocks for path in (folder / "whole").rglob("*")) // 2  # KiB
+    faults, ended = [], Counter[str]()
+    sizes = [round(used * share) for share in (0.002, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8)]
+    sizes += [round(used * share) for share in (0.9, 0.95, 0.98)]
+    deadline = time.monotonic() + (options.seconds or 1e9)
+    for size in sizes[: options.count or 10]:
+        if time.monotonic() > deadline:
+            break
+        with _small_disk(folder / "disk", size) as place:
+            done = trained(place / "run", "--steps", "12")
+            ended[f"exit {done.returncode}"] += 1
+            if done.returncode == 0:
+                continue
+            said = done.stderr.strip()
+            if TRACE in said or len(said.splitlines()) != 1:
+                faults.append(f"{size} KiB: {len(said.splitlines())} lines: {said[-1500:]}")
+            subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
+            again = trained(place / "run", "--steps", "12")
+            if again.returncode or end_of(place / "run") != expected:
+                faults.append(
+                    f"{size} KiB: not the same after room was made: {again.stderr[-400:]}"
+                )
+    return {"KiB of a whole run": used, "sizes": sum(ended.values()), **ended, "faults": faults}
+
+
+@contextlib.contextmanager
+def _small_disk(place: Path, size: int) -> Iterator[Path]:
+    place.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={max(size, 16)}k", "tmpfs", str(place)]
+    subprocess.run(command, check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def readonly(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run where nothing can be written, and in a folder that is removed while it trains."""
+    faults = []
+    with _small_disk(folder / "disk", 10_000) as place:
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        done = trained(place / "run", "--steps", "3")
+        lines = done.stderr.strip().splitlines()
+        if done.returncode != 2 or len(lines) != 1:
+            faults.append(f"read-only: exit {done.returncode}: {done.stderr[-400:]}")
+    command, environment = program(folder / "run", "--steps", "2000", "--evaluate-epochs", "100")
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        metrics = folder / "run" / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.1)
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        begin = time.monotonic()
+        _, said = process.communicate(timeout=300)
+    if process.returncode != 2 or len(said.strip().splitlines()) != 1:
+        faults.append(f"removed: exit {process.returncode}: {said[-600:]}")
+    noticed = round(time.monotonic() - begin, 1)
+    return {"cases": 2, "removal noticed after s": noticed, "faults": faults}
+
+
+def devices(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train a run on 1, then 8, 2 and 1 devices; it ends as on one, within float32."""
+    from jaxssl.files import read_lines
+
+    faults, run = [], folder / "run"
+    for count, steps in ((1, 6), (8, 12), (2, 18), (1, 24)):
+        done = trained(run, "--steps", str(steps), devices=count)
+        if done.returncode:
+            faults.append(f"{count} devices to step {steps}: {done.stderr[-400:]}")
+            break
+    trained(folder / "one", "--steps", "24")
+    losses = [
+        {(r["step"], r["split"]): r["loss"] for r in read_lines(path / "metrics.jsonl")}
+        for path in (run, folder / "one")
+    ]
+    most = max((abs(losses[0].get(key, 1e9) - loss) for key, loss in losses[1].items()), default=9)
+    if most > 1e-2:
+        faults.append(f"a loss is {most} from that of one device")
+    return {"devices": [1, 8, 2, 1], "largest difference of a loss": most, "faults": faults}
 
 
 # -------------------------------------------------------------------------------------------- main
@@ -160,7 +352,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
     parser.add_argument("--count", type=int, default=0, help="damages, or kills")
-    parser.add_argument("--seconds", type=float, default=60.0, help="of mutating, over all readers")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of each part; default: its own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to add what happened")
     options = parser.parse_args()
@@ -188,7 +380,14 @@ def _about() -> dict[str, str]:
     return {name: str(about[name]) for name in ("commit", "machine", "started")}
 
 
-PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {"damage": damage}
+PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
+    "damage": damage,
+    "fuzz": fuzz,
+    "kill": kill,
+    "disk": disk,
+    "readonly": readonly,
+    "devices": devices,
+}
 
 if __name__ == "__main__":
     main()

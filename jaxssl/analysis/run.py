@@ -85,12 +85,29 @@ def read_run(
     tables = read_tables(folder, embeddings=embeddings)
     numbers = folder / "results.json"
     results = Results.read(numbers) if os.path.lexists(numbers) else None
+    for line in _missing(folder, tables, results):
+        print(line)
     return Run(folder, tables, results, about.metrics, about.record)
+
+
+def _missing(folder: Path, tables: Tables, results: Results | None) -> list[str]:
+    """Say which tables are not there that the numbers, or the tables of h, speak of."""
+    there = tables["h"]
+    gone = [name for name in (results.sets if results else ()) if name not in there]
+    lines = [f"{folder}: the table of {name} is gone since its numbers were made" for name in gone]
+    judged = {name for name in there if name not in ("train", "val")}
+    for embedding, sets in tables.items():
+        if lost := sorted(judged - sets.keys()):
+            lines.append(f"{folder}: no table of {', '.join(lost)} in embeddings/{embedding}")
+    return lines
 
 
 def read_about(folder: Path) -> Run:
     """Read a run's settings and metrics alone: no tables, no results."""
-    record = read_record(folder) if os.path.lexists(folder / "config.json") else {}
+    there = os.path.lexists(folder / "config.json")
+    record = read_record(folder) if there else {}
+    if not there:
+        print(f"{folder}: no config.json: what was run with which settings is not known")
     return Run(folder, {}, None, _metrics(folder / "metrics.jsonl"), record)
 
 

@@ -220,7 +220,7 @@ def _not_of_orbax(record: logging.LogRecord) -> bool:
 def _not_saved(path: Path, error: Exception) -> CheckpointError:
     free = ""
     with contextlib.suppress(OSError):
-        free = f", {shutil.disk_usage(path.parent).free / 1e6:,.0f} MB free there"
+        free = f", {shutil.disk_usage(path.parent).free / 1e6:.0f} MB free there"
     # Of a full disk Orbax says three lines of paths and offsets, and the reason at the end.
     known = [w for w in ("No space left", "No such file", "Read-only file") if w in str(error)]
     reason = known[0] if known else " ".join(str(error).split())[:160]
@@ -263,10 +263,13 @@ def damage(path: Path) -> str | None:
         return f"{MANIFEST} cannot be read, or was changed after it was written"
     for name, (size, sha256) in expected.items():
         file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if _digest(file) != [size, sha256]:
-            return f"{name} was changed after it was written"
+        try:
+            if not file.is_file():
+                return f"{name} is missing"
+            if _digest(file) != [size, sha256]:
+                return f"{name} was changed after it was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     return None
 
 

@@ -66,6 +66,7 @@ class RunFolder:
         self._tensorboard: Any = None
         self._lock: Any = None
         self._metrics: Any = None
+        self.lines = 0  # of metrics.jsonl
 
     def __enter__(self) -> RunFolder:
         if processes.is_first():
@@ -113,14 +114,25 @@ class RunFolder:
             if opened is not None:
                 opened.close()
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Drop the metrics after `step`, which a resumed run writes again; return the others."""
+    def rewind(self, step: int, lines: int | None = None) -> list[dict[str, Any]]:
+        """Drop the metrics after `step`, which a resumed run writes again; return the others.
+
+        Args:
+          step: Where the run goes on.
+          lines: How many there were when that step was saved; where there are fewer, it is said.
+        """
         path = self.path / "metrics.jsonl"
         first = self._metrics is not None
-        lines = read_lines(path, say=print if first else None)
-        rows = [row for row in lines if row["step"] <= step]
+        read = read_lines(path, say=print if first else None)
+        rows = [row for row in read if row["step"] <= step]
+        self.lines = len(rows)
         if not first:
             return rows
+        if lines is not None and len(rows) < lines:
+            print(
+                f"{path}: {len(rows)} of the {lines} lines that were written to step {step}: the "
+                "others are lost to the curves, and to the patience"
+            )
         self._metrics.close()
         write_text(path, "".join(map(line_of, rows)))
         self._metrics = self._open_metrics()
@@ -146,6 +158,7 @@ class RunFolder:
             self._check_there(path)
             self._metrics.write(line_of(row))
             self._metrics.flush()
+            self.lines += 1
         except OSError as error:
             # What could not be flushed would be tried again, and fail, when the file is closed.
             os.close(os.dup2(os.open(os.devnull, os.O_WRONLY), self._metrics.fileno()))
