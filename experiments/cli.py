@@ -15,7 +15,10 @@ import importlib.util
 import inspect
 import os
 import runpy
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -23,7 +26,7 @@ from types import ModuleType
 from typing import Annotated, Any, TextIO, Union, get_type_hints
 
 from experiments import config
-from jaxssl.errors import InputError, RunEnd, visible
+from jaxssl.errors import InputError, RunEnd, Stopped, visible
 from jaxssl.files import read_object
 
 # The programs that train an embedding, each a file of this folder.
@@ -129,7 +132,8 @@ def ending() -> Iterator[None]:
     # Before JAX is imported: its own notices are not for the user of a program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        yield
+        with _heard(signal.SIGTERM):
+            yield
         _leave()
     except RunEnd as error:
         _end(error, error.exit_code)
@@ -147,10 +151,32 @@ def ending() -> Iterator[None]:
         processes = _processes()
         if processes is None or processes.count() == 1:
             raise
+        if type(error).__name__ == "JaxRuntimeError" and processes.another_ended(5.0):
+            time.sleep(120.0)  # ended in a line meanwhile: a collective broke off with its process
         # The others would wait until JAX aborts them, and never hear why.
         traceback.print_exc()
         processes.leave(repr(error), 1)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _heard(number: int) -> Iterator[None]:
+    """End in a line at a signal before and after the loop, which has a handler of its own."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} outside of training; the same command goes "
+            "on, with the same --run-dir where it takes one"
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def _fault_of_the_system(error: BaseException) -> str:
@@ -365,6 +391,10 @@ def _program_name() -> str:
 
 
 def _end(message: object, code: int) -> None:
+    with contextlib.suppress(ValueError):  # not in the main thread
+        # What is on disk is whole at every moment; a second signal need not wait for the others.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
     program = _program_name().removesuffix(".py").replace(" ", ".").split(".")[-1]
     print(
         f"{program}: {message}",
