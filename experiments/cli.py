@@ -147,7 +147,7 @@ def ending() -> Iterator[None]:
         )
     except Exception as error:
         if fault := _fault_of_the_system(error):
-            _end(fault, InputError.exit_code)
+            _end(visible(fault), InputError.exit_code)
         processes = _processes()
         if processes is None or processes.count() == 1:
             raise

@@ -69,7 +69,7 @@ class Checkpoints:
         try:
             self.finish()
         except CheckpointError:
-            if exception[0] is None:
+            if not any(exception):
                 raise
             # What ended the run first is what is told.
         finally:

@@ -161,7 +161,9 @@ class RunFolder:
             self.lines += 1
         except OSError as error:
             # What could not be flushed would be tried again, and fail, when the file is closed.
-            os.close(os.dup2(os.open(os.devnull, os.O_WRONLY), self._metrics.fileno()))
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._metrics.fileno())
+            os.close(nowhere)
             raise not_written(path, error) from error
         if self._tensorboard is not None:
             for name, value in values.items():
