@@ -27,7 +27,7 @@ from jaxssl.errors import RunEnd
 
 Reader = Callable[[Path], Any]
 LONGEST = 300  # characters of a line, without the paths in it
-SECONDS = 30  # of a reader; the machine may be busy
+SECONDS = 120  # of a reader; the machine may be busy
 
 
 def _text(new: str) -> Callable[[Path, np.random.Generator], None]:
