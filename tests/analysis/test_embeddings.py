@@ -213,6 +213,16 @@ def test_no_flipped_bit_becomes_another_number(tmp_path):
         assert (same.ids, same.metadata) == (make().ids, {**make().metadata, "layer": "h"})
 
 
+def test_a_flipped_bit_of_the_footer_is_seen_too(tmp_path):
+    """Where Parquet has no checksum: here the distance that the numbers are judged by."""
+    path = tmp_path / "test.parquet"
+    save(path, make(), {"layer": "h9"})
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"h9", b"h8"))
+    with pytest.raises(InputError, match="was changed after it was written"):
+        load(path)
+
+
 def test_other_readers_and_writers_know_nothing_of_the_checksum(tmp_path):
     path = tmp_path / "test.parquet"
     save(path, make())

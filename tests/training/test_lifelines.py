@@ -67,6 +67,9 @@ def test_who_leaves_is_not_dead_and_a_stranger_is_nobody():
         assert stranger.recv(1) == b""  # shown the door
     lines[1].leave()
     die(lines[1])
+    while len(lines[0]._peers) > 1:
+        pass
+    assert not heard[0].told.wait(0.1)
     lines[2].fail("told after", 3)
     assert heard[0].told.wait(10)
     assert heard[0].ends == [(2, "told after", 3)]
