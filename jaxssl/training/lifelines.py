@@ -43,9 +43,10 @@ class Lifelines:
         password = secrets.token_hex(16)
 
         def accept() -> None:
-            while not self._over.is_set():
-                peer, _ = server.accept()
-                threading.Thread(target=self._hear, args=(peer, password), daemon=True).start()
+            with server:
+                while not self._over.is_set():
+                    peer, _ = server.accept()
+                    threading.Thread(target=self._hear, args=(peer, password), daemon=True).start()
 
         threading.Thread(target=accept, daemon=True).start()
         threading.Thread(target=self._beat, daemon=True).start()
