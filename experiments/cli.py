@@ -9,20 +9,24 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import errno
 import importlib
 import importlib.util
 import inspect
 import os
 import runpy
+import signal
 import sys
+import threading
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, Union, get_type_hints
+from typing import Annotated, Any, TextIO, Union, get_type_hints
 
 from experiments import config
-from jaxssl.errors import InputError, RunEnd
+from jaxssl.errors import InputError, RunEnd, Stopped, visible
 from jaxssl.files import read_object
 
 # The programs that train an embedding, each a file of this folder.
@@ -91,7 +95,38 @@ def run(main: Callable[[Any], None], presets: Mapping[str, Any]) -> None:
       presets: as in `parse`.
     """
     with ending():
-        main(parse(sys.argv[1:], presets))
+        config = parse(sys.argv[1:], presets)
+        with names_as_text():
+            main(config)
+
+
+@contextlib.contextmanager
+def names_as_text() -> Iterator[None]:
+    """Escape on standard output and standard error what a terminal would obey.
+
+    Names of classes and files are in what a program prints, and so in what libraries print. What
+    the parser prints has colours, and comes before.
+    """
+    streams = sys.stdout, sys.stderr
+    sys.stdout, sys.stderr = (_Shown(stream) for stream in streams)  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        sys.stdout, sys.stderr = streams
+
+
+class _Shown:
+    """A stream that writes `jaxssl.errors.visible` text; a bar returns to its line's start."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        self._stream.write(visible(text, keep="\n\t\r"))
+        return len(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
@@ -100,7 +135,8 @@ def ending() -> Iterator[None]:
     # Before JAX is imported: its own notices are not for the user of a program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        yield
+        with _heard(signal.SIGTERM):
+            yield
         _leave()
     except RunEnd as error:
         _end(error, error.exit_code)
@@ -113,13 +149,51 @@ def ending() -> Iterator[None]:
             "interrupted; the same command goes on, with the same --run-dir where it takes one", 130
         )
     except Exception as error:
+        if fault := _fault_of_the_system(error):
+            _end(visible(fault), InputError.exit_code)
         processes = _processes()
         if processes is None or processes.count() == 1:
             raise
+        if type(error).__name__ == "JaxRuntimeError" and processes.another_ended(5.0):
+            time.sleep(120.0)  # ended in a line meanwhile: a collective broke off with its process
         # The others would wait until JAX aborts them, and never hear why.
         traceback.print_exc()
         processes.leave(repr(error), 1)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _heard(number: int) -> Iterator[None]:
+    """End in a line at a signal before and after the loop, which has a handler of its own."""
+
+    def stop(number: int, frame: object) -> None:
+        raise Stopped(
+            f"stopped by {signal.Signals(number).name} outside of training; the same command goes "
+            "on, with the same --run-dir where it takes one"
+        )
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
+
+
+def _fault_of_the_system(error: BaseException) -> str:
+    """Say in one line what no program can mend: a full disk, a file that is gone; "" of others."""
+    if isinstance(error, MemoryError):
+        return "the memory does not suffice: take smaller batches or images, or a larger machine"
+    if not isinstance(error, OSError) or not error.strerror:
+        return ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        what = error.filename or "a file"
+        return f"{what}: {error.strerror}: free space, and the same command goes on"
+    if error.errno in (errno.EIO, errno.EROFS, errno.ESTALE) or error.filename:
+        return f"{error.filename or 'a file'}: {error.strerror}: see to the path and its disk"
+    return ""
 
 
 def parse(arguments: list[str], presets: Mapping[str, Any]) -> Any:
@@ -320,8 +394,13 @@ def _program_name() -> str:
 
 
 def _end(message: object, code: int) -> None:
+    with contextlib.suppress(ValueError):  # not in the main thread
+        # What is on disk is whole at every moment; a second signal need not wait for the others.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    program = _program_name().removesuffix(".py").replace(" ", ".").split(".")[-1]
     print(
-        f"{_program_name().removesuffix('.py').replace(' ', '.').split('.')[-1]}: {message}",
+        f"{program}: {message}",
         file=sys.stderr,
         flush=True,
     )

@@ -118,6 +118,8 @@ class Reading:
     """Pixels to cut off below (a scale bar, a caption); auto finds it."""
     on_bad_image: Evaluation[Literal["fail", "skip"]] = "fail"
     """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
+    hash_all: Session[bool] = False
+    """Compare the content of every image with what was checked before, not that of a sample."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import cli, config, datasets
 from jaxssl import data as images_room
 from jaxssl import files, training
+from jaxssl.analysis import typed
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -176,9 +177,24 @@ def open(run_dir: str, *, method: str | None = None) -> Finished:
         images = _settings_of(stored, config.Images)
         if issubclass(kind, config.Images):
             settings |= images
-        return Finished(folder, record, program, kind(**settings), config.Images(**images))
+        _check_outline(record["outline"])
+        file = folder / "config.json"
+        own: Any = typed.decode(kind, settings, file)
+        config.check_ranges(own)
+        shown = typed.decode(config.Images, images, file)
+        return Finished(folder, record, program, own, shown)
     except (KeyError, TypeError) as error:
         raise InputError(f"{folder / 'config.json'} is no run of {trained_by}: {error}") from None
+
+
+def _check_outline(outline: Any) -> None:
+    """Refuse an outline that `Data.outline` did not write: a foreign or damaged config.json."""
+    numbers = [*outline["shape"], outline["steps_per_epoch"], outline["total_steps"]]
+    names = outline["classes"]
+    if len(numbers) != 5 or not all(type(n) is int and 0 < n < 2**31 for n in numbers):
+        raise TypeError("its outline's shape or steps are no numbers above 0")
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TypeError("its outline's classes are no list of names")
 
 
 def _settings_of(stored: dict[str, Any], kind: type) -> dict[str, Any]:

@@ -37,6 +37,8 @@ def main(config: Report) -> None:
         print(f"report: {analysis.write_report(folder, run.tables, run.results)}")
         return
     facts = analysis.Facts()
+    if not run.results:
+        print("no results.json: the new one cannot say what training knew, its times and accuracy")
     if run.results:
         # What training knew and the tables do not.
         names = [field.name for field in dataclasses.fields(analysis.Facts)]

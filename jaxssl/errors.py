@@ -2,9 +2,17 @@
 
 
 class RunEnd(Exception):
-    """A program ends here, with one line for the user and no traceback."""
+    """A program ends here, with one line for the user and no traceback.
+
+    Args:
+      message: The line. What a terminal would obey is escaped here, whatever names it holds; what
+        it lists stands on lines of its own, indented by two spaces.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: object = ""):
+        super().__init__("\n  ".join(map(visible, str(message).split("\n  "))))
 
 
 class InputError(RunEnd, ValueError):
@@ -13,13 +21,17 @@ class InputError(RunEnd, ValueError):
     exit_code = 2
 
 
+class WriteError(InputError, OSError):
+    """A file or folder could not be written; names it, the fault and what to do."""
+
+
 class NonFiniteLoss(RunEnd):
     """The loss or its gradient was not finite; names the step and the last good checkpoint."""
 
     exit_code = 3
 
 
-class CheckpointError(RunEnd, OSError):
+class CheckpointError(WriteError):
     """A checkpoint could not be written; names the folder and the space left."""
 
 
@@ -27,3 +39,33 @@ class Stopped(RunEnd):
     """A signal asked to stop; the state is saved, and the same command goes on from there."""
 
     exit_code = 75  # EX_TEMPFAIL: schedulers read it as "try again"
+
+
+# Marks that turn the direction of a line (Unicode's bidirectional controls), and line separators.
+_UNSEEN = dict.fromkeys([0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)])
+
+
+def visible(text: str, *, keep: str = "") -> str:
+    r"""Show what a terminal would obey instead of print: escaped, as Python writes it.
+
+    The one home of this: control characters (escape sequences, line breaks), bidirectional marks,
+    line separators and what is no Unicode text (a file name of other bytes).
+
+    Args:
+      text: A name, or lines that have names in them.
+      keep: Characters that stay as they are, such as the newline between lines.
+
+    Example:
+      >>> print(visible("cop\x1b[2Jepod\n"))
+      cop\x1b[2Jepod\n
+      >>> print(visible("a\tb", keep="\t") == "a\tb")
+      True
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c in keep or not _obeyed(c) else ascii(c)[1:-1] for c in text)
+
+
+def _obeyed(character: str) -> bool:
+    code = ord(character)
+    return code < 32 or 127 <= code < 160 or 0xD800 <= code < 0xE000 or code in _UNSEEN

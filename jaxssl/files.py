@@ -1,20 +1,38 @@
-"""Files written whole or not at all, and JSON read with one clear line where it is damaged.
+"""Files written whole or not at all, and read with one clear line where they are damaged.
 
-The one place that renames a file into being, and the one that reads JSON and JSONL.
+The one place that renames a file into being, and the one that reads JSON and JSONL. A record has a
+sha256 of its content beside it, a line of metrics and a file of numbers a CRC-32: a flipped bit is
+found here, where the file is read, and never becomes another number.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import json
 import math
 import os
+import re
 import secrets
-from collections.abc import Iterator, Mapping
+import shutil
+import stat
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, WriteError, visible
+
+MOST_JSON = 2**26  # bytes of a JSON file; results of a million images have 20 MB
+MOST_LINES = 2**30  # bytes of a JSONL file; a million lines have 0.3 GB
+SEAL = "sha256"
+_TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{6}\.tmp")
+_PARQUET_SEAL = b"jaxssl crc32 "
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
+_LINE_END = re.compile(r', "crc": "([0-9a-f]{8})"\}$')
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def cache_dir() -> Path:
@@ -33,7 +51,11 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
       path: The file; its folder must exist.
 
     Yields:
-      A binary file to write to; what raises while it is open leaves the old file as it was.
+      A binary file to write to, and to read back; what raises while it is open leaves the old file
+      as it was.
+
+    Raises:
+      WriteError: The disk is full, or the folder is gone or may not be written.
 
     Example:
       >>> import tempfile
@@ -46,14 +68,66 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
     try:
-        with open(temporary, "xb") as out:
+        with open(temporary, "x+b") as out:
             yield out
             out.flush()
             os.fsync(out.fileno())
         os.replace(temporary, path)
+    except OSError as error:
+        # What the body read has a name of its own; a write has none.
+        if isinstance(error, WriteError) or error.filename not in (None, str(temporary)):
+            raise
+        raise not_written(path, error) from error
     finally:
         with contextlib.suppress(OSError):  # gone where it was renamed
             os.unlink(temporary)
+
+
+def not_written(path: Path, error: OSError) -> WriteError:
+    """Say in one line that a file could not be written, why, and what to do.
+
+    Example:
+      >>> print(not_written(Path("/nowhere/a"), OSError(errno.ENOENT, "No such file or directory")))
+      /nowhere/a cannot be written: No such file or directory: is its folder still there?
+    """
+    text = f"{path} cannot be written: {error.strerror or visible(str(error))[:160]}"
+    way_out = "see to the folder's permissions and its disk"
+    if error.errno in _FULL:
+        with contextlib.suppress(OSError):
+            text += f", {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB free there"
+        way_out = "free space, and the same command goes on"
+    elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
+        way_out = "is its folder still there?"
+    failure = WriteError(f"{text}: {way_out}")
+    failure.strerror = error.strerror
+    return failure
+
+
+def sweep(folder: Path, *, deep: bool = False, idle: float = 600.0) -> None:
+    """Remove the temporary files that writers left which were killed; those at work keep theirs.
+
+    Args:
+      folder: Where to look; nothing happens where it is missing.
+      deep: Whether its folders are looked through too.
+      idle: Seconds without a write after which a file is one of those: a process of this machine
+        is known to be gone, one of another that shares the folder is not.
+    """
+    for path in folder.glob("**/.*.tmp" if deep else ".*.tmp"):
+        writer = _TEMPORARY.fullmatch(path.name)
+        if writer and not _alive(int(writer[1])):
+            with contextlib.suppress(OSError):
+                if time.time() - path.stat().st_mtime >= idle:
+                    path.unlink()
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        pass
+    return True
 
 
 def write_text(path: Path, text: str) -> None:
@@ -62,9 +136,84 @@ def write_text(path: Path, text: str) -> None:
         file.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any) -> None:
-    """Write `plain(value)` as JSON, whole or not at all."""
-    write_text(path, json.dumps(plain(value), indent=1, allow_nan=False) + "\n")
+def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
+    """Write `plain(value)` as JSON, whole or not at all; all on one line with an indent of None."""
+    write_text(path, json.dumps(plain(value), indent=indent, allow_nan=False) + "\n")
+
+
+def write_record(path: Path, record: Mapping[str, Any], *, indent: int | None = 1) -> None:
+    """Write `plain(record)` as a JSON object with its own sha256 in it, which reading checks."""
+    content = plain(record)
+    write_json(path, {**content, SEAL: _seal_of(content)}, indent=indent)
+
+
+def _seal_of(content: dict[str, Any]) -> str:
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def add_checksum(out: IO[bytes]) -> None:
+    """Append 8 bytes to a file that `atomic` opened: the CRC-32 of all before, in hex digits."""
+    out.seek(0)
+    checksum = _crc(out)
+    out.write(b"%08x" % checksum)
+
+
+def checksum_fits(path: Path) -> bool:
+    """Tell whether a file ends in the CRC-32 of all before, as `add_checksum` wrote it.
+
+    Reads it all, about 2 GB a second where it is in memory.
+
+    Raises:
+      OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size - 8
+        return size >= 0 and b"%08x" % _crc(file, size) == file.read()
+
+
+def seal_parquet(out: IO[bytes]) -> None:
+    """Put the CRC-32 of a Parquet file that `atomic` opened into it, before its footer.
+
+    Pages have checksums of their own, the footer has none. Readers of Parquet go by the offsets
+    that the footer states and never look between the last page and the footer.
+    """
+    out.seek(-8, os.SEEK_END)
+    length = int.from_bytes(out.read(4), "little") + 8
+    at = out.seek(-length, os.SEEK_END)
+    footer = out.read()
+    out.seek(0)
+    checksum = zlib.crc32(footer, _crc(out, at))
+    out.seek(at)
+    out.write(_PARQUET_SEAL + b"%08x" % checksum + footer)
+
+
+def parquet_changed(path: Path) -> bool:
+    """Tell whether a Parquet file that `seal_parquet` sealed was changed; False of any other.
+
+    Raises:
+      OSError: It cannot be read.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        if size < 12:
+            return False
+        file.seek(-8, os.SEEK_END)
+        at = size - int.from_bytes(file.read(4), "little") - 8 - len(_PARQUET_SEAL) - 8
+        if at < 4:
+            return False
+        file.seek(at)
+        seal, claimed, footer = file.read(len(_PARQUET_SEAL)), file.read(8), file.read()
+        file.seek(0)
+        return seal == _PARQUET_SEAL and claimed != b"%08x" % zlib.crc32(footer, _crc(file, at))
+
+
+def _crc(file: IO[bytes], size: int = -1) -> int:
+    checksum = 0
+    while part := file.read(2**20 if size < 0 else min(size, 2**20)):
+        checksum = zlib.crc32(part, checksum)
+        size -= len(part) if size > 0 else 0
+    return checksum
 
 
 def plain(value: Any) -> Any:
@@ -95,17 +244,56 @@ def plain(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, sealed: bool = False, most: int = MOST_JSON) -> Any:
     """Read a JSON file.
 
+    Args:
+      path: The file.
+      sealed: Whether it must have been written by `write_record`.
+      most: Bytes of the largest file that is read.
+
     Raises:
-      InputError: It cannot be read, or holds no JSON; the line names it.
+      InputError: It cannot be read, holds no JSON (a key twice, NaN), or was changed since
+        `write_record` wrote it; the line names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        why = " ".join(str(error).split())[:160]
+        value = json.loads(
+            _content(path, most).decode("utf-8"),
+            object_pairs_hook=_unique,
+            parse_constant=_no_number,
+        )
+        claimed = value.pop(SEAL, None) if isinstance(value, dict) else None
+        intact = claimed == _seal_of(value) if claimed is not None else not sealed
+    except (OSError, ValueError, RecursionError, MemoryError) as error:
+        why = visible(str(error))[:120]
         raise InputError(f"{path}: cannot be read as JSON ({why}); restore or remove it") from None
+    if not intact:
+        raise InputError(
+            f"{path}: was changed after it was written, its {SEAL} is of other content; restore or "
+            f'remove it, or take "{SEAL}" out of it if the change is meant'
+        )
+    return value
+
+
+def _content(path: Path, most: int) -> bytes:
+    """Read a regular file of a size within reason: a pipe would never end."""
+    status = os.stat(path)
+    if stat.S_ISDIR(status.st_mode) or not stat.S_ISREG(status.st_mode):
+        raise ValueError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
+    if status.st_size > most:
+        raise ValueError(f"{status.st_size:,} bytes, more than the {most:,} that are read")
+    return path.read_bytes()
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("an object has a key twice")
+    return found
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no JSON")
 
 
 def read_object(path: Path) -> dict[str, Any]:
@@ -114,12 +302,24 @@ def read_object(path: Path) -> dict[str, Any]:
     Raises:
       InputError: The file holds something else; the line names it.
     """
-    if not path.exists():
+    if not os.path.lexists(path):  # a link to nothing is damage
         return {}
     record = read_json(path)
     if not isinstance(record, dict):
         raise InputError(f"{path}: holds a {type(record).__name__}, not an object; remove it")
     return record
+
+
+def defused(cell: str) -> str:
+    """Make a cell of a spreadsheet safe: a text that it would run as a formula gets an apostrophe.
+
+    Source: OWASP, "CSV injection".
+
+    Example:
+      >>> defused("=1+1"), defused("copepod")
+      ("'=1+1", 'copepod')
+    """
+    return f"'{cell}" if cell.startswith(_FORMULA) else cell
 
 
 def read_record(run_dir: str | os.PathLike[str]) -> dict[str, Any]:
@@ -161,7 +361,7 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     Raises:
       InputError: The file holds something else; the line names it.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     found = read_json(path)
     if not isinstance(found, list) or not all(isinstance(item, dict) for item in found):
@@ -169,24 +369,57 @@ def read_list(path: Path) -> list[dict[str, Any]]:
     return found
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
-    """Read the objects of a JSONL file such as `metrics.jsonl`; [] where there is no file.
+def line_of(row: Mapping[str, Any]) -> str:
+    r"""Write a line of a `metrics.jsonl`, with its CRC-32 as its last value.
 
-    A line that is no JSON object, such as a last one that a kill cut short, is left out.
+    Example:
+      >>> line_of({"step": 1, "loss": 0.5})
+      '{"step": 1, "loss": 0.5, "crc": "878c5e53"}\n'
+    """
+    text = json.dumps(row)
+    return f'{text[:-1]}, "crc": "{zlib.crc32(text.encode()):08x}"}}\n'
+
+
+def read_lines(path: Path, *, say: Callable[[str], object] | None = None) -> list[dict[str, Any]]:
+    """Read the lines of a `metrics.jsonl`; [] where there is no file.
+
+    A line is a JSON object of a "step", a "split" ("train" where it has none) and numbers. One that
+    is something else, such as a last one that a kill cut short, or that is not what `line_of`
+    wrote, is left out.
+
+    Args:
+      path: The file, of at most 1 GiB.
+      say: Told in a sentence how many lines were left out, where any was.
 
     Raises:
       InputError: The file cannot be read; the line names it.
     """
-    if not path.exists():
+    if not os.path.lexists(path):
         return []
     try:
-        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror})") from None
-    rows = []
-    for line in lines:
-        with contextlib.suppress(ValueError, RecursionError):
-            row = json.loads(line)
-            if isinstance(row, dict):
-                rows.append(row)
+        lines = _content(path, MOST_LINES).split(b"\n")
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read ({why}); restore or remove it") from None
+    rows = [row for line in lines if (row := _row(line)) is not None]
+    damaged = sum(bool(line.strip()) for line in lines) - len(rows)
+    if damaged and say is not None:
+        say(f"{path}: {damaged} damaged lines are left out")
     return rows
+
+
+def _row(line: bytes) -> dict[str, Any] | None:
+    try:
+        text = line.decode("utf-8")
+        end = _LINE_END.search(text)
+        if end and int(end[1], 16) != zlib.crc32(f"{text[: end.start()]}}}".encode()):
+            return None
+        row = json.loads(text, object_pairs_hook=_unique)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or (row.pop("crc", None) is not None and not end):
+        return None
+    numbers = [value for name, value in row.items() if name != "split"]
+    known = all(value is None or isinstance(value, int | float) for value in numbers)
+    named = isinstance(row.get("step"), int) and isinstance(row.setdefault("split", "train"), str)
+    return row if known and named else None

@@ -1,5 +1,7 @@
 """Files: written whole or not at all; what is read is refused in one line."""
 
+import contextlib
+import errno
 import json
 import os
 from pathlib import Path
@@ -8,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxssl import files
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, WriteError, visible
 
 
 def test_skipped_files_are_a_list_of_objects(tmp_path):
@@ -75,3 +77,106 @@ def test_a_folder_that_is_no_run_is_refused_in_one_line(tmp_path, record, says):
         files.read_record(tmp_path)
     assert str(caught.value).startswith(str(tmp_path))
     assert "\n" not in str(caught.value)
+
+
+def test_a_record_tells_every_flipped_bit(tmp_path):
+    path = tmp_path / "x.json"
+    record = {"score": 0.25, "names": ["a", "\ud800"], "step": 7}
+    files.write_record(path, record)
+    assert files.read_json(path, sealed=True) == record
+    whole = path.read_bytes()
+    for at in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << bit
+            path.write_bytes(damaged)
+            with contextlib.suppress(InputError):
+                assert files.read_json(path, sealed=True) == record  # white space, an escape's case
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b'{"a": ',
+        bytes(range(256)),
+        b"[" * 10_000,
+        b'{"a":' * 10_000,
+        b'{"a": NaN}',
+        b'{"a": 1, "a": 2}',
+        b'{"a": 1' + b"0" * 10_000 + b"}",
+        None,
+        "folder",
+        "pipe",
+        "link",
+        "sparse",
+    ],
+    ids=str,
+)
+def test_json_in_any_state_is_one_line(tmp_path, content):
+    path = tmp_path / "x.json"
+    match content:
+        case "folder":
+            path.mkdir()
+        case "pipe":
+            os.mkfifo(path)
+        case "link":
+            path.symlink_to("nowhere")
+        case "sparse":
+            with open(path, "wb") as file:
+                file.truncate(10**10)
+        case bytes():
+            path.write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.json: cannot be read as JSON") as caught:
+        files.read_json(path)
+    assert len(str(caught.value)) <= 300 + len(str(path))
+    assert str(caught.value).isprintable()
+
+
+def test_a_line_of_metrics_tells_every_flipped_bit(tmp_path):
+    path, row = tmp_path / "metrics.jsonl", {"step": 3, "split": "val", "loss": 0.5}
+    whole = files.line_of(row).encode()
+    said = []
+    for at in range(len(whole)):
+        for bit in range(8):
+            damaged = bytearray(whole)
+            damaged[at] ^= 1 << bit
+            path.write_bytes(damaged)
+            kept = files.read_lines(path, say=said.append)
+            assert kept == [] or {**row, **kept[0]} == kept[0], damaged
+    assert len(said) > 7 * len(whole)
+    assert said[0] == f"{path}: 1 damaged lines are left out"
+
+
+def test_only_the_dead_leave_temporary_files(tmp_path):
+    dead, alive = 2**22 + 1, os.getpid()
+    names = [f".a.json.{dead}-0123ab.tmp", f".a.json.{alive}-0123ab.tmp", ".mine.tmp", "a.json"]
+    for name in names:
+        (tmp_path / name).touch()
+    files.sweep(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4  # it may be at work, on another machine
+    files.sweep(tmp_path, idle=0)
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:]}
+
+
+def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, monkeypatch):
+    path = tmp_path / "x.json"
+    files.write_text(path, "old")
+
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(WriteError, match=r"No space left on device, [\d,.]+ MB free there: free"):
+        files.write_text(path, "new")
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(WriteError, match="is its folder still there"):
+        files.write_text(tmp_path / "gone" / "x.json", "new")
+
+
+def test_what_a_terminal_obeys_is_shown():
+    text = "\x1b[2J\x9b1m\r\n\u202ecod\u2066.\u2028\ud800 Käfer 珊瑚 👩\u200d🔬"
+    shown = r"\x1b[2J\x9b1m\r\n\u202ecod\u2066.\u2028\ud800 Käfer 珊瑚 👩" + "\u200d🔬"
+    assert visible(text) == shown

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from jaxssl.analysis.distances import Metric
-from jaxssl.errors import InputError
-from jaxssl.files import atomic
+from jaxssl.errors import InputError, visible
+from jaxssl.files import atomic, parquet_changed, seal_parquet
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -226,9 +226,15 @@ def save(path: str | Path, table: Embeddings, metadata: Mapping[str, Any] | None
         {"jaxssl": json.dumps({**table.metadata, **(metadata or {})})}
     )
     with atomic(path) as file:
-        # Only names repeat; a dictionary of float vectors or pictures is wasted work.
-        names = ["class_name", "split"]
-        pq.write_table(arrow, file, use_dictionary=names, compression="zstd")
+        pq.write_table(
+            arrow,
+            file,
+            # Only names repeat; a dictionary of float vectors or pictures is wasted work.
+            use_dictionary=["class_name", "split"],
+            compression="zstd",
+            write_page_checksum=True,
+        )
+        seal_parquet(file)
 
 
 def _to_arrow(table: Embeddings) -> pa.Table:
@@ -273,12 +279,14 @@ def load(path: str | Path) -> Embeddings:
     if not path.is_file():
         raise InputError(f"{path}: no such embedding table")
     try:
-        with pq.ParquetFile(path) as file:
+        if parquet_changed(path):
+            raise InputError("was changed after it was written: embed again")
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             return _from_arrow(file.read())
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
-    except (pa.ArrowException, OSError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+    except (pa.ArrowException, OSError, ValueError, TypeError, RecursionError) as error:
+        reason = visible(str(error).partition("\n")[0])[:120]
         raise InputError(
             f"{path}: not a readable embedding table ({reason}); embed again"
         ) from None

@@ -21,7 +21,7 @@ from jaxssl.analysis.results import Classification
 from jaxssl.analysis.sections import classifier, training
 from jaxssl.analysis.sections.settings import words
 from jaxssl.analysis.umap_figure import umap_panels
-from jaxssl.files import write_json, write_text
+from jaxssl.files import write_record, write_text
 
 __all__ = [
     "classification",
@@ -165,7 +165,7 @@ def write_page(
 def write(folder: Path, results: Mapping[str, Any], **shown: Any) -> Path:
     """Write `results.json`, and the page that `write_page` makes of it."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "results.json", results)
+    write_record(folder / "results.json", results)
     return write_page(folder, results, **shown)
 
 

@@ -8,9 +8,7 @@ from pathlib import Path
 
 from jaxssl.analysis.embeddings import Embeddings, save
 from jaxssl.errors import InputError
-from jaxssl.files import write_text
-
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
+from jaxssl.files import defused, write_text
 
 
 def export(path: str | Path, table: Embeddings) -> None:
@@ -49,7 +47,7 @@ def export(path: str | Path, table: Embeddings) -> None:
     writer.writerow(["id", "path", "class_name", "split", *(f"h{i}" for i in range(width))])
     columns = zip(table.ids, table.paths, table.class_names, table.split, strict=True)
     for texts, vector in zip(columns, table.vectors.tolist(), strict=True):
-        cells = [f"'{text}" if text.startswith(_FORMULA) else text for text in texts]
+        cells = [defused(text) for text in texts]
         writer.writerow([*cells, *(f"{value:.9g}" for value in vector)])
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, out.getvalue())

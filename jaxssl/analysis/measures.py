@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import inspect
 import math
@@ -35,7 +36,8 @@ from jaxssl.analysis.results import (
 from jaxssl.analysis.retrieval import clustering_nmi, mean_silhouette, retrieval
 from jaxssl.analysis.suspects import find_suspects
 from jaxssl.analysis.tables import Sets, Tables, Together, judged, together, with_curves
-from jaxssl.files import plain, read_list, write_json
+from jaxssl.errors import InputError
+from jaxssl.files import plain, read_json, sweep, write_record
 
 METRICS: tuple[Metric, ...] = ("euclidean", "angular")
 NEAREST = 10
@@ -235,11 +237,13 @@ def _curve(
     digest.update(np.ascontiguousarray(table.vectors, "<f4").tobytes())
     digest.update(np.ascontiguousarray(table.labels, "<i8").tobytes())
     file = Path(cache) / f"{digest.hexdigest()}.json" if cache else None
-    if file and (known := read_list(file)):
-        return known
+    if file and file.exists():
+        with contextlib.suppress(InputError):  # a damaged one is computed and written again
+            return read_json(file, sealed=True)["rows"]
     rows = probes.label_efficiency(table.vectors, table.labels, sizes=asked, draws=draws, seed=seed)
     rows = [{name: value for name, value in row.items() if name != "scores"} for row in rows]
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_json(file, rows)
+        sweep(file.parent)
+        write_record(file, {"rows": rows})
     return rows

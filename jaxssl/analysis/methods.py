@@ -118,6 +118,8 @@ def read_methods(run_dirs: Sequence[str | os.PathLike[str]]) -> list[Method]:
 
 def _read(folder: Path) -> Judged:
     run = read_run(folder, embeddings=("h",))
+    if not run.record:
+        raise InputError(f"{folder}: no config.json, so its protocol is not known; restore it")
     if run.results is None:
         raise InputError(f"{folder}: no results.json; finish the run, or analyse it again")
     if not run.results.retrieval:

@@ -15,7 +15,7 @@ from jaxssl.analysis.distances import Metric
 from jaxssl.analysis.health import Spread
 from jaxssl.analysis.typed import decode
 from jaxssl.errors import InputError
-from jaxssl.files import read_json, write_json
+from jaxssl.files import plain, read_json, write_record
 
 Matrix = tuple[tuple[float | None, ...], ...]
 
@@ -335,7 +335,7 @@ class Results:
         Args:
             path: The file; its folder must exist.
         """
-        write_json(Path(path), self)
+        write_record(Path(path), plain(self))
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Results:
@@ -352,7 +352,7 @@ class Results:
                 file and field.
         """
         file = Path(path)
-        if not file.exists():
+        if not os.path.lexists(file):
             raise InputError(f"{file}: no such file; finish the run, or analyse it again")
         return decode(cls, read_json(file), file)
 

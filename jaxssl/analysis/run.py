@@ -84,13 +84,30 @@ def read_run(
     about = read_about(folder)  # first: it refuses a folder of an older version as such
     tables = read_tables(folder, embeddings=embeddings)
     numbers = folder / "results.json"
-    results = Results.read(numbers) if numbers.exists() else None
+    results = Results.read(numbers) if os.path.lexists(numbers) else None
+    for line in _missing(folder, tables, results):
+        print(line)
     return Run(folder, tables, results, about.metrics, about.record)
+
+
+def _missing(folder: Path, tables: Tables, results: Results | None) -> list[str]:
+    """Say which tables are not there that the numbers, or the tables of h, speak of."""
+    there = tables["h"]
+    gone = [name for name in (results.sets if results else ()) if name not in there]
+    lines = [f"{folder}: the table of {name} is gone since its numbers were made" for name in gone]
+    judged = {name for name in there if name not in ("train", "val")}
+    for embedding, sets in tables.items():
+        if lost := sorted(judged - sets.keys()):
+            lines.append(f"{folder}: no table of {', '.join(lost)} in embeddings/{embedding}")
+    return lines
 
 
 def read_about(folder: Path) -> Run:
     """Read a run's settings and metrics alone: no tables, no results."""
-    record = read_record(folder) if (folder / "config.json").exists() else {}
+    there = os.path.lexists(folder / "config.json")
+    record = read_record(folder) if there else {}
+    if not there:
+        print(f"{folder}: no config.json: what was run with which settings is not known")
     return Run(folder, {}, None, _metrics(folder / "metrics.jsonl"), record)
 
 
@@ -111,6 +128,5 @@ def linear_evaluation(folder: Path) -> dict[str, float]:
 
 
 def _metrics(path: Path) -> list[dict[str, Any]]:
-    """Read the lines of `metrics.jsonl` that name a step."""
-    rows = [row for row in read_lines(path) if "step" in row]
-    return [{"split": "train", **row} for row in rows]
+    """Read the lines of `metrics.jsonl`; those that are damaged are told."""
+    return read_lines(path, say=print)

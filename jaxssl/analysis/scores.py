@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from jaxssl.analysis.methods import Judged, Method, MethodRow, Pooled, score
 from jaxssl.analysis.page import percent
+from jaxssl.errors import visible
 
 TABLE_LABELS = (30, 90, 100, 300, 1000)
 # On a set of an embedding; a KeyError where there is none.
@@ -141,6 +143,8 @@ def seen_table(methods: Sequence[Method]) -> Table:
 def markdown_table(title: str, table: Table) -> str:
     """Write a table in Markdown, for a README: intervals in brackets, the best in bold.
 
+    Names are text in it: what Markdown or HTML would act on is escaped.
+
     Args:
         title: The first column's.
         table: What to write.
@@ -153,9 +157,12 @@ def markdown_table(title: str, table: Table) -> str:
         |---|---|---|
         | SimCLR | **97.1** (96–98) | – |
     """
-    lines = [[title, *table.columns], ["---"] * (1 + len(table.columns))]
+    lines = [
+        [as_markdown(name) for name in (title, *table.columns)],
+        ["---"] * (1 + len(table.columns)),
+    ]
     for row in table.rows:
-        texts = [row.name]
+        texts = [as_markdown(row.name)]
         for cell in row.cells:
             mark = "**" if cell and cell.best else ""
             interval = f" ({cell.interval})" if cell and cell.interval else ""
@@ -164,6 +171,17 @@ def markdown_table(title: str, table: Table) -> str:
     head, rule, *rows = lines
     written = [f"| {' | '.join(head)} |", f"|{'|'.join(rule)}|"]
     return "\n".join([*written, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
+
+
+def as_markdown(text: str) -> str:
+    r"""Escape what Markdown or HTML would act on, so that a name is shown as it is.
+
+    Example:
+        >>> print(as_markdown("a|b <i> [c](d)"))
+        a\|b &lt;i&gt; \[c\](d)
+    """
+    escaped = re.sub(r"([\\`*\[\]|])", r"\\\1", visible(text))
+    return escaped.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def _accuracy(title: str, method: Method) -> Cell | None:

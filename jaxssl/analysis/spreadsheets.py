@@ -7,8 +7,7 @@ import io
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-# A spreadsheet takes a cell that begins so for a formula (OWASP, "CSV injection").
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+from jaxssl.files import defused
 
 
 def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -30,13 +29,3 @@ def csv_text(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     for row in (columns, *rows):
         writer.writerow([defused(cell) if isinstance(cell, str) else cell for cell in row])
     return out.getvalue()
-
-
-def defused(text: str) -> str:
-    """Put an apostrophe before what a spreadsheet would take for a formula.
-
-    Example:
-        >>> defused("@SUM(1)"), defused("a=b")
-        ("'@SUM(1)", 'a=b')
-    """
-    return f"'{text}" if text.startswith(_FORMULA) else text

@@ -12,6 +12,7 @@ from jaxssl.analysis.headlines import (
     without_curve,
 )
 from jaxssl.analysis.results import Results
+from jaxssl.errors import visible
 
 
 def headline(results: Results) -> str:
@@ -45,4 +46,6 @@ def headline(results: Results) -> str:
     for name, why in without_curve(results).items():
         lines.append(f"\nno few-label accuracy on {name}: {why}")
     last = [failing_sentence(found) for found in failing(results)] + winning_baselines(results)
-    return "\n".join([*lines, *([""] if last else []), *last, ""])
+    # A line break in a name is part of it; one that begins a line is ours.
+    shown = ["\n" * line.startswith("\n") + visible(line.removeprefix("\n")) for line in lines]
+    return "\n".join([*shown, *([""] if last else []), *map(visible, last), ""])

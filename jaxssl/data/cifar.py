@@ -23,7 +23,7 @@ from jaxssl.data.cifar_kinds import COUNTS, KINDS, PAGE, VERSION, Cifar, Progres
 from jaxssl.data.images import ImageSet
 from jaxssl.data.scan import remove_stale
 from jaxssl.errors import InputError
-from jaxssl.files import atomic, cache_dir
+from jaxssl.files import add_checksum, atomic, cache_dir, checksum_fits
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 _COMMAND = "python scripts/prepare_cifar10.py"
@@ -175,7 +175,7 @@ def _rows(kind: Cifar, folder: Path, split: Split, progress: Progress | None) ->
     packed = cache / f"{split}-{_identity(kind, folder)}.npy"
     try:
         rows = np.load(packed, mmap_mode="r")
-        if rows.dtype == _ROW:
+        if rows.dtype == _ROW and checksum_fits(packed):
             return rows.view(np.ndarray)  # rows of an np.memmap cost twenty times as much to slice
     except (OSError, ValueError, EOFError):  # absent or damaged: made again
         pass
@@ -185,6 +185,7 @@ def _rows(kind: Cifar, folder: Path, split: Split, progress: Progress | None) ->
         remove_stale(cache, split, packed)
         with atomic(packed) as out:
             np.lib.format.write_array(out, rows, allow_pickle=False)
+            add_checksum(out)
     except OSError as error:
         raise InputError(
             f"cannot write the image cache in {cache}: {error.strerror or error}; free space, "

@@ -18,6 +18,7 @@ from jaxssl.errors import InputError
 MAX_FILE_BYTES = 256 * 1024**2
 MAX_BYTES = 512 * 1024**2
 MAX_FILES = 100_000
+MAX_NAME_BYTES = 2**16
 
 
 def read_files(source: str | Path) -> dict[str, bytes]:
@@ -56,12 +57,14 @@ def read_files(source: str | Path) -> dict[str, bytes]:
             if file is None:
                 continue
             if name in files:
-                raise InputError(f"{path}: {name!r} comes twice; this is no archive of CIFAR")
+                raise InputError(f"{path}: {name!r:.100} comes twice; this is no archive of CIFAR")
             content = file.read(size)
             if len(content) != size:
                 raise EOFError
             if not _hidden(name):
                 files[name] = content
+    except _LongName:
+        raise _too_large(path) from None
     except (EOFError, zlib.error, gzip.BadGzipFile, tarfile.TarError) as error:
         raise InputError(
             f"{path} is not a tar or tar.gz, or it is cut short or damaged "
@@ -87,10 +90,12 @@ def _of_tar(path: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
         zipped = raw.read(2) == b"\x1f\x8b"
         raw.seek(0)
         stream = _Bounded(gzip.GzipFile(fileobj=raw) if zipped else raw, path)
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=2**18) as tar:  # type: ignore[call-overload]
+        with tarfile.open(  # type: ignore[call-overload]
+            fileobj=stream, mode="r|", bufsize=2**18, tarinfo=_Entry
+        ) as tar:
             for member in tar:
                 if member.name.startswith("/") or ".." in member.name.split("/"):
-                    raise InputError(f"{path}: {member.name!r} leads outside; do not use it")
+                    raise InputError(f"{path}: {member.name!r:.100} leads outside; do not use it")
                 if not (member.isreg() or member.isdir()):
                     raise _not_plain(path, member.name)
                 # Sizes first, then content: `read_files` looks at the one before it asks for more.
@@ -116,6 +121,20 @@ def _of_folder(path: Path) -> Iterator[tuple[str, int, IO[bytes] | None]]:
                     yield inside, status.st_size, file
 
 
+class _LongName(Exception):
+    pass
+
+
+class _Entry(tarfile.TarInfo):
+    """An entry whose name and attributes, which tarfile reads into memory, are within reason."""
+
+    def _proc_member(self, tar: tarfile.TarFile) -> tarfile.TarInfo:
+        # tarfile's one place before anything of an entry but its first block is read; not public.
+        if self.type not in tarfile.REGULAR_TYPES and self.size > MAX_NAME_BYTES:
+            raise _LongName
+        return super()._proc_member(tar)  # type: ignore[misc]
+
+
 class _Bounded:
     """A stream that raises after `MAX_BYTES`: a decompression bomb is stopped as it unpacks."""
 
@@ -136,7 +155,7 @@ def _hidden(name: str) -> bool:
 
 def _not_plain(path: Path, name: str) -> InputError:
     return InputError(
-        f"{path}: {name!r} is a link or a device; only plain files and folders are read"
+        f"{path}: {name!r:.100} is a link or a device; only plain files and folders are read"
     )
 
 

@@ -9,7 +9,7 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -224,6 +224,8 @@ def _python_batch(
         batch = _BatchReader(io.BytesIO(content), encoding="bytes").load()
         array, labels = batch[b"data"], batch[kind.label_key]
         rows, width = array.shape
+        if not (type(rows) is type(width) is int and type(labels) is list):
+            raise TypeError("no rows of pixels, or no list of labels")
         pixels = np.frombuffer(array.content, np.uint8)
         good = array.code == b"u1" and not array.fortran and pixels.size == rows * width
     except InputError as error:
@@ -244,7 +246,9 @@ def _labels(kind: Cifar, where: str, labels: list[Any]) -> NDArray[np.uint8]:
     for row, label in enumerate(labels):
         if type(label) is not int or not 0 <= label < len(kind.class_names):
             last = len(kind.class_names) - 1
-            raise InputError(f"{where}: the label of row {row} is {label!r}, outside 0-{last}")
+            # Never its repr: a list that holds itself twice, and so on, has one without end.
+            what = label if type(label) is int and abs(label) < 10**9 else type(label).__name__
+            raise InputError(f"{where}: the label of row {row} is {what}, outside 0-{last}")
     return np.array(labels, np.uint8)
 
 
@@ -276,12 +280,48 @@ _ALLOWED = {
 
 # The Unpickler in Python: the one in C lets a few bytes ask for a table of gigabytes (LONG_BINPUT).
 class _BatchReader(pickle._Unpickler):
-    """Reads a pickle of bytes, numbers, lists and arrays of bytes, and calls nothing else."""
+    """Reads a pickle of bytes, numbers, lists and arrays of bytes, and calls nothing else.
+
+    A tuple of twice a tuple, and so on, takes for ever to hash: keys are text, and there is no set.
+    """
+
+    stack: list[Any]  # pickle has no types
+    pop_mark: Any
+    append: Any
+    dispatch: ClassVar[dict[int, Any]] = {
+        code: load
+        for code, load in pickle._Unpickler.dispatch.items()
+        if code not in (b[0] for b in (pickle.EMPTY_SET, pickle.ADDITEMS, pickle.FROZENSET))
+    }
+
+    def _set(self, items: list[Any]) -> None:
+        if not all(type(key) in (bytes, str) for key in items[::2]):
+            raise TypeError("a key that is no text")
+        self.stack[-1].update(zip(items[::2], items[1::2], strict=True))
+
+    def load_setitem(self) -> None:
+        """Set one item."""
+        value = self.stack.pop()
+        self._set([self.stack.pop(), value])
+
+    def load_setitems(self) -> None:
+        """Set the items above the mark."""
+        self._set(self.pop_mark())
+
+    def load_dict(self) -> None:
+        """Make a dict of the items above the mark."""
+        items = self.pop_mark()
+        self.append({})
+        self._set(items)
+
+    dispatch[pickle.SETITEM[0]] = load_setitem
+    dispatch[pickle.SETITEMS[0]] = load_setitems
+    dispatch[pickle.DICT[0]] = load_dict
 
     def find_class(self, module: str, name: str) -> Any:
         if f"{module}.{name}" not in _ALLOWED:
             raise InputError(
-                f"asks Python to load {module}.{name}, which no batch of images needs: "
+                f"asks Python to load {f'{module}.{name}':.80}, which no batch of images needs: "
                 "nothing of it was run; do not use it"
             )
         return _ALLOWED[f"{module}.{name}"]

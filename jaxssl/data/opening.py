@@ -86,6 +86,7 @@ def open_images(
         background=reading.background,
         crop_bottom=crop,
         cache_dir=reading.cache_dir,
+        hash_all=reading.hash_all,
         progress=progress,
     )
     rows = readable(found, result.verdicts, reading)

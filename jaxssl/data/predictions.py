@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.errors import InputError
-from jaxssl.files import atomic, write_text
+from jaxssl.files import atomic, defused, seal_parquet, write_text
 
 ENDINGS = (".csv", ".parquet", ".tsv")
 # EcoTaxa's columns and the types in the second row: text, or a number ("float").
@@ -26,7 +26,6 @@ _ECOTAXA = {
     "object_annotation_status": "[t]",
     "object_prediction_score": "[f]",
 }
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\0")
 
 
 @dataclass(frozen=True)
@@ -109,16 +108,6 @@ def write_predictions(
     return sum(row.score >= min_score for row in rows)
 
 
-def defused(cell: str) -> str:
-    """Make a cell safe: a text that no spreadsheet runs as a formula.
-
-    Example:
-      >>> defused("=1+1"), defused("copepod")
-      ("'=1+1", 'copepod')
-    """
-    return f"'{cell}" if cell.startswith(_FORMULA) else cell
-
-
 def _columns(rows: Sequence[Prediction], min_score: float) -> dict[str, list[Any]]:
     table: dict[str, list[Any]] = {
         "id": [row.id for row in rows],
@@ -150,7 +139,10 @@ def _write_parquet(path: Path, table: dict[str, list[Any]]) -> None:
     text = ("id", "path", "predicted", "object_id")
     schema = pyarrow.schema([(name, kinds[str if name in text else float]) for name in table])
     with atomic(path) as out:
-        pyarrow.parquet.write_table(pyarrow.table(table, schema=schema), out)
+        pyarrow.parquet.write_table(
+            pyarrow.table(table, schema=schema), out, write_page_checksum=True
+        )
+        seal_parquet(out)
 
 
 # ------------------------------------------------------------------------------------------ EcoTaxa

@@ -35,6 +35,8 @@ class Reading:
       image_root: the folder that the paths of a table begin at; "" is the table's own.
       pages: "all" takes every page of a TIFF as an image, "first" its first alone.
       cache_dir: where checked images are kept; None is `jaxssl.files.cache_dir()`.
+      hash_all: whether the content of every image is compared with what was checked before; else
+        that of a sample, and of those whose file was touched since.
 
     Raises:
       ValueError: a size, number of channels, background or crop out of range.
@@ -56,6 +58,7 @@ class Reading:
     image_root: str = ""
     pages: Literal["all", "first"] = "all"
     cache_dir: str | Path | None = None
+    hash_all: bool = False
 
     def __post_init__(self) -> None:
         grey = self.background == "auto" or 0 <= self.background <= 255

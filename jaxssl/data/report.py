@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from jaxssl.errors import visible
+
 _LINES = 20
 
 
@@ -88,7 +90,7 @@ def listing(lines: Sequence[str]) -> list[str]:
 
 def shown(name: str) -> str:
     """Show a name as one line: control characters and line breaks escaped."""
-    return name if name.isprintable() else ascii(name)
+    return visible(name)
 
 
 def _few(names: Sequence[str]) -> str:

@@ -2,10 +2,14 @@
 
 The cache of one folder, all of it safe to delete:
 
-    CACHE_DIR/<hash of the folder's path>/verdicts.json     per file: its stamp, what was learnt
-    CACHE_DIR/<hash of the folder's path>/<key>.npy         pixels, uint8 [n, h, w, c]
+    CACHE_DIR/<hash of the folder's path>/verdicts.json  per file: stamp, what was learnt, when
+    CACHE_DIR/<hash of the folder's path>/<key>.npy      pixels, uint8 [n, h, w, c]
 
-A file that changes has another size or mtime, so its verdict and the pixels are made again.
+A file that changes has another size or mtime, so its verdict and the pixels are made again. One
+that was replaced and kept both is found by its content: hashed at each opening are the files whose
+inode changed since (its ctime, which no copying program sets back), a sample of the others, or all
+where asked. The pixels end in a CRC-32, the verdicts hold their sha256: what was damaged is made
+again.
 """
 
 from __future__ import annotations
@@ -28,18 +32,20 @@ from numpy.typing import NDArray
 
 from jaxssl.data.decode import UnreadableImage, inspect
 from jaxssl.data.look import Look, Verdict, look_of
-from jaxssl.data.source import Source, open_file
+from jaxssl.data.source import Source, open_file, refuse_irregular
 from jaxssl.data.walk import ImageFile
 from jaxssl.errors import InputError
-from jaxssl.files import atomic
+from jaxssl.files import add_checksum, atomic, checksum_fits, read_json, sweep, write_record
 from jaxssl.files import cache_dir as default_cache_dir
 
 # Up to this much the resized pixels are kept on disk and mapped into memory, and an epoch costs no
 # decoding; above it images are decoded when they are asked for.
 MAX_CACHED_BYTES = 2 * 1024**3
 # Change the number whenever `decode` gives other pixels or other verdicts.
-DECODER = f"2, Pillow {PIL.__version__}"
+DECODER = f"3, Pillow {PIL.__version__}"
+MOST_VERDICTS = 2**30  # bytes; of a million images 0.2 GB
 _CHUNK = 128
+_SAMPLE = 64  # known files hashed at each opening
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,7 @@ def scan(
     background: int | Literal["auto"] = 255,
     crop_bottom: int = 0,
     cache_dir: str | Path | None = None,
+    hash_all: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Scan:
     """Decode every file that the cache does not know, in threads, and keep what it learns.
@@ -73,6 +80,7 @@ def scan(
       background: fill colour, 0 to 255, or "auto", as in `look_of`.
       crop_bottom: rows to take off under every picture, as in `look_of`.
       cache_dir: where the cache lives; None is `jaxssl.files.cache_dir()`.
+      hash_all: whether the content of all known files is compared, not of a sample.
       progress: called with (files done, files to do) from time to time.
 
     Returns:
@@ -81,6 +89,7 @@ def scan(
     Raises:
       InputError: the cache folder cannot be written.
     """
+    began = time.time()
     folder = cache_folder(root, cache_dir)
     asked = {**settings, "background": background, "crop_bottom": crop_bottom}
     settings_key = hash_of([DECODER, asked, sorted({f.id.split("/")[0] for f in files})])[:16]
@@ -94,7 +103,10 @@ def scan(
         verdicts = (known[i] for i in range(len(files)))
         return look_of(verdicts, background=background, crop_bottom=crop_bottom)
 
-    known = _read_verdicts(record, files)
+    known, since = _read_verdicts(record, files)
+    touched = _forget_replaced(files, known, since, every=hash_all)
+    if touched and len(known) == len(files):
+        _write_verdicts(record, files, known, began)  # or they would be hashed each time
     missing = [i for i in range(len(files)) if i not in known]
     pixels = _read_pixels(packed, shape) if cacheable else None
     if not missing and (pixels is not None or not cacheable):
@@ -125,11 +137,12 @@ def scan(
                     known[i] = verdict
                     out.seek(begin + i * image.size)
                     out.write(image.tobytes())
+                add_checksum(out)
             pixels = _read_pixels(packed, shape)
         else:
             for i, (verdict, _) in examine(files, missing, first_settings, progress):
                 known[i] = verdict
-        _write_verdicts(record, files, known)
+        _write_verdicts(record, files, known, began)
     except OSError as error:
         raise InputError(
             f"cannot write the image cache in {folder}: {error.strerror or error}; free space, "
@@ -201,6 +214,8 @@ def hash_of(value: Any) -> str:
 
 def _read_pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
     try:
+        if not checksum_fits(path):
+            return None
         pixels = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError):  # absent or damaged: made again
         return None
@@ -210,35 +225,74 @@ def _read_pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None
 
 def _read_stored(path: Path) -> dict[str, list[Any]]:
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = read_json(path, sealed=True, most=MOST_VERDICTS)
         return stored["files"] if stored["version"] == DECODER else {}
-    except (OSError, ValueError, KeyError, TypeError):  # absent or damaged: made again
+    except (InputError, KeyError):  # absent or damaged: made again
         return {}
 
 
-def _read_verdicts(path: Path, files: Sequence[ImageFile]) -> dict[int, Verdict]:
+def _read_verdicts(
+    path: Path, files: Sequence[ImageFile]
+) -> tuple[dict[int, Verdict], dict[int, float]]:
+    """Return what is known of each file by its row, and since when, in seconds since 1970."""
     stored = _read_stored(path)
-    known = {}
+    known, since = {}, {}
     for i, file in enumerate(files):
-        key, *verdict = stored.get(file.id, ("",))
+        key, begin, *verdict = stored.get(file.id, ("", 0))
         if key == key_of(file):
-            known[i] = Verdict(*verdict)
-    return known
+            known[i], since[i] = Verdict(*verdict), begin
+    return known, since
 
 
-def _write_verdicts(path: Path, files: Sequence[ImageFile], known: dict[int, Verdict]) -> None:
+def _forget_replaced(
+    files: Sequence[ImageFile], known: dict[int, Verdict], since: dict[int, float], *, every: bool
+) -> bool:
+    """Drop what is known of files whose content is another; tell whether an inode had changed."""
+
+    def changed(i: int) -> bool:
+        try:
+            return os.stat(files[i].source.path).st_ctime >= since[i]
+        except OSError:
+            return True
+
+    # A zip's own checksums are in the stamps; of a part of a file nothing but its pixels is hashed.
+    plain = [i for i in known if not files[i].source.member]
+    whole = [i for i in plain if files[i].source == Source(files[i].source.path)]
+    touched = {i for i in plain if changed(i)}
+    suspect = touched | set(whole[:: max(1, len(whole) // _SAMPLE)]) | set(whole if every else ())
+
+    def another(i: int) -> bool:
+        source, before = files[i].source, known[i].sha256
+        if not before or source != Source(source.path):
+            return True  # a bad file that was touched, or a part of one: looked at again
+        try:
+            refuse_irregular(source.path)
+            return digest_of(source, np.zeros(0, np.uint8)) != before
+        except (OSError, ValueError):
+            return True
+
+    listed = sorted(i for i in suspect if known[i].sha256 or i in touched)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for i, gone in zip(listed, pool.map(another, listed), strict=True):
+            if gone:
+                del known[i]
+    return bool(touched)
+
+
+def _write_verdicts(
+    path: Path, files: Sequence[ImageFile], known: dict[int, Verdict], since: float
+) -> None:
     stored = _read_stored(path)  # other classes of the same folder stay
     for i, verdict in known.items():
         stored.pop(files[i].id, None)
         if verdict.lasting:
-            stored[files[i].id] = [key_of(files[i]), *astuple(verdict)[:-1]]
-    with atomic(path) as out:
-        out.write(json.dumps({"version": DECODER, "files": stored}).encode())
+            stored[files[i].id] = [key_of(files[i]), since, *astuple(verdict)[:-1]]
+    write_record(path, {"version": DECODER, "files": stored}, indent=None)
 
 
 def remove_stale(folder: Path, settings_key: str, packed: Path) -> None:
     """Remove pixels of an older state of the same folder, and what a killed scan left behind."""
-    for path in folder.glob(f"*{settings_key}-*"):
-        abandoned = path.suffix == ".tmp" and time.time() - path.stat().st_mtime > 24 * 3600
-        if abandoned or (path.suffix == ".npy" and path != packed):
+    sweep(folder)
+    for path in folder.glob(f"{settings_key}-*.npy"):
+        if path != packed:
             path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxssl.data.images import ImageSet
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, visible
 
 _NO_LABEL = "(no label)"
 
@@ -228,7 +228,7 @@ def describe(parts: Mapping[str, ImageSet], *, most: int = 150) -> str:
             sum(column) for column in zip(*small, strict=True)
         ]
     for name, row in table.items():
-        rows.append([name, *map(str, row), str(sum(row)), f"{sum(row) / total:.1%}"])
+        rows.append([visible(name), *map(str, row), str(sum(row)), f"{sum(row) / total:.1%}"])
     sizes = [*map(len, parts.values()), total]
     rows.append(["total", *map(str, sizes), "100.0%"])
     rows.append(["share", *(f"{size / total:.1%}" for size in sizes), ""])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import warnings
 from pathlib import Path
@@ -13,7 +12,8 @@ from PIL import Image
 
 from jaxssl.data.source import open_file
 from jaxssl.data.walk import Found, ImageFile
-from jaxssl.files import atomic
+from jaxssl.errors import InputError
+from jaxssl.files import read_json, write_record
 
 
 def read_pages(found: Found, cache: Path, *, pages: Literal["all", "first"]) -> None:
@@ -60,10 +60,10 @@ def _page(file: ImageFile, k: int, n: int) -> ImageFile:
 
 def _counts(tiffs: list[ImageFile], cache: Path) -> dict[str, int]:
     try:
-        stored = json.loads(cache.read_text(encoding="utf-8"))
+        stored = read_json(cache, sealed=True)
         known = {id_: n for id_, [stamp, n] in stored.items()}
         stamps = {id_: tuple(stamp) for id_, [stamp, n] in stored.items()}
-    except (OSError, ValueError, TypeError, AttributeError):  # absent or damaged: made again
+    except InputError:  # absent or damaged: made again
         known, stamps = {}, {}
     counts = {
         file.id: known[file.id] if stamps.get(file.id) == file.stamp else _frames(file)
@@ -72,9 +72,7 @@ def _counts(tiffs: list[ImageFile], cache: Path) -> dict[str, int]:
     if counts != known or any(stamps.get(file.id) != file.stamp for file in tiffs):
         try:
             cache.parent.mkdir(parents=True, exist_ok=True)
-            with atomic(cache) as out:
-                table = {file.id: [file.stamp, counts[file.id]] for file in tiffs}
-                out.write(json.dumps(table).encode())
+            write_record(cache, {file.id: [file.stamp, counts[file.id]] for file in tiffs})
         except OSError:  # asked again next time; the scan says why the cache cannot be written
             pass
     return counts

@@ -14,12 +14,15 @@ from jaxssl.data.walk import ImageFile, is_image, nfc, read_bytes
 from jaxssl.errors import InputError
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
-MAX_BYTES = 2**31  # of a table unpacked
+MAX_BYTES = 2**28  # of a table unpacked; a million rows have about 0.1 GB
+MAX_ROWS = 10_000_000
+_BATCH = 1024  # rows of a Parquet table looked at before more are read
 _HEADER_BYTES = 2**18
 # Before the header: Excel's line that names the delimiter, and comments.
 _PREFACE = re.compile(r"\A(?:sep=.\r?\n|#[^,;\t|\r\n]*\r?\n)+")
 # Files of tables that other programs read.
 _FOREIGN = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".xml", ".feather", ".h5", ".npz", ".mat")
+_TOO_LARGE = f"is larger unpacked than the {MAX_BYTES >> 20} MiB of a table of labels: is it one?"
 _TYPES = re.compile(r"\[[tf]\]")  # EcoTaxa's second row: [t]ext or [f]loat
 
 # Usual names of columns, the most telling first; letters and digits alone count.
@@ -75,7 +78,8 @@ class Table:
         names = [column for column in self.columns if column == name] or self.find([name])
         if not names:
             raise InputError(
-                f"{self.name} has no column {name!r}; its columns: {', '.join(self.columns[:20])}"
+                f"{self.name} has no column {name!r}; "
+                f"its columns: {', '.join(self.columns[:20]):.150}"
             )
         places = [i for i, column in enumerate(self.columns) if column == names[0]]
         cells = [row[places[0]] for row in self.rows]
@@ -112,7 +116,9 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
     if file.id.lower().endswith(_FOREIGN):
         raise InputError(f"{file.source} is no table read here: save it as CSV, TSV or Parquet")
     whole = not header_only or file.id.lower().endswith((".gz", ".parquet"))
-    content = read_bytes(file, -1 if whole else _HEADER_BYTES)
+    content = read_bytes(file, MAX_BYTES + 1 if whole else _HEADER_BYTES)
+    if len(content) > MAX_BYTES:
+        raise InputError(f"{file.source} {_TOO_LARGE}")
     if file.id.lower().endswith(".parquet"):
         columns, rows = _parquet(file, content)
     else:
@@ -155,13 +161,16 @@ def in_folders(table: Table, images: list[str]) -> list[str]:
 
 def _unzipped(file: ImageFile, content: bytes) -> bytes:
     try:
+        plain, left = io.BytesIO(), MAX_BYTES
         with gzip.GzipFile(fileobj=io.BytesIO(content)) as stream:
-            plain = stream.read(MAX_BYTES + 1)
+            # In parts: asked for all at once, it would set 2 GiB aside for the smallest file.
+            while left >= 0 and (part := stream.read(2**20)):
+                left -= plain.write(part)
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file.source} is cut short or damaged ({error})") from error
-    if len(plain) > MAX_BYTES:
-        raise InputError(f"{file.source} unpacks to more than {MAX_BYTES >> 30} GiB: no table")
-    return plain
+    if left < 0:
+        raise InputError(f"{file.source} {_TOO_LARGE}")
+    return plain.getvalue()
 
 
 def _text(content: bytes) -> str:
@@ -196,18 +205,26 @@ def _parquet(file: ImageFile, content: bytes) -> tuple[tuple[str, ...], list[Seq
     import pyarrow.parquet
 
     try:
-        reader = pyarrow.parquet.ParquetFile(io.BytesIO(content))
+        reader = pyarrow.parquet.ParquetFile(io.BytesIO(content), page_checksum_verification=True)
         plain = [
             field.name
             for field in reader.schema_arrow
             if not (pyarrow.types.is_nested(field.type) or pyarrow.types.is_binary(field.type))
         ]  # embeddings and pictures are no labels
-        data = reader.read(columns=plain)
-        cells = [
-            ["" if cell is None else str(cell) for cell in column.to_pylist()]
-            for column in data.columns
-        ]
-    except (pyarrow.ArrowException, OSError, ValueError) as error:
+        if reader.metadata.num_rows > MAX_ROWS:
+            raise InputError(f"{file.source} has more than {MAX_ROWS:,} rows: is it a table?")
+        cells: list[list[str]] = [[] for _ in plain]
+        left = MAX_BYTES
+        # A few bytes can stand for a column of gigabytes: a text that is repeated.
+        for batch in reader.iter_batches(_BATCH, columns=plain):
+            left -= batch.nbytes
+            if left < 0:
+                raise InputError(f"{file.source} {_TOO_LARGE}")
+            for column, values in zip(cells, batch.columns, strict=True):
+                column += ["" if cell is None else str(cell) for cell in values.to_pylist()]
+    except InputError:
+        raise
+    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
         reason = " ".join(str(error).split())[:120]
         raise InputError(f"{file.source} is no Parquet file, or damaged ({reason})") from error
     return tuple(plain), list(zip(*cells, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import math
 import os
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -182,7 +184,11 @@ def read_bytes(file: ImageFile, limit: int = -1) -> bytes:
         raise InputError(f"{file.source} is no regular file, or a link to none")
     try:
         with open_file(file.source.path, file.source.member) as stream:
-            return stream.read(limit)
+            # In parts: asked for all at once, Python sets as much aside, however small the file.
+            content, left = io.BytesIO(), math.inf if limit < 0 else limit
+            while left > 0 and (part := stream.read(int(min(left, 2**20)))):
+                left -= content.write(part)
+            return content.getvalue()
     except Exception as error:  # a zip's damage has many classes
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{file.source} cannot be read: {reason}") from error

@@ -70,13 +70,15 @@ def members(path: str) -> tuple[dict[str, zipfile.ZipInfo], list[str]]:
         backslashes += "\\" in member.filename
         name = inner_name(member)
         if name.startswith("/") or ".." in name.split("/") or name[1:2] == ":":
-            raise InputError(f"{path}: {name!r} leads outside of it; do not use this zip")
+            raise InputError(f"{path}: {name!r:.100} leads outside of it; do not use this zip")
         if member.flag_bits & _ENCRYPTED:
-            raise InputError(f"{path} is encrypted ({name!r}); unpack it with its password first")
+            raise InputError(
+                f"{path} is encrypted ({name!r:.100}); unpack it with its password first"
+            )
         if stat.S_ISLNK(member.external_attr >> 16):
             warnings.append(f"a link in the zip is not followed: {name}")
         elif name in found:
-            raise InputError(f"{path}: {name!r} is in it twice; make the zip again")
+            raise InputError(f"{path}: {name!r:.100} is in it twice; make the zip again")
         else:
             found[name] = member
     total = sum(member.file_size for member in found.values())

@@ -9,8 +9,9 @@ one folder that all of them see; process 0 alone deletes, moves and writes manif
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
-import json
+import logging
 import os
 import shutil
 from collections.abc import Callable
@@ -21,7 +22,7 @@ import jax
 from orbax.checkpoint import v1 as ocp
 
 from jaxssl.errors import CheckpointError, InputError
-from jaxssl.files import write_text
+from jaxssl.files import not_written, read_json, write_record
 from jaxssl.training import processes
 from jaxssl.training.state import TrainState
 
@@ -55,17 +56,25 @@ class Checkpoints:
         self._committer = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
 
     def __enter__(self) -> Checkpoints:
+        logging.getLogger("absl").addFilter(_not_of_orbax)
         if processes.is_first():
-            self._directory.mkdir(parents=True, exist_ok=True)
-            for leftover in self._directory.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(leftover)  # a save that a kill cut short; the run's lock is held
+            try:
+                self._directory.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise not_written(self._directory, error) from error
+            self._sweep()
         return self
 
     def __exit__(self, *exception: object) -> None:
         try:
             self.finish()
+        except CheckpointError:
+            if not any(exception):
+                raise
+            # What ended the run first is what is told.
         finally:
             self._committer.shutdown()
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
 
     def save(self, step: int, state: TrainState, facts: dict[str, Any]) -> None:
         """Start to save; return once the arrays are copied off the devices.
@@ -83,7 +92,12 @@ class Checkpoints:
         path = self._directory / str(step)
         if not processes.from_first(lambda: _make_room(path)):
             return
-        response = ocp.save_async(path, _named(state))
+        try:
+            os.scandir(self._directory).close()  # Orbax would make a folder that was removed anew
+            response = ocp.save_async(path, _named(state))
+        except (OSError, ValueError, RuntimeError) as error:
+            self._sweep(path.name)
+            raise _not_saved(path, error) from error
         self._pending = self._committer.submit(self._commit, path, response, facts)
 
     def poll(self) -> None:
@@ -99,14 +113,19 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """List the steps that have a folder, oldest first."""
-        return sorted(int(p.name) for p in self._directory.iterdir() if p.name.isdigit())
+        names = [path.name for path in self._directory.iterdir() if path.is_dir()]
+        return sorted(int(name) for name in names if name.isascii() and name.isdecimal())
 
     def best_step(self) -> int | None:
         """Return the kept step with the lowest `score`; of equals the latest: longest trained."""
+        every = {step: self._facts(step) for step in self.steps()}
+        for step in [step for step, facts in every.items() if facts is None]:
+            fault = damage(self._directory / str(step))
+            self._say(f"checkpoint {step}: {fault}; whether it is the best is not known")
         scored = [
             (facts["score"], -step)
-            for step in self.steps()
-            if (facts := self._facts(step)) is not None and facts.get("score") is not None
+            for step, facts in every.items()
+            if facts is not None and facts.get("score") is not None
         ]
         return -min(scored)[1] if scored else None
 
@@ -160,8 +179,8 @@ class Checkpoints:
 
     def _facts(self, step: int) -> dict[str, Any] | None:
         try:
-            return json.loads((self._directory / str(step) / MANIFEST).read_text())["facts"]
-        except (OSError, ValueError, KeyError):
+            return read_manifest(self._directory / str(step))["facts"]
+        except (OSError, InputError):
             return None
 
     def _commit(self, path: Path, response: Any, facts: dict[str, Any]) -> None:
@@ -171,10 +190,14 @@ class Checkpoints:
                 write_manifest(path, facts)
                 self._prune()
         except Exception as error:
-            free = shutil.disk_usage(self._directory).free / 1e6
-            raise CheckpointError(
-                f"saving checkpoint {path} failed, {free:.0f} MB free there: {error}"
-            ) from error
+            self._sweep(path.name)  # what was written of it fills the disk
+            raise _not_saved(path, error) from error
+
+    def _sweep(self, step: str = "*") -> None:
+        """Remove what saves left that were cut short; the run's lock is held."""
+        if processes.is_first():
+            for leftover in self._directory.glob(f"{step}.orbax-checkpoint-tmp*"):
+                shutil.rmtree(leftover, ignore_errors=True)
 
     def _prune(self) -> None:
         whole = [step for step in self.steps() if self._facts(step) is not None]
@@ -187,6 +210,24 @@ class Checkpoints:
         for step in whole:
             if step not in stay:
                 shutil.rmtree(self._directory / str(step))
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    """Drop Orbax's pages of tracebacks: a save that fails is told in our one line."""
+    return "orbax" not in record.pathname
+
+
+def _not_saved(path: Path, error: Exception) -> CheckpointError:
+    free = ""
+    with contextlib.suppress(OSError):
+        free = f", {shutil.disk_usage(path.parent).free / 1e6:.0f} MB free there"
+    # Of a full disk Orbax says three lines of paths and offsets, and the reason at the end.
+    known = [w for w in ("No space left", "No such file", "Read-only file") if w in str(error)]
+    reason = known[0] if known else " ".join(str(error).split())[:160]
+    return CheckpointError(
+        f"saving checkpoint {path} failed{free}: {reason}; see to the disk, and the same command "
+        "goes on from the checkpoint before"
+    )
 
 
 def _make_room(path: Path) -> bool:
@@ -205,7 +246,7 @@ def write_manifest(path: Path, facts: dict[str, Any]) -> None:
         for file in sorted(path.rglob("*"))
         if file.is_file() and MANIFEST not in file.name
     }
-    write_text(path / MANIFEST, json.dumps({"facts": facts, "files": files}, indent=1))
+    write_record(path / MANIFEST, {"facts": facts, "files": files})
     for folder in (path, path.parent):  # the rename itself must survive a power loss
         descriptor = os.open(folder, os.O_RDONLY)
         os.fsync(descriptor)
@@ -214,19 +255,31 @@ def write_manifest(path: Path, facts: dict[str, Any]) -> None:
 
 def damage(path: Path) -> str | None:
     """Say what is wrong with a checkpoint folder; None where it matches its manifest."""
-    try:
-        expected = json.loads((path / MANIFEST).read_text())["files"]
-    except FileNotFoundError:
+    if not os.path.lexists(path / MANIFEST):
         return "its save was not finished" if path.exists() else "there is no such folder"
-    except (OSError, ValueError, KeyError, TypeError):
-        return f"{MANIFEST} cannot be read"
+    try:
+        expected = read_manifest(path)["files"]
+    except InputError:
+        return f"{MANIFEST} cannot be read, or was changed after it was written"
     for name, (size, sha256) in expected.items():
         file = path / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if _digest(file) != [size, sha256]:
-            return f"{name} was changed after it was written"
+        try:
+            if not file.is_file():
+                return f"{name} is missing"
+            if _digest(file) != [size, sha256]:
+                return f"{name} was changed after it was written"
+        except OSError as error:
+            return f"{name} cannot be read ({error.strerror})"
     return None
+
+
+def read_manifest(path: Path) -> dict[str, Any]:
+    """Read the manifest of a checkpoint folder: its facts, and its files with size and sha256.
+
+    Raises:
+      InputError: It is missing or damaged, or was changed: one without its own sha256 is none.
+    """
+    return read_json(path / MANIFEST, sealed=True)
 
 
 def _digest(file: Path) -> list[int | str]:

@@ -84,7 +84,7 @@ def fit(
     """
     state, facts = checkpoints.restore(state)
     step = int(state.step)
-    history = [row for row in run.rewind(step) if row["split"] == "val"]
+    history = [row for row in run.rewind(step, facts.get("lines")) if row["split"] == "val"]
     clock = Clock(facts)
     log = Log(run, clock, plan)
     stopped_early = _out_of_patience(history, work, plan)
@@ -129,7 +129,8 @@ def fit(
                 log.flush()
                 _check_finite(state, checkpoints)
                 score = work.score(row) if row else None
-                checkpoints.save(step, state, clock.facts(step) | {"score": score})
+                told = {"score": score, "lines": run.lines}
+                checkpoints.save(step, state, clock.facts(step) | told)
                 clock.saved()
             if stop:
                 checkpoints.finish()

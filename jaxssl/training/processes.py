@@ -23,11 +23,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jaxssl.errors import InputError, RunEnd
+from jaxssl.training import lifelines
 
 JOIN_SECONDS = 120.0  # a node's slow start, not a person's search for a wrong address
 LEAVE_SECONDS = 30.0  # how long one that failed waits for the others to hear of it
 FOREVER = 7 * 86400.0
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+_lifelines: lifelines.Lifelines | None = None
 _turns = itertools.count()  # all processes call `from_first` and `gather` in the same order
 
 
@@ -90,6 +92,7 @@ def join(
             f"the coordinator is {coordinator!r}: it must be HOST:PORT, the port 1 to 65535"
         )
     _initialize(coordinator or None, processes or found, process, seconds)
+    _tie()
     if not is_first():
         # The descriptor, not sys.stdout: C++ libraries print too.
         sys.stdout.flush()
@@ -216,6 +219,8 @@ def leave(message: object = None, exit_code: int = 0) -> None:
         return
     failure = None if message is None else [_index(), str(message), exit_code]
     if failure:
+        if _lifelines is not None:
+            _lifelines.fail(str(message), exit_code)
         client.key_value_set(f"jaxssl/failed/{_index()}", json.dumps(failure), allow_overwrite=True)
     client.key_value_set(f"jaxssl/left/{_index()}", json.dumps(failure), allow_overwrite=True)
     try:
@@ -224,10 +229,52 @@ def leave(message: object = None, exit_code: int = 0) -> None:
                 _wait(f"jaxssl/left/{i}", LEAVE_SECONDS, listen=False)
             elif end := json.loads(_wait(f"jaxssl/left/{i}")):
                 raise ElsewhereEnded(*end)
+        if _lifelines is not None:
+            _lifelines.leave()
     except TimeoutError:
         # JAX's own end would wait for them and then abort this process with a stack trace.
         sys.stderr.flush()
         os._exit(exit_code)
+
+
+def another_ended(seconds: float) -> bool:
+    """Tell whether it is heard within so many seconds that another process died or failed.
+
+    This process then ends by itself, with a line, while the caller waits.
+    """
+    return _lifelines is not None and _lifelines.heard.wait(seconds)
+
+
+def _tie() -> None:
+    """Hold a connection to process 0, over which the death of a process is heard at once."""
+    global _lifelines
+    tied = lifelines.Lifelines(_index(), _other_ended)
+
+    def listen() -> list[Any]:
+        with contextlib.suppress(OSError):
+            return tied.listen()
+        return [0, ""]
+
+    port, password = from_first(listen)
+    if not is_first():
+        host = str(_distributed().coordinator_address).rpartition(":")[0].strip("[]")
+        with contextlib.suppress(OSError):  # a firewall: then JAX notices, after 100 s
+            tied.connect(host, port, password)
+    _lifelines = tied
+    atexit.register(tied.leave)  # before JAX's own, which were registered earlier
+
+
+def _other_ended(process: int, what: str, exit_code: int) -> None:
+    """End this process, in a thread: its main one may wait for the other on the device for ever."""
+    if what.startswith("died"):
+        text = f"process {process} {what}: the same command in all processes goes on from the last"
+        text += " checkpoint"
+    else:
+        time.sleep(LEAVE_SECONDS)  # where it agrees on something it hears by itself, and leaves
+        text = f"process {process} ended: {what}"
+    print(text, file=sys.stderr, flush=True)
+    time.sleep(1.0 if is_first() else 0.0)  # JAX aborts the others when process 0 is gone
+    os._exit(exit_code)
 
 
 def _initialize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import errno
 import importlib.metadata
 import json
 import os
@@ -16,8 +17,16 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxssl.errors import InputError
-from jaxssl.files import read_lines, read_record, write_text
+from jaxssl.errors import InputError, visible
+from jaxssl.files import (
+    line_of,
+    not_written,
+    read_lines,
+    read_record,
+    sweep,
+    write_record,
+    write_text,
+)
 from jaxssl.training import processes
 
 _PACKAGES = ("jaxssl", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
@@ -57,6 +66,7 @@ class RunFolder:
         self._tensorboard: Any = None
         self._lock: Any = None
         self._metrics: Any = None
+        self.lines = 0  # of metrics.jsonl
 
     def __enter__(self) -> RunFolder:
         if processes.is_first():
@@ -80,54 +90,97 @@ class RunFolder:
         except OSError as error:
             raise InputError(
                 f"the run folder {self.path} cannot be written: {error.strerror}"
+                + (f" ({error.filename})" if error.filename else "")
             ) from None
         try:
+            sweep(self.path, deep=True, idle=0)  # the lock is held: nobody else writes
             self.resumed = self._compare_or_write_config()
+            self._metrics = self._open_metrics()
         except BaseException:
             self._lock.close()
             raise
-        self._metrics = open(self.path / "metrics.jsonl", "a")  # noqa: SIM115
+
+    def _open_metrics(self) -> Any:
+        path = self.path / "metrics.jsonl"
+        if path.exists() and not path.is_file():  # opening a pipe would wait for its reader
+            raise InputError(f"{path}: not a file; restore or remove it")
+        try:
+            return open(path, "a", encoding="utf-8")
+        except OSError as error:
+            raise not_written(path, error) from error
 
     def __exit__(self, *exception: object) -> None:
         for opened in (self._metrics, self._tensorboard, self._lock):
             if opened is not None:
                 opened.close()
 
-    def rewind(self, step: int) -> list[dict[str, Any]]:
-        """Drop the metrics after `step`, which a resumed run writes again; return the others."""
+    def rewind(self, step: int, lines: int | None = None) -> list[dict[str, Any]]:
+        """Drop the metrics after `step`, which a resumed run writes again; return the others.
+
+        Args:
+          step: Where the run goes on.
+          lines: How many there were when that step was saved; where there are fewer, it is said.
+        """
         path = self.path / "metrics.jsonl"
-        rows = [row for row in read_lines(path) if row["step"] <= step]
-        if self._metrics is None:
+        first = self._metrics is not None
+        read = read_lines(path, say=print if first else None)
+        rows = [row for row in read if row["step"] <= step]
+        self.lines = len(rows)
+        if not first:
             return rows
+        if lines is not None and len(rows) < lines:
+            print(
+                f"{path}: {len(rows)} of the {lines} lines that were written to step {step}: the "
+                "others are lost to the curves, and to the patience"
+            )
         self._metrics.close()
-        write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
-        self._metrics = open(path, "a")  # noqa: SIM115 closed in __exit__
+        write_text(path, "".join(map(line_of, rows)))
+        self._metrics = self._open_metrics()
         # A log, not a result: a machine without tensorboardX trains as well.
-        with contextlib.suppress(ImportError):
+        with contextlib.suppress(ImportError, OSError):
             from tensorboardX import SummaryWriter
 
             self._tensorboard = SummaryWriter(str(self.path / "tensorboard"), purge_step=step + 1)
         return rows
 
     def log(self, step: int, epoch: float, split: str, values: Mapping[str, float]) -> None:
-        """Append one line to `metrics.jsonl` (flushed) and to TensorBoard."""
+        """Append one line to `metrics.jsonl` (flushed) and to TensorBoard.
+
+        Raises:
+          WriteError: The disk is full, or somebody removed or moved the folder.
+        """
         if self._metrics is None:
             return
         row = {"step": step, "epoch": round(epoch, 4), "split": split, "time": time.time()}
         row.update({name: float(value) for name, value in values.items()})
-        self._metrics.write(json.dumps(row) + "\n")
-        self._metrics.flush()
+        path = self.path / "metrics.jsonl"
+        try:
+            self._check_there(path)
+            self._metrics.write(line_of(row))
+            self._metrics.flush()
+            self.lines += 1
+        except OSError as error:
+            # What could not be flushed would be tried again, and fail, when the file is closed.
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self._metrics.fileno())
+            os.close(nowhere)
+            raise not_written(path, error) from error
         if self._tensorboard is not None:
             for name, value in values.items():
                 self._tensorboard.add_scalar(f"{split}/{name}", float(value), step)
 
+    def _check_there(self, path: Path) -> None:
+        """Notice that the folder is gone: an open file takes lines after it was removed."""
+        if not os.path.samestat(os.stat(path), os.fstat(self._metrics.fileno())):
+            raise FileNotFoundError(errno.ENOENT, "another file has taken its place")
+
     def _compare_or_write_config(self) -> bool:
         path = self.path / "config.json"
-        if not path.exists():
+        if not os.path.lexists(path):
             if (self.path / "checkpoints").exists():
                 raise InputError(f"{self.path} has checkpoints but no config.json: use another")
             record = {"format": 2, **self._facts, "config": self._config, **provenance()}
-            write_text(path, json.dumps(record, indent=2) + "\n")
+            write_record(path, record)
             return False
         record = read_record(self.path)
         old, new = record["config"], self._config
@@ -209,7 +262,10 @@ def _lock_or_fail(file: Any, path: Path) -> None:
 def _holder(path: Path) -> str:
     """Say which process holds a folder, or held it last, where and since when; "" where none."""
     try:
-        return (path / ".lock").read_text().strip()
+        if not (path / ".lock").is_file():  # a pipe would never end
+            return ""
+        with open(path / ".lock", "rb") as file:
+            return visible(file.read(200).decode("utf-8", "replace").strip())
     except OSError:
         return ""
 

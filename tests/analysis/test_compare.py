@@ -20,6 +20,7 @@ from jaxssl.analysis.results import Results
 from jaxssl.analysis.scores import judged_table
 from jaxssl.analysis.verdict import verdict
 from jaxssl.errors import InputError
+from jaxssl.files import read_json
 
 from .conftest import make_tables, write_record, write_run
 from .test_report import DEEP_TITLE, Page
@@ -54,7 +55,7 @@ def variant(run, folder, *, study="SimCLR", shift=0.0, data="x", **settings):
 
 
 def change_json(path, **change):
-    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    path.write_text(json.dumps(read_json(path) | change))
 
 
 @pytest.fixture(scope="module")

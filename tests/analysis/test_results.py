@@ -12,6 +12,7 @@ from jaxssl.analysis.health import Spread, spread
 from jaxssl.analysis.measures import analyse
 from jaxssl.analysis.results import Facts, Results
 from jaxssl.errors import InputError
+from jaxssl.files import read_json
 
 from .conftest import CLASSIFICATION, DEEP, SEEN, UNSEEN, make_tables, table, unlabelled
 
@@ -214,7 +215,7 @@ def test_remembered_curves_are_of_their_vectors_and_labels(tmp_path):
     ],
 )
 def test_a_damaged_file_is_named_with_its_field_in_one_line(run, tmp_path, change, says):
-    record = json.loads((run / "results.json").read_text())
+    record = read_json(run / "results.json")
     change(record)
     path = tmp_path / "results.json"
     path.write_text(json.dumps(record))

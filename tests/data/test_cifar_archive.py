@@ -275,6 +275,35 @@ def test_a_pickle_of_few_bytes_cannot_ask_for_gigabytes(forms, tmp_path):
     assert peak < 50e6
 
 
+def test_a_key_that_holds_itself_twice_and_so_on_takes_no_time(forms, tmp_path):
+    """40 levels: 2**40 steps for who hashes it."""
+    nested = b")q\x00" + b"".join(b"h%ch%c\x86q%c" % (i, i, i + 1) for i in range(40))
+    batch = {"cifar-10-batches-py/test_batch": b"\x80\x02" + nested + b"q\x64}h\x64K\x01s."}
+    text = refusal(unpacked(tmp_path / "a", forms["python"] | batch), subset=5)
+    assert "test_batch" in text
+    assert "a key that is no text" in text
+
+
+def test_a_label_that_holds_itself_twice_and_so_on_is_not_written_out():
+    label = []
+    for _ in range(40):
+        label = [label, label]
+    with pytest.raises(InputError, match="the label of row 0 is list, outside 0-9"):
+        cifar_source._labels(CIFAR10, "x", [label])
+
+
+def test_a_name_of_megabytes_is_not_read(tmp_path):
+    header = zeros(400 * 2**20)
+    header.type = tarfile.GNUTYPE_LONGNAME
+    source = tmp_path / "a.tar"
+    source.write_bytes(header.tobuf() + bytes(2**20))
+    tracemalloc.start()
+    with pytest.raises(InputError, match="holds more than CIFAR can"):
+        read_files(source)
+    assert tracemalloc.get_traced_memory()[1] < 2**21
+    tracemalloc.stop()
+
+
 # --------------------------------------------------------------------------------- damaged contents
 
 

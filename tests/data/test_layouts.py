@@ -10,6 +10,7 @@ import io
 import os
 import struct
 import tarfile
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from functools import cache
@@ -21,7 +22,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image, ImageDraw, ImageOps
 
-from jaxssl.data import Reading, open_images, scan, split_protocol
+from jaxssl.data import Reading, open_images, scan, split_protocol, tables
+from jaxssl.data.source import Source
+from jaxssl.data.walk import ImageFile
 from jaxssl.errors import InputError
 
 ARCHIVE = Path(os.environ.get("JAXSSL_DATA", "")) / "planktonset1.tar.gz"
@@ -684,3 +687,24 @@ def test_links_in_a_zip_are_not_followed(home):
     images, report = read(home / "x.zip")
     assert images.ids == ("a/0.png",)
     assert report.warnings == ("a link in the zip is not followed: a/link.png",)
+
+
+def test_a_small_table_that_stands_for_gigabytes_is_refused(tmp_path):
+    """A text of 16 kB, once on the disk and 20,000 times in the table."""
+    column = pyarrow.array(["x" * 2**14] * 20_000)
+    path = tmp_path / "labels.parquet"
+    pyarrow.parquet.write_table(pyarrow.table({"path": column}), path, compression="zstd")
+    assert path.stat().st_size < 10**6
+    file = ImageFile(path.name, Source(str(path)), (0, 0))
+    with pytest.raises(InputError, match="larger unpacked than the 256 MiB of a table"):
+        tables.read_table(file)
+
+
+def test_a_gzipped_table_sets_nothing_aside(tmp_path):
+    path = tmp_path / "labels.csv.gz"
+    path.write_bytes(gzip.compress(b"path,label\na.png,cat\n"))
+    tracemalloc.start()
+    table = tables.read_table(ImageFile(path.name, Source(str(path)), (0, 0)))
+    assert tracemalloc.get_traced_memory()[1] < 2**22
+    tracemalloc.stop()
+    assert table.column("label") == ["cat"]

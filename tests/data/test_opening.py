@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import os
 import unicodedata
 from functools import cache
@@ -15,6 +14,7 @@ from PIL import Image
 
 from jaxssl.data import ImageSet, Reading, Report, UnreadableImage, open_images, opening, scan
 from jaxssl.errors import InputError
+from jaxssl.files import read_json, write_record
 
 
 def save(path: Path, level: int, mode: str = "L") -> Path:
@@ -108,7 +108,7 @@ def test_names_that_are_hard_to_say(root):
     assert images.class_names == tuple(names)
     assert images.ids[0] == "part<Crustacea/<script>\n.png"
     assert len(str(report).splitlines()) == 5  # a line break in a name breaks no line
-    assert str(report).splitlines()[4] == r"  'part<Crustacea/a\nb.txt'"
+    assert str(report).splitlines()[4] == r"  part<Crustacea/a\nb.txt"
 
 
 def test_what_computers_leave_behind_is_passed_over(root):
@@ -511,10 +511,58 @@ def test_a_damaged_cache_is_made_again(root, decoded, damage):
     assert len(decoded) == 10
 
 
+def test_one_flipped_bit_of_the_pixels_is_never_used(root, decoded):
+    want = read(root)[0].images()
+    (pack,) = (root.parent / "cache").glob("*/*.npy")
+    whole = bytearray(pack.read_bytes())
+    whole[-20] ^= 4  # a pixel of the last image, before the checksum
+    pack.write_bytes(whole)
+    np.testing.assert_array_equal(read(root)[0].images(), want)
+    assert len(decoded) == 10
+
+
+@pytest.mark.parametrize("limit", [2**31, 0])
+def test_a_picture_replaced_under_its_name_size_and_time_is_seen(root, monkeypatch, limit):
+    """As `cp -p` and `rsync -t` replace one: only the inode's own time tells."""
+    monkeypatch.setattr(scan, "MAX_CACHED_BYTES", limit)
+    monkeypatch.setattr(
+        scan, "_SAMPLE", 10**9
+    )  # none by chance: `//` gives every 0th, so every 1st
+    monkeypatch.setattr(scan, "_SAMPLE", 1)  # the first file alone
+    read(root)
+    path = root / "c" / "z.png"
+    before, old = path.read_bytes(), os.stat(path)
+    save(path, 99)
+    path.write_bytes(path.read_bytes().ljust(len(before), b"\0"))  # after a PNG's end, no harm
+    assert len(path.read_bytes()) == len(before)
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))
+    images, _ = read(root)
+    assert images.load(images.ids.index("c/z.png")).max() == 99
+
+
+def test_files_that_were_touched_but_not_changed_are_hashed_once(root, decoded, monkeypatch):
+    monkeypatch.setattr(scan, "_SAMPLE", 1)
+    read(root)
+    for path in root.rglob("*.*"):
+        path.chmod(0o640)
+    hashed = []
+    digest_of = scan.digest_of
+    monkeypatch.setattr(
+        scan, "digest_of", lambda source, pixels: hashed.append(source) or digest_of(source, pixels)
+    )
+    read(root)
+    assert len(hashed) == 5
+    read(root)
+    assert len(hashed) == 6
+    read(root, hash_all=True)
+    assert len(hashed) == 11
+    assert len(decoded) == 5
+
+
 def test_verdicts_of_another_version_are_not_trusted(root, decoded):
     read(root)
     (verdicts,) = (root.parent / "cache").glob("*/verdicts.json")
-    verdicts.write_text(json.dumps(json.loads(verdicts.read_text()) | {"version": "0"}))
+    write_record(verdicts, read_json(verdicts) | {"version": "0"})
     read(root)
     assert len(decoded) == 10
 
@@ -546,10 +594,12 @@ def test_a_scan_that_is_stopped_leaves_no_file_behind(root, monkeypatch):
     assert [path.name for path in (root.parent / "cache").glob("*/*")] == []
 
 
-def test_what_a_killed_scan_left_is_removed_after_a_day(root):
+def test_what_a_killed_scan_left_is_removed_after_ten_minutes(root):
     read(root)
     (pack,) = (root.parent / "cache").glob("*/*.npy")
-    old, young = pack.with_name(f"{pack.name}.old.tmp"), pack.with_name(f"{pack.name}.new.tmp")
+    nobody = 2**22 + 1  # above the largest number of a process
+    old = pack.with_name(f".{pack.name}.{nobody}-0123ab.tmp")
+    young = pack.with_name(f".{pack.name}.{nobody}-0123ac.tmp")
     old.touch()
     young.touch()
     os.utime(old, (1, 1))

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +53,43 @@ def test_an_interrupt_is_a_line_that_fits_programs_without_a_run_folder(told, ca
     assert told[0][1] == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("the same command goes on, with the same --run-dir where it takes one")
+
+
+def test_a_signal_outside_of_training_is_a_line_and_resumable(told, capsys):
+    def stopped():
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(10)
+
+    with pytest.raises(SystemExit) as end, cli.ending():
+        stopped()
+    assert end.value.code == 75
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "stopped by SIGTERM outside of training; the same command goes on" in line
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device: free space"),
+        (PermissionError(errno.EACCES, "Permission denied", "/a\nb"), r"/a\nb: Permission denied"),
+        (MemoryError(), "the memory does not suffice"),
+    ],
+)
+def test_what_no_program_can_mend_is_a_line(told, capsys, error, says):
+    with pytest.raises(SystemExit) as end, cli.ending():
+        raise error
+    assert end.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert says in line
+
+
+def test_names_are_text_on_the_terminal(capsys):
+    with cli.names_as_text():
+        print("class \x1b[2J\u202e\tof 3\n", end="")
+        print("\r 40 %", file=sys.stderr)
+    said = capsys.readouterr()
+    assert said.out == "class \\x1b[2J\\u202e\tof 3\n"
+    assert said.err == "\r 40 %\n"
 
 
 @pytest.mark.parametrize(

@@ -70,9 +70,7 @@ def test_any_flipped_bit_falls_back_to_the_step_before(saved):
         broken = bytearray(content)
         broken[random.integers(len(broken))] ^= 1 << random.integers(8)
         file.write_bytes(broken)
-        # A flip inside the manifest's facts still parses: the digests are what is protected.
-        if file.name != MANIFEST:
-            assert "was changed" in damage(folder / "3"), file.name
+        assert "was changed" in damage(folder / "3"), file.name
         file.write_bytes(content)
     assert damage(folder / "3") is None
 
@@ -121,6 +119,30 @@ def test_another_model_is_named_parameter_by_parameter(saved):
     folder, _ = saved
     with pytest.raises(InputError, match=r"params\.head\.0\.bias: checkpoint \(4,\), model \(6,\)"):
         restore(folder, state_of(0, classes=6))
+
+
+def test_a_changed_score_is_not_believed_and_said(tmp_path):
+    said = []
+    with Checkpoints(tmp_path, keep=3, say=said.append) as checkpoints:
+        for step, score in enumerate([3.0, 1.0, 2.0], 1):
+            checkpoints.save(step, state_of(0), {"score": score})
+        checkpoints.finish()
+        manifest = tmp_path / "3" / MANIFEST
+        manifest.write_text(manifest.read_text().replace('"score": 2.0', '"score": 0.5'))
+        assert checkpoints.best_step() == 2
+    assert said == [
+        f"checkpoint 3: {MANIFEST} cannot be read, or was changed after it was written; "
+        "whether it is the best is not known"
+    ]
+
+
+def test_a_folder_that_was_removed_is_noticed_at_the_next_save(tmp_path):
+    folder = tmp_path / "checkpoints"
+    with Checkpoints(folder) as checkpoints:
+        shutil.rmtree(folder)
+        with pytest.raises(CheckpointError, match="No such file"):
+            checkpoints.save(1, state_of(0), {})
+    assert not folder.exists()
 
 
 def test_keeps_the_newest_and_the_best(tmp_path):

@@ -1,15 +1,19 @@
 """The run folder: one writer, one configuration, metrics that survive a kill."""
 
+import contextlib
 import errno
 import fcntl
 import json
+import os
+import resource
+import shutil
 import subprocess
 import sys
 import textwrap
 
 import pytest
 
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, WriteError
 from jaxssl.files import read_lines as read_metrics
 from jaxssl.training import processes
 from jaxssl.training.runs import RunFolder
@@ -142,3 +146,69 @@ def test_the_folder_of_an_older_version_is_refused_and_kept(tmp_path):
     ):
         pass
     assert not (tmp_path / "metrics.jsonl").exists()
+
+
+def test_a_folder_that_is_removed_or_moved_in_training_is_noticed_at_the_next_line(tmp_path):
+    for gone in (shutil.rmtree, lambda path: path.rename(tmp_path / "elsewhere")):
+        with folder(tmp_path / "run") as run:
+            run.rewind(0)
+            run.log(1, 0.5, "train", {"loss": 0.5})
+            gone(tmp_path / "run")
+            with pytest.raises(WriteError, match=r"metrics\.jsonl cannot be written: No such file"):
+                run.log(2, 1.0, "train", {"loss": 0.5})
+
+
+def test_a_full_disk_is_a_line_and_what_was_written_is_whole(tmp_path):
+    """A limit on the size of files is the disk that a test can fill; SIGXFSZ is off in Python."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with folder(tmp_path) as run:
+        run.rewind(0)
+        run.log(1, 0.5, "train", {"loss": 0.5})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, limits[1]))
+        try:
+            with pytest.raises(WriteError, match="MB free there: free space, and the same command"):
+                run.log(2, 1.0, "train", {"loss": 0.5})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    with folder(tmp_path) as run:
+        assert [row["step"] for row in run.rewind(9)] == [1]
+        run.log(2, 1.0, "train", {"loss": 0.5})
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.jsonl")] == [1, 2]
+
+
+def test_lost_and_damaged_lines_are_said(tmp_path, capsys):
+    with folder(tmp_path) as run:
+        run.rewind(0)
+        for step in (1, 2, 3):
+            run.log(step, step / 2, "train", {"loss": 0.5})
+        assert run.lines == 3
+    path = tmp_path / "metrics.jsonl"
+    path.write_text(path.read_text().replace('"step": 2', '"step": 0'))
+    with folder(tmp_path) as run:
+        assert [row["step"] for row in run.rewind(3, lines=3)] == [1, 3]
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == f"{path}: 1 damaged lines are left out"
+    assert said[1].startswith(f"{path}: 2 of the 3 lines that were written to step 3: ")
+
+
+@pytest.mark.parametrize("name", ["metrics.jsonl", ".lock", "config.json", "tensorboard"])
+def test_a_folder_or_a_pipe_in_the_place_of_a_file_is_a_line(tmp_path, name):
+    for make in (os.mkdir, os.mkfifo):
+        path = tmp_path / make.__name__
+        with folder(path):
+            pass
+        with contextlib.suppress(FileNotFoundError):
+            (path / name).unlink()
+        make(path / name)
+        with contextlib.suppress(InputError), folder(path) as run:
+            run.rewind(0)
+
+
+def test_what_a_killed_writer_left_is_swept(tmp_path):
+    with folder(tmp_path):
+        pass
+    left = tmp_path / "report" / f".index.html.{2**22 + 1}-0123ab.tmp"
+    left.parent.mkdir()
+    left.touch()
+    with folder(tmp_path):
+        assert not left.exists()

@@ -1,0 +1,393 @@
+"""What a run survives: damages, foreign bytes, kills, full disks, other devices; all bounded.
+
+`python scripts/torture.py damage --count 200`
+`python scripts/torture.py fuzz --seconds 300`
+`python scripts/torture.py kill --count 40`
+`python scripts/torture.py disk`, `readonly`, `devices`, or `all`
+
+Each part trains a small run on scikit-learn's digits in a temporary folder (about a minute), and
+adds what happened to `--json` (results/torture.json). It ends with exit code 1 if there was a
+fault. `disk` mounts a small tmpfs, for which it must be root. docs/RELIABILITY.md has the table.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # this copy of the package, whatever is installed
+os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+SMALL = (
+    *("--dataset", "digits", "--seen", "0", "1", "2", "--unseen", "6", "7", "--image-size", "16"),
+    *("--batch-size", "32", "--evaluate-epochs", "0.25", "--log-every", "1", "--cpu"),
+    *("--draws", "2", "--labels", "10", "30"),
+)
+TRACE = "Traceback (most recent call last)"
+
+
+def program(folder: Path, *more: str, devices: int = 1) -> tuple[list[str], dict[str, str]]:
+    """Return the command of a small run, and its environment."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = os.environ | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "MPLBACKEND": "Agg"}
+    command = [sys.executable, "-m", "experiments.simclr", *SMALL, "--run-dir", str(folder), *more]
+    return command, environment
+
+
+def trained(folder: Path, *more: str, devices: int = 1, seconds: float = 600) -> Any:
+    """Run the small run to its end."""
+    command, environment = program(folder, *more, devices=devices)
+    return subprocess.run(
+        command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=seconds
+    )
+
+
+def end_of(folder: Path) -> str:
+    """Hash the state that a run ended with and its losses, all that a clock has not in it."""
+    from jaxssl.files import read_lines
+    from jaxssl.training.checkpoint import Checkpoints
+
+    last = Checkpoints(folder / "checkpoints").steps()[-1]
+    rows = read_lines(folder / "metrics.jsonl")
+    losses = [(row["step"], row["split"], row["loss"].hex()) for row in rows]
+    return hashlib.sha256(repr((state_of(folder, last), losses)).encode()).hexdigest()
+
+
+def state_of(folder: Path, step: int | str) -> str:
+    """Hash every array of a checkpoint."""
+    import jax
+
+    from experiments import finished
+    from jaxssl import training
+
+    run = finished.open(str(folder))
+    at = run.step(str(step))
+    state = run.restore(at, training.data_placement(1))
+    digest = hashlib.sha256(str(at).encode())
+    for leaf in jax.tree.leaves(state):
+        data = leaf
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            data = jax.random.key_data(leaf)
+        digest.update(jax.device_get(data).tobytes())
+    return digest.hexdigest()
+
+
+# ------------------------------------------------------------------------------------------ damage
+
+
+def readers() -> dict[str, Callable[[Path], Any]]:
+    """Return what programs read of a run folder, each as something comparable."""
+    from experiments import finished
+    from jaxssl import analysis, training
+    from jaxssl.analysis.methods import label_rows, read_methods
+    from jaxssl.analysis.run import linear_evaluation
+    from jaxssl.files import read_record
+
+    def opened(folder: Path) -> Any:
+        run = finished.open(str(folder))
+        return repr((run.config, run.images, run.record, run.steps(), run.step("best")))
+
+    def read(folder: Path) -> Any:
+        run = analysis.read_run(folder)
+        if not run.results:
+            print("the program says: no results.json")
+        if not run.metrics:
+            print("the page says: metrics.jsonl is missing or empty")
+        digest = hashlib.sha256(repr((run.results, run.metrics, run.record)).encode())
+        for name, sets in run.tables.items():
+            for part, table in sets.items():
+                digest.update(repr((name, part, table.ids, table.class_names)).encode())
+                digest.update(repr((table.metadata, table.thumbnails)).encode())
+                digest.update(table.vectors.tobytes())
+        return digest.hexdigest(), linear_evaluation(folder)
+
+    def compared(folder: Path) -> Any:
+        return repr([label_rows(method) for method in read_methods([folder])])
+
+    def resumed(folder: Path) -> Any:
+        record = json.loads((ORIGINAL / "config.json").read_text())
+        facts = {name: record[name] for name in ("study", "dataset", "recipe", "data", "outline")}
+        with (
+            training.RunFolder(folder, record["config"], facts=facts) as run,
+            training.Checkpoints(folder / "checkpoints") as checkpoints,
+        ):
+            read_record(folder)
+            best = checkpoints.best_step()
+            step = checkpoints._whole_step(None)
+            facts = checkpoints._facts(step) if step else {}
+            return run.rewind(step or 0, (facts or {}).get("lines")), best, step
+
+    return {
+        "open": opened,
+        "embed": lambda folder: state_of(folder, "best"),
+        "report": read,
+        "compare": compared,
+        "resume": resumed,
+    }
+
+
+ORIGINAL = Path()
+
+
+def damage(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Damage every kind of file of a run folder in every way."""
+    global ORIGINAL
+    import _damages
+
+    done = trained(folder / "run", "--steps", "12")
+    if done.returncode:
+        raise SystemExit(done.stdout + done.stderr)
+    ORIGINAL = folder / "run"
+    unread = ("tensorboard", "report")  # written for people; no program reads them
+    return _damages.torture(
+        ORIGINAL,
+        readers(),
+        count=options.count or 200,
+        seconds=options.seconds or 1e9,
+        seed=options.seed,
+        files=lambda name: name.parts[0] not in unread,
+    )
+
+
+def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Mutate small valid files of every reader of foreign bytes."""
+    import _fuzz
+
+    return _fuzz.fuzz(options.seconds or 300, first=options.seed * 10**6)
+
+
+# ------------------------------------------------------------------------------------------- kills
+
+
+def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Kill a run again and again, start it again each time, and compare the end.
+
+    A third of the kills wait for a save under way, some for the judging after training.
+    """
+    steps = ("--steps", "24")
+    whole = trained(folder / "whole", *steps)
+    if whole.returncode:
+        raise SystemExit(whole.stdout + whole.stderr)
+    expected = end_of(folder / "whole")
+    chance = random.Random(options.seed)
+    where: Counter[str] = Counter()
+    faults: list[str] = []
+    ends = same = 0
+    deadline = time.monotonic() + (options.seconds or 1e9)
+    while sum(where.values()) < (options.count or 40) and time.monotonic() < deadline:
+        run = folder / f"run-{ends}"
+        for aim in (chance.choice(("anywhere", "a save", "a save")), "a save", "judging"):
+            hit, said = _killed(run, steps, aim, chance)
+            where[hit] += 1
+            if TRACE in said:
+                faults.append(f"killed in {hit}: {said[-400:]}")
+        done = trained(run, *steps)
+        ends += 1
+        if done.returncode or TRACE in done.stderr:
+            faults.append(f"run {ends} did not resume: {done.stderr[-400:]}")
+        elif end_of(run) != expected:
+            faults.append(f"run {ends} ended otherwise")
+        else:
+            same += 1
+        left = [path.name for path in run.rglob("*") if path.name.endswith(".tmp")]
+        faults += [f"left over: {name}" for name in left]
+        shutil.rmtree(run)
+    return {"kills": dict(where), "ends": ends, "bit-identical ends": same, "faults": faults}
+
+
+def _killed(run: Path, steps: tuple[str, ...], aim: str, chance: random.Random) -> tuple[str, str]:
+    """Start the run and kill it where it is wanted, or where it happens to be."""
+    command, environment = program(run, *steps)
+    with (
+        tempfile.TemporaryFile("w+") as err,
+        subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=err, text=True
+        ) as process,
+    ):
+        said: list[str] = []
+        reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
+        reader.start()
+        begin, patience = time.monotonic(), chance.uniform(5, 30)
+        hit = "training"
+        while process.poll() is None and time.monotonic() - begin < 300:
+            saving = any((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
+            judging = any("embedding ..." in line for line in said)
+            if aim == "a save" and saving:
+                hit = "a save"
+                break
+            if aim == "judging" and judging:
+                time.sleep(chance.uniform(0, 4))
+                hit = "judging"
+                break
+            if aim == "anywhere" and time.monotonic() - begin > patience:
+                hit = "a save" if saving else "judging" if judging else "training"
+                break
+            time.sleep(0.002)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+        else:
+            hit = "already ended"
+        process.wait()
+        reader.join(10)
+        err.seek(0)
+        return hit, err.read()
+
+
+# --------------------------------------------------------------------- disks, folders, devices
+
+
+def disk(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run on a disk that is too small, make room, and run the same command again."""
+    whole = trained(folder / "whole", "--steps", "12")
+    if whole.returncode:
+        raise SystemExit(whole.stdout + whole.stderr)
+    expected = end_of(folder / "whole")
+    used = sum(path.stat().st_blocks for path in (folder / "whole").rglob("*")) // 2  # KiB
+    faults, ended = [], Counter[str]()
+    sizes = [round(used * share) for share in (0.002, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8)]
+    sizes += [round(used * share) for share in (0.9, 0.95, 0.98)]
+    deadline = time.monotonic() + (options.seconds or 1e9)
+    for size in sizes[: options.count or 10]:
+        if time.monotonic() > deadline:
+            break
+        with _small_disk(folder / "disk", size) as place:
+            done = trained(place / "run", "--steps", "12")
+            ended[f"exit {done.returncode}"] += 1
+            if done.returncode == 0:
+                continue
+            said = done.stderr.strip()
+            if TRACE in said or len(said.splitlines()) != 1:
+                faults.append(f"{size} KiB: {len(said.splitlines())} lines: {said[-1500:]}")
+            subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
+            again = trained(place / "run", "--steps", "12")
+            if again.returncode or end_of(place / "run") != expected:
+                faults.append(
+                    f"{size} KiB: not the same after room was made: {again.stderr[-400:]}"
+                )
+    return {"KiB of a whole run": used, "sizes": sum(ended.values()), **ended, "faults": faults}
+
+
+@contextlib.contextmanager
+def _small_disk(place: Path, size: int) -> Iterator[Path]:
+    place.mkdir(exist_ok=True)
+    command = ["mount", "-t", "tmpfs", "-o", f"size={max(size, 16)}k", "tmpfs", str(place)]
+    subprocess.run(command, check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "-l", str(place)], check=True)
+
+
+def readonly(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Run where nothing can be written, and in a folder that is removed while it trains."""
+    faults = []
+    with _small_disk(folder / "disk", 10_000) as place:
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        done = trained(place / "run", "--steps", "3")
+        lines = done.stderr.strip().splitlines()
+        if done.returncode != 2 or len(lines) != 1:
+            faults.append(f"read-only: exit {done.returncode}: {done.stderr[-400:]}")
+    command, environment = program(folder / "run", "--steps", "2000", "--evaluate-epochs", "100")
+    with subprocess.Popen(
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        metrics = folder / "run" / "metrics.jsonl"
+        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
+            time.sleep(0.1)
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        begin = time.monotonic()
+        _, said = process.communicate(timeout=300)
+    if process.returncode != 2 or len(said.strip().splitlines()) != 1:
+        faults.append(f"removed: exit {process.returncode}: {said[-600:]}")
+    noticed = round(time.monotonic() - begin, 1)
+    return {"cases": 2, "removal noticed after s": noticed, "faults": faults}
+
+
+def devices(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Train a run on 1, then 8, 2 and 1 devices; it ends as on one, within float32."""
+    from jaxssl.files import read_lines
+
+    faults, run = [], folder / "run"
+    for count, steps in ((1, 6), (8, 12), (2, 18), (1, 24)):
+        done = trained(run, "--steps", str(steps), devices=count)
+        if done.returncode:
+            faults.append(f"{count} devices to step {steps}: {done.stderr[-400:]}")
+            break
+    trained(folder / "one", "--steps", "24")
+    losses = [
+        {(r["step"], r["split"]): r["loss"] for r in read_lines(path / "metrics.jsonl")}
+        for path in (run, folder / "one")
+    ]
+    most = max((abs(losses[0].get(key, 1e9) - loss) for key, loss in losses[1].items()), default=9)
+    if most > 1e-2:
+        faults.append(f"a loss is {most} from that of one device")
+    return {"devices": [1, 8, 2, 1], "largest difference of a loss": most, "faults": faults}
+
+
+# -------------------------------------------------------------------------------------------- main
+
+
+def main() -> None:
+    """Torture, print what happened, add it to the JSON file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
+    parser.add_argument("--count", type=int, default=0, help="damages, or kills")
+    parser.add_argument("--seconds", type=float, default=0.0, help="of each part; default: its own")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path, help="where to add what happened")
+    options = parser.parse_args()
+    parts = list(PARTS) if "all" in options.parts else options.parts
+    faults = 0
+    for part in parts:
+        begin = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="jaxssl-torture-") as folder:
+            found = PARTS[part](options, Path(folder))
+        found |= {"seconds": round(time.monotonic() - begin), "seed": options.seed, **_about()}
+        print(part, json.dumps(found, indent=1), flush=True)
+        faults += len(found["faults"])
+        if options.json:
+            from jaxssl.files import write_json
+
+            every = json.loads(options.json.read_text()) if options.json.exists() else {}
+            write_json(options.json, every | {part: found})
+    sys.exit(1 if faults else 0)
+
+
+def _about() -> dict[str, str]:
+    from jaxssl.training.runs import provenance
+
+    about = provenance()
+    return {name: str(about[name]) for name in ("commit", "machine", "started")}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
+    "damage": damage,
+    "fuzz": fuzz,
+    "kill": kill,
+    "disk": disk,
+    "readonly": readonly,
+    "devices": devices,
+}
+
+if __name__ == "__main__":
+    main()
