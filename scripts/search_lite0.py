@@ -1,12 +1,13 @@
 """Settings for training on from ImageNet's Lite0: a small search on validation images.
 
-    python scripts/search_lite0.py simclr --data-dir DIR --json LOG --trial learning_rate=.0003 freeze=block4
+    python scripts/search_lite0.py simclr --data-dir DIR --json LOG --trial freeze=block4
 
 A trial is one pass over a third of the seen classes' training images at 96 px (wide protocol,
 seed 0, batch 128). What is compared: kNN (k = 20, T = .1) of h on the seen classes' validation
 images against that third; beside it the balanced accuracy of logistic regression on 300 labels of
-the third (10 draws). A trial with no setting is the frozen network. The unseen classes and the test images are not looked at. Trials are appended
-to the log; one that is there already is not run again.
+the third (10 draws). A trial with no setting is the frozen network. The unseen classes and the
+test images are not looked at. Trials are appended to the log; one that is there already is not
+run again.
 """
 
 from __future__ import annotations

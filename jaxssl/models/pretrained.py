@@ -20,7 +20,6 @@ from jaxssl.models.encoders import ENCODERS
 from jaxssl.models.published import Published
 from jaxssl.models.weight_files import read_file, tensors_of
 
-
 _NONE = "no encoder here has such weights"
 
 

@@ -1,9 +1,12 @@
 import numpy as np
 import pytest
-from scipy import sparse
+from scipy import sparse, stats
+from sklearn.linear_model import Ridge
+from sklearn.metrics import balanced_accuracy_score
+from sklearn.preprocessing import StandardScaler
 from sklearn.semi_supervised import LabelSpreading
 
-from jaxssl.analysis.propagation import neighbour_graph, spread
+from jaxssl.analysis.propagation import neighbour_graph, propagate, spread, spread_labels
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,39 @@ def test_alpha_0_is_the_start_and_what_does_not_fit_is_refused(moons):
     for wrong, alpha in ((start, 1.0), (start[:-1], 0.5), (start[:, 0], 0.5)):
         with pytest.raises(ValueError, match="a row for each of the graph's 150"):
             spread(graph, wrong, alpha=alpha)
+
+
+def test_balanced_labels_are_those_of_a_loop(moons):
+    x, labels = moons
+    graph = neighbour_graph(x, neighbours=5, metric="euclidean")
+    rows = np.array([0, 2, 4, 1])  # three of class 0, one of class 1
+    start = np.zeros((150, 2))
+    for row in rows:
+        start[row, labels[row]] = 1 / {0: 3, 1: 1}[labels[row]]
+    exact = 0.1 * np.linalg.solve(np.eye(150) - 0.9 * graph.toarray(), start)
+    found = spread_labels(graph, rows, labels[rows], classes=2, alpha=0.9)
+    np.testing.assert_allclose(found, exact / exact.sum(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_propagated_scores_are_scikit_learns_ridge_regression(moons):
+    x, labels = moons
+    x = np.hstack([x, x**2, np.full((150, 1), 7.0)])  # and a dead unit
+    graph = neighbour_graph(x, neighbours=5, metric="euclidean")
+    rows = np.array([0, 2, 4, 1])
+    found = propagate(x, graph, rows, labels[rows], classes=2, ridge=0.1)
+
+    shares = spread_labels(graph, rows, labels[rows], classes=2)
+    guess = shares.argmax(axis=1)
+    certainty = 1 - stats.entropy(shares, axis=1) / np.log(2)
+    guess[rows], certainty[rows] = labels[rows], 1
+    weights = np.array(
+        [c / certainty[guess == g].sum() for c, g in zip(certainty, guess, strict=True)]
+    )
+    scaled = np.hstack([StandardScaler().fit_transform(x), np.ones((150, 1))])
+    strength = 0.1 * np.mean([(weights * column**2).sum() for column in scaled.T])
+    oracle = Ridge(strength, fit_intercept=False, solver="cholesky")
+    oracle.fit(scaled, np.eye(2)[guess], sample_weight=weights)
+    np.testing.assert_allclose(found, oracle.predict(scaled), atol=1e-8)
+    assert balanced_accuracy_score(labels, found.argmax(axis=1)) > 0.8
+    with pytest.raises(ValueError, match="the graph is of 150 images"):
+        propagate(x[1:], graph, rows, labels[rows], classes=2)
