@@ -257,6 +257,9 @@ class Judging:
 
     judge: Extent[Literal["best", "last"]] = "best"
     """The checkpoint whose embedding is reported; the other one stands beside it in the numbers."""
+    average_views: Extent[Literal[1, 2, 4, 8]] = 1
+    """h is the mean over the image turned by right angles (4) and mirrored too (8; 2: mirrored
+    alone). Embedding takes as many times as long."""
     draws: Evaluation[AtLeast2[int]] = 5
     """Random draws of labels behind each point of the label-efficiency curves."""
     labels: Evaluation[tuple[int, ...]] = ()

@@ -13,7 +13,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tyro
@@ -49,6 +49,9 @@ class LinearEval(Devices):
     maps give their mean."""
     checkpoint: str = "best"
     """best (on validation), last, a step, or all: the best, and the accuracy over epochs."""
+    average_views: Literal[1, 2, 4, 8] | None = None
+    """Average over the image turned by right angles (4) and mirrored too (8; 2: mirrored alone);
+    takes as many times as long. Default: as the run was judged."""
     label_fraction: Share[float] = 1.0
     """Of the training labels, by class."""
     seed: AtLeast0[int] = 0
@@ -83,7 +86,9 @@ def main(config: LinearEval) -> None:
     every = run.steps() if config.checkpoint == "all" else []
     step = run.step("best" if every else config.checkpoint)
     placement = training.data_placement(jax.device_count())
-    encode = embedding.compile_output(run.method.model, output_of(run, config.layer), placement)
+    views = run.views(config.average_views)
+    output = models.average_views(output_of(run, config.layer), views)
+    encode = embedding.compile_output(run.method.model, output, placement)
     state, untrained = run.restore(step, placement), run.untrained(placement)
     data = run.load_data()
     fraction = config.label_fraction
@@ -117,7 +122,10 @@ def main(config: LinearEval) -> None:
     chosen = "best" if every else config.checkpoint
     about = {
         **{name: run.record["config"].get(name) for name in ("dataset", "encoder")},
-        **{name: getattr(config, name) for name in ("layer", "label_fraction", "seed")},
+        **{
+            name: getattr(config, name)
+            for name in ("layer", "average_views", "label_fraction", "seed")
+        },
         "run": run.folder.resolve().name,
         "checkpoint": f"{chosen}: step {step}, epoch {run.epoch(step):.4g}",
         "images": {name: len(images) for name, images in sets.items()},

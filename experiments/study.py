@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from experiments import baseline, config, datasets, folders, watching
 from experiments.folders import Run
 from experiments.tables import table_of
-from jaxssl import analysis, files, training
+from jaxssl import analysis, files, models, training
 from jaxssl import data as images_room
 from jaxssl.analysis.health import health
 from jaxssl.errors import InputError
@@ -245,10 +245,12 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
         "layer": "h",
         "distance": method.distance,
         "checkpoint": trained.facts[f"{judge}_step"],
+        "views": settings.average_views,
     }
     begin = time.monotonic()
     print("embedding ...", flush=True)
-    encode = embedding.compile_output(method.model, method.encode, placement)
+    output = models.average_views(method.encode, settings.average_views)
+    encode = embedding.compile_output(method.model, output, placement)
     vectors = {
         name: {part: embedding.embed_set(encode, state, x, placement) for part, x in sets.items()}
         for name, (state, sets) in wanted.items()

@@ -124,7 +124,7 @@ def judge(
 ) -> list[dict[str, Any]]:
     """Run `label_efficiency` on the rows `judged`, whitened by the rows `others`."""
     from jaxssl.analysis.probes import TRANSDUCTIVE, label_efficiency
-    from jaxssl.analysis.propagation import neighbour_graph
+    from jaxssl.analysis.propagation import neighbour_graph, whitened_graph
     from jaxssl.analysis.whitening import fit_whitening
 
     h, other = setting.h(file, judged), setting.h(file, others)
@@ -137,7 +137,9 @@ def judge(
 
     graph = None
     if {*options["classifiers"]} & {*TRANSDUCTIVE}:
-        graph = neighbour_graph(whitened(setting.graph))
+        graph = neighbour_graph(h)
+        if setting.graph is not None:
+            graph = whitened_graph(h, other, shrinkage=setting.graph)
     labels = np.unique(file["classes"][judged], return_inverse=True)[1]
     return label_efficiency(whitened(setting.features), labels, graph=graph, **options)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.analysis.distances import as_points, nearest_points
-from jaxssl.analysis.propagation import neighbour_graph, propagate, spread_labels
+from jaxssl.analysis.propagation import propagate, spread_labels, whitened_graph
 from jaxssl.analysis.sampling import stratified_sample
 from jaxssl.errors import InputError
 
@@ -52,7 +52,7 @@ def label_efficiency(
             not under the pool's size, are left out; the whole pool always comes last.
         draws: Random splits, 2 or more.
         classifiers: Of `"svc"`, `"linear"`, `"knn"`, `"spread"`, `"propagated"`.
-        graph: Of all n images, for the transductive ones; None: `neighbour_graph` of the vectors.
+        graph: Of all n images, for the transductive ones; None: `whitened_graph` of the vectors.
         seed: Of the draws.
         progress: Called with (done, total) after each draw of each size.
 
@@ -83,7 +83,7 @@ def label_efficiency(
     asked = default_sizes(pool_size) if sizes is None else sorted(set(sizes))
     counts = [n for n in asked if classes <= n < pool_size] + [pool_size]
     if graph is None and not {*TRANSDUCTIVE}.isdisjoint(classifiers):
-        graph = neighbour_graph(vectors)
+        graph = whitened_graph(vectors)
     scores = np.zeros((len(counts), len(classifiers), draws))
     for draw in range(draws):
         test = stratified_sample(labels, held_out, np.random.default_rng([seed, draw]))

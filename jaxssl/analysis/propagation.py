@@ -6,12 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis.distances import Metric
+from jaxssl.analysis.distances import Metric, as_points
 from jaxssl.analysis.exemplars import nearest_neighbours
+from jaxssl.analysis.whitening import fit_whitening
 
 # Chosen on seen classes of PlanktonSet, by scripts/frozen_probes.py.
 NEIGHBOURS = 15
 ALPHA = 0.95
+SHRINKAGE = 0.2
 RIDGE = 0.01
 _TOLERANCE, _MOST_STEPS = 1e-6, 1000
 
@@ -57,6 +59,37 @@ def neighbour_graph(
     both = one_way.maximum(one_way.T)
     roots = 1 / np.sqrt(np.maximum(both.sum(axis=1), 1e-300))
     return sparse.csr_array(sparse.diags_array(roots) @ both @ sparse.diags_array(roots))
+
+
+def whitened_graph(
+    vectors: np.ndarray,
+    others: np.ndarray | None = None,
+    *,
+    shrinkage: float = SHRINKAGE,
+    neighbours: int = NEIGHBOURS,
+) -> Any:
+    """Make the graph of vectors scaled to unit length, whitened and compared by angle.
+
+    Args:
+        vectors: `[n, d]`, all images, those to be predicted among them.
+        others: `[m, d]`, that the whitening learns from; None: the vectors themselves. Labels have
+            no part in it.
+        shrinkage: Of `fit_whitening`.
+        neighbours: Of `neighbour_graph`.
+
+    Returns:
+        As `neighbour_graph`.
+
+    Example:
+        >>> x = np.array([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]])
+        >>> (whitened_graph(x, neighbours=1).toarray() > 0).astype(int).tolist()
+        [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
+    """
+    x = as_points(vectors, "angular")
+    whiten = fit_whitening(
+        x if others is None else as_points(others, "angular"), shrinkage=shrinkage
+    )
+    return neighbour_graph(whiten(x), neighbours=neighbours)
 
 
 def spread(graph: Any, start: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray:

@@ -7,7 +7,7 @@ it inside `jax.jit` by `nnx.merge` with `copy=True`. Training or evaluation is i
 
 from flax.nnx import Rngs
 
-from jaxssl.models.average_views import average_views, turned
+from jaxssl.models.averaging import average_views, turned
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe

@@ -15,7 +15,7 @@ from jaxssl.analysis.probes import (
     knn_votes,
     label_efficiency,
 )
-from jaxssl.analysis.propagation import neighbour_graph, propagate, spread_labels
+from jaxssl.analysis.propagation import propagate, spread_labels, whitened_graph
 from jaxssl.analysis.sampling import stratified_sample
 from jaxssl.errors import InputError
 
@@ -232,7 +232,7 @@ def test_transductive_classifiers_see_the_same_draws_and_how_all_images_lie(clou
     alone = label_efficiency(vectors, labels, sizes=[6], draws=2, classifiers=["knn"], seed=7)
     assert few["knn"] == alone[0]
 
-    graph = neighbour_graph(vectors)
+    graph = whitened_graph(vectors)
     _, index = np.unique(labels, return_inverse=True)
     for draw in range(2):
         test = stratified_sample(labels, 30, np.random.default_rng([7, draw]))
