@@ -18,7 +18,7 @@ from typing import Literal
 import tyro
 
 from experiments import cli, datasets, finished, frozen, study, tables
-from experiments.config import Devices, Reading
+from experiments.config import AtLeast1, Devices, Reading
 from jaxssl import analysis, models, training
 from jaxssl import data as images_room
 from jaxssl.errors import InputError
@@ -36,7 +36,7 @@ class Embed(Reading, Devices):
     """The table, .parquet or .csv. Default: RUN/embeddings/other/<name of DIR>.parquet."""
     checkpoint: str = "best"
     """Which of the run's checkpoints: best, last or a step."""
-    average_views: Literal[1, 2, 4, 8] | None = None
+    average_views: AtLeast1[Literal[1, 2, 4, 8] | None] = None
     """Average over the image turned by right angles (4) and mirrored too (8; 2: mirrored alone);
     takes as many times as long. Default: as the run was judged."""
     method: str | None = None

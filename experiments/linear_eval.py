@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from experiments import cli, datasets, finished, study
-from experiments.config import AtLeast0, Devices, Share
+from experiments.config import AtLeast0, AtLeast1, Devices, Share
 from jaxssl import data as images_room
 from jaxssl import models, training
 
@@ -49,7 +49,7 @@ class LinearEval(Devices):
     maps give their mean."""
     checkpoint: str = "best"
     """best (on validation), last, a step, or all: the best, and the accuracy over epochs."""
-    average_views: Literal[1, 2, 4, 8] | None = None
+    average_views: AtLeast1[Literal[1, 2, 4, 8] | None] = None
     """Average over the image turned by right angles (4) and mirrored too (8; 2: mirrored alone);
     takes as many times as long. Default: as the run was judged."""
     label_fraction: Share[float] = 1.0

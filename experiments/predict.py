@@ -19,7 +19,7 @@ import numpy as np
 import tyro
 
 from experiments import cli, datasets, finished, study
-from experiments.config import Devices, Reading, Share0
+from experiments.config import AtLeast1, Devices, Reading, Share0
 from jaxssl import analysis, models, training
 from jaxssl import data as images_room
 from jaxssl.errors import InputError
@@ -50,7 +50,7 @@ class Predict(Reading, Devices):
     """Images whose best class has a lower score stay unassigned."""
     checkpoint: str = "best"
     """Which of the run's checkpoints: best, last or a step."""
-    average_views: Literal[1, 2, 4, 8] | None = None
+    average_views: AtLeast1[Literal[1, 2, 4, 8] | None] = None
     """Average over the image turned by right angles (4) and mirrored too (8; 2: mirrored alone);
     takes as many times as long. Default: as the run was judged."""
     method: str | None = None

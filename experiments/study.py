@@ -19,6 +19,7 @@ from experiments.folders import Run
 from experiments.tables import table_of
 from jaxssl import analysis, files, models, training
 from jaxssl import data as images_room
+from jaxssl.analysis import probes
 from jaxssl.analysis.health import health
 from jaxssl.errors import InputError
 
@@ -211,11 +212,13 @@ class Embedded:
       folder: Of the run.
       tables: Embedding -> set -> table.
       facts: What training knows beside them.
+      propagate: Whether the curves have propagated labels too.
     """
 
     folder: Path
     tables: analysis.Tables
     facts: analysis.Facts
+    propagate: bool = False
 
 
 def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
@@ -291,7 +294,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
             "embedding": time.monotonic() - begin,
         },
     )
-    return Embedded(trained.folder.path, tables, facts)
+    return Embedded(trained.folder.path, tables, facts, settings.propagate)
 
 
 def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ()) -> None:
@@ -311,6 +314,7 @@ def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ())
         embedded.facts,
         draws=draws,
         sizes=labels or None,
+        classifiers=(*probes.CLASSIFIERS, *(("propagated",) if embedded.propagate else ())),
         progress=lambda stage: print(f"  {stage}", flush=True),
         cache=files.cache_dir() / "probes",
     )

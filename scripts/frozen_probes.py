@@ -154,7 +154,7 @@ def choose(file: Any) -> list[tuple[str, Setting, float]]:
     judged, others = seen[half], np.delete(seen, half)
 
     def accuracy(setting: Setting) -> float:
-        options = {"sizes": SIZES, "draws": 5, "classifiers": ["propagated"]}
+        options = {"sizes": SIZES, "draws": 3, "classifiers": ["propagated"]}
         rows = judge(setting, file, judged, others, **options)
         found = float(np.mean([row["mean"] for row in rows if not row.get("all")]))
         print(f"  seen classes: {found:.4f} {setting}", flush=True)

@@ -15,7 +15,7 @@ NEIGHBOURS = 15
 ALPHA = 0.95
 SHRINKAGE = 0.2
 RIDGE = 0.01
-_TOLERANCE, _MOST_STEPS = 1e-6, 1000
+_TOLERANCE, _MOST_STEPS = 1e-4, 1000
 
 
 def neighbour_graph(
@@ -95,7 +95,7 @@ def whitened_graph(
 def spread(graph: Any, start: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray:
     """Let scores flow over a graph until every image agrees with its neighbours and with its own.
 
-    F = (1 − α)(I − αS)⁻¹ Y, by F ← αSF + (1 − α)Y until no image's scores move by a millionth of
+    F = (1 − α)(I − αS)⁻¹ Y, by F ← αSF + (1 − α)Y until no image's scores move by 1e-4 of
     its largest: far from all labels scores are small, and say as much. Of Y with a 1 for each
     labelled image's class and 0 for all others this is label spreading.
 

@@ -22,7 +22,7 @@ def folder():
 
 
 def test_the_accuracy_to_expect_is_a_loops_over_folds(folder):
-    vectors, truth, rows, names = folder
+    vectors, _, rows, names = folder
     found = propagate_few_labels(vectors, rows, names, seed=3)
     labels = np.searchsorted(["a", "b", "c"], names)
     graph = whitened_graph(vectors)
