@@ -95,9 +95,11 @@ def whitened_graph(
 def spread(graph: Any, start: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray:
     """Let scores flow over a graph until every image agrees with its neighbours and with its own.
 
-    F = (1 − α)(I − αS)⁻¹ Y, by F ← αSF + (1 − α)Y until no image's scores move by 1e-4 of
-    its largest: far from all labels scores are small, and say as much. Of Y with a 1 for each
-    labelled image's class and 0 for all others this is label spreading.
+    F = (1 − α)(I − αS)⁻¹ Y. Of Y with a 1 for each labelled image's class and 0 for all others this
+    is label spreading. Solved by Chebyshev's semi-iteration, F_{t+1} = ω_t (αSF_t + (1 − α)Y −
+    F_{t−1}) + F_{t−1}, which takes a sixth of the steps of F ← αSF + (1 − α)Y at α = .95; until no
+    image's scores move by 1e-4 of its largest: far from all labels scores are small, and say as
+    much.
 
     Args:
         graph: S of `neighbour_graph`.
@@ -111,7 +113,8 @@ def spread(graph: Any, start: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray
         ValueError: An α outside [0, 1), or another number of rows than the graph's.
 
     Reference:
-        Zhou et al. 2004, section 2.
+        Zhou et al. 2004, section 2; the iteration: Golub and Varga 1961, "Chebyshev semi-iterative
+        methods", with αS's eigenvalues in [−α, α].
 
     Example:
         >>> from scipy import sparse
@@ -125,13 +128,16 @@ def spread(graph: Any, start: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray
             f"alpha is {alpha} and start {start.shape}: [0, 1), and a row for each of the graph's "
             f"{graph.shape[0]}"
         )
-    scores = start
+    own = (1 - alpha) * start
+    before, scores, omega = np.zeros_like(start), own, 2.0
     for _ in range(_MOST_STEPS):
-        after = alpha * (graph @ scores) + (1 - alpha) * start
-        moved, scores = np.abs(after - scores).max(axis=1), after
-        if (moved <= _TOLERANCE * scores.max(axis=1)).all():
+        omega = 1 / (1 - alpha**2 * omega / 4)
+        after = omega * (alpha * (graph @ scores) + own - before) + before
+        moved = np.abs(after - scores).max(axis=1)
+        before, scores = scores, after
+        if (moved <= _TOLERANCE * np.abs(scores).max(axis=1)).all():
             break
-    return scores
+    return np.maximum(scores, 0)
 
 
 def spread_labels(
