@@ -5,6 +5,10 @@ Embed once a size (Lite0, 128 px: 20,281 images, eight views each), then try fro
     python scripts/frozen_probes.py embed --data-dir DIR --pixels 96 128 --out h
     python scripts/frozen_probes.py probe h-96.npz --json results/frozen-probes-96.json
 
+Of a finished run, plain h with the same classifiers:
+
+    python scripts/frozen_probes.py run RUN --json results/NAME.json
+
 Choices are made one after the other on the seen classes: the whitening of the graph, layers, views,
 the whitening of the features; by the mean of the balanced accuracy of propagated labels, 100, 300
 and 1,000 of one half of the seen classes' training and validation images, whitened by the other.
@@ -219,6 +223,33 @@ def probe(options: argparse.Namespace) -> None:
         files.write_json(options.json, log)
 
 
+def of_run(options: argparse.Namespace) -> None:
+    """Judge the h of a finished run on its unseen classes, as it is; write the log."""
+    from jaxssl import files
+    from jaxssl.analysis.probes import label_efficiency
+    from jaxssl.analysis.propagation import whitened_graph
+    from jaxssl.analysis.retrieval import retrieval
+    from jaxssl.analysis.tables import read_tables
+    from jaxssl.training import runs
+
+    sets = read_tables(options.folder, embeddings=("h",))["h"]
+    unseen = sets["unseen"]
+    rows = label_efficiency(
+        unseen.vectors,
+        unseen.labels,
+        sizes=SIZES,
+        draws=options.draws,
+        classifiers=["svc", "linear", "knn", "spread", "propagated"],
+        graph=whitened_graph(unseen.vectors, sets["train"].vectors),
+    )
+    for row in rows:
+        print(f"{row['classifier']:10} {row['labels']:5} {row['mean']:.3f}", flush=True)
+    record = files.read_record(options.folder)
+    log = runs.provenance() | {"run": record, "views": unseen.metadata.get("views", 1)}
+    log["retrieval"] = retrieval(unseen.vectors, unseen.labels, metric="angular")
+    files.write_json(options.json, log | {"label_efficiency": rows})
+
+
 def _parts(split: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return split == "unseen", split != "unseen"
 
@@ -239,6 +270,11 @@ def main() -> None:
     probing.add_argument("file", type=Path)
     probing.add_argument("--json", type=Path, required=True)
     probing.set_defaults(run=probe)
+    judging = commands.add_parser("run")
+    judging.add_argument("folder", type=Path)
+    judging.add_argument("--draws", type=int, default=5)
+    judging.add_argument("--json", type=Path, required=True)
+    judging.set_defaults(run=of_run)
     options = parser.parse_args()
     options.run(options)
 

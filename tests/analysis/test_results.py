@@ -205,9 +205,9 @@ def test_remembered_curves_are_of_their_vectors_and_labels(tmp_path):
 def test_propagated_labels_are_whitened_by_the_training_images():
     tables = make_tables(unseen=("a", "b"), baselines=("untrained",))
     tables["h"]["train"] = table(np.random.default_rng(1), ("x", "y"), "train", 20)
+    tables["untrained"].pop("train", None)
     kinds = ("knn", "propagated")
     found = analyse(tables, draws=2, sizes=[8], classifiers=kinds).label_efficiency
-    tables["untrained"].pop("train", None)
     for embedding, others in (("h", tables["h"]["train"].vectors), ("untrained", None)):
         unseen = tables[embedding]["unseen"]
         expected = label_efficiency(
