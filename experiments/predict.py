@@ -19,8 +19,8 @@ import numpy as np
 import tyro
 
 from experiments import cli, datasets, finished, newcomers, study
-from experiments.config import Devices, Reading, Share0
-from jaxssl import analysis, training
+from experiments.config import AtLeast1, Devices, Reading, Share0
+from jaxssl import analysis, models, training
 from jaxssl import data as images_room
 from jaxssl.errors import InputError
 
@@ -41,6 +41,8 @@ class Predict(Reading, Devices):
     by: Literal["auto", "own", "labels"] = "auto"
     """own: the run's classifier; labels: a classifier on h, fitted on labels; auto: the run's
     where it has one and NEW has no label."""
+    propagate: bool = False
+    """Let labels spread to alike images: the classifier learns from how all images of NEW lie."""
     out: str = ""
     """A file .csv, .parquet or .tsv (EcoTaxa's import file). Default: all three in
     RUN/predictions."""
@@ -51,6 +53,9 @@ class Predict(Reading, Devices):
     the tables."""
     checkpoint: str = "best"
     """Which of the run's checkpoints: best, last or a step."""
+    average_views: AtLeast1[Literal[1, 2, 4, 8] | None] = None
+    """Average over the image turned by right angles (4) and mirrored too (8; 2: mirrored alone);
+    takes as many times as long. Default: as the run was judged."""
     method: str | None = None
     """The Python file of a run whose method is not of this package; it is run."""
 
@@ -71,7 +76,10 @@ def main(config: Predict) -> None:
     step = run.step(config.checkpoint)
     state = run.restore(step, placement)
 
+    views = run.views(config.average_views)
+
     def of_all(output: Any) -> np.ndarray:
+        output = models.average_views(output, views)
         encode = embedding.compile_output(run.method.model, output, placement)
         return embedding.embed_set(encode, state, images, placement)
 
@@ -88,13 +96,7 @@ def main(config: Predict) -> None:
     else:
         vectors = of_all(run.method.encode)
         names = np.array(images.class_names, object)[images.labels[labelled]]
-        found = analysis.fit_few_labels(*_labels(run, vectors[labelled], names))
-        classes, probabilities = found.classes, found.probabilities(vectors)
-        print(
-            f"{found.kind} on h, fitted on {found.labels:,} labels of {len(classes)} classes: "
-            f"balanced accuracy to expect {found.accuracy:.1%} "
-            f"({found.low:.1%} to {found.high:.1%})"
-        )
+        classes, probabilities = _by_labels(run, config, vectors, labelled, names)
     best = probabilities.argmax(1)
     rows = [
         images_room.Prediction(
@@ -116,10 +118,37 @@ def main(config: Predict) -> None:
         vectors = of_all(run.method.encode) if vectors is None else vectors
         sure = [row.label if row.score >= config.min_score else "" for row in rows]
         out = places[0].with_suffix("")
-        newcomers.show(run, step, images, vectors, out, config.data_dir, predicted=sure)
+        about = {"checkpoint": step, "views": views}
+        newcomers.show(run, about, images, vectors, out, config.data_dir, predicted=sure)
 
 
-def _labels(run: Finished, vectors: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _by_labels(
+    run: Finished, config: Predict, vectors: np.ndarray, labelled: np.ndarray, names: np.ndarray
+) -> tuple[tuple[str, ...], np.ndarray]:
+    """Fit on few labels, tell what to expect; return the classes, and probabilities of all."""
+    known, names = _labels(run, config, vectors[labelled], names)
+    found: analysis.FewLabels | analysis.Propagated
+    if not config.propagate:
+        found = analysis.fit_few_labels(known, names)
+        probabilities = found.probabilities(vectors)
+    else:
+        every, rows = vectors, np.flatnonzero(labelled)
+        if not len(rows):  # the run's own images have the labels
+            every = np.concatenate([vectors, known])
+            rows = np.arange(len(vectors), len(every))
+        found = analysis.propagate_few_labels(every, rows, names)
+        probabilities = found.probabilities[: len(vectors)]
+    print(
+        f"{found.kind} on h, fitted on {found.labels:,} labels of {len(found.classes)} classes: "
+        f"balanced accuracy to expect {found.accuracy:.1%} "
+        f"({found.low:.1%} to {found.high:.1%})"
+    )
+    return found.classes, probabilities
+
+
+def _labels(
+    run: Finished, config: Predict, vectors: np.ndarray, names: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the labelled vectors: of the new images, or where none has a label the run's own."""
     if len(names):
         return vectors, names
@@ -128,6 +157,12 @@ def _labels(run: Finished, vectors: np.ndarray, names: np.ndarray) -> tuple[np.n
     known = np.array([name for table in kept for name in table.class_names], object)
     if not len(known):
         raise InputError("no image has a label, here or in the run: give --labels-from a table")
+    views = {table.metadata.get("views", 1) for table in kept}
+    if views != {run.views(config.average_views)}:
+        raise InputError(
+            f"the labels are the run's, whose h is averaged over {views.pop()} views: leave "
+            "--average-views out"
+        )
     print(f"labels: of the run's own {len(known):,} images, since none is given for these")
     return np.concatenate([table.vectors for table in kept]), known
 

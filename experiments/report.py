@@ -25,6 +25,8 @@ class Report:
     """Random draws of labels behind each point of the label-efficiency curves."""
     labels: tuple[int, ...] = ()
     """Numbers of labels on the label-efficiency curves. Default: the run's."""
+    propagate: bool = False
+    """Add propagated labels to the curves, which learn from how all judged images lie."""
     redraw: bool = False
     """Only draw the page again from the numbers there are."""
 
@@ -44,7 +46,8 @@ def main(config: Report) -> None:
         names = [field.name for field in dataclasses.fields(analysis.Facts)]
         facts = analysis.Facts(**{name: getattr(run.results, name) for name in names})
     labels = config.labels or tuple(run.settings.get("labels", ()))
-    embedded = study.Embedded(folder, run.tables, facts)
+    propagate = config.propagate or bool(run.settings.get("propagate"))
+    embedded = study.Embedded(folder, run.tables, facts, propagate)
     study.report(embedded, draws=config.draws, labels=labels)
 
 

@@ -19,8 +19,9 @@ import numpy as np
 from experiments import baseline, config, datasets, folders, watching
 from experiments.folders import Run
 from experiments.tables import table_of
-from jaxssl import analysis, files, training
+from jaxssl import analysis, files, models, training
 from jaxssl import data as images_room
+from jaxssl.analysis import probes
 from jaxssl.analysis.health import health
 from jaxssl.errors import InputError
 
@@ -209,11 +210,13 @@ class Embedded:
       folder: Of the run.
       tables: Embedding -> set -> table.
       facts: What training knows beside them.
+      propagate: Whether the curves have propagated labels too.
     """
 
     folder: Path
     tables: analysis.Tables
     facts: analysis.Facts
+    propagate: bool = False
 
 
 def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
@@ -243,10 +246,12 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
         "layer": "h",
         "distance": method.distance,
         "checkpoint": trained.facts[f"{judge}_step"],
+        "views": settings.average_views,
     }
     begin = time.monotonic()
     print("embedding ...", flush=True)
-    encode = embedding.compile_output(method.model, method.encode, placement)
+    output = models.average_views(method.encode, settings.average_views)
+    encode = embedding.compile_output(method.model, output, placement)
     vectors = {
         name: {part: embedding.embed_set(encode, state, x, placement) for part, x in sets.items()}
         for name, (state, sets) in wanted.items()
@@ -292,7 +297,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
             "embedding": time.monotonic() - begin,
         },
     )
-    return Embedded(trained.folder.path, tables, facts)
+    return Embedded(trained.folder.path, tables, facts, settings.propagate)
 
 
 def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ()) -> None:
@@ -312,6 +317,7 @@ def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ())
         embedded.facts,
         draws=draws,
         sizes=labels or None,
+        classifiers=(*probes.CLASSIFIERS, *(("propagated",) if embedded.propagate else ())),
         progress=lambda stage: print(f"  {stage}", flush=True),
         cache=files.cache_dir() / "probes",
     )

@@ -12,6 +12,7 @@ from flax import nnx
 
 from jaxssl.augment import to_float
 from jaxssl.data import ImageSet, eval_batches
+from jaxssl.models import average_views
 from jaxssl.training import Placement, TrainState, data_placement, make_eval_step
 from jaxssl.training.method import Output
 from jaxssl.training.state import model_state
@@ -70,7 +71,7 @@ def embed(
     run = finished.open(str(source), method=method)
     if isinstance(images, str | Path):
         images = run.read_other(str(images))[0]
-    chosen = output or run.method.encode
+    chosen = output or average_views(run.method.encode, run.views(None))
     state = run.restore(run.step(checkpoint), placement)
     encode = compile_output(run.method.model, chosen, placement)
     return embed_set(encode, state, images, placement)

@@ -5,6 +5,7 @@ is loaded when it is first asked for. More stands in the modules of these names:
 
 - `embeddings`, `tables`: a table, on disk a parquet file; all tables of a run
 - `distances`, `exemplars`, `retrieval`, `probes`, `linear_probe`, `projection`: single measures
+- `whitening`, `propagation`: what makes few labels go far
 - `measures`, `results`: all of them at once, as one value
 - `clusters`, `outliers`, `suspects`: what needs no labels, and labels that may be wrong
 - `acquisition`, `next_page`: which images to label next, and their page
@@ -26,12 +27,23 @@ if TYPE_CHECKING:
     from jaxssl.analysis.confident import confident_learning
     from jaxssl.analysis.embeddings import Embeddings
     from jaxssl.analysis.exporting import export
-    from jaxssl.analysis.few_labels import FewLabels, fit_few_labels
+    from jaxssl.analysis.few_labels import (
+        FewLabels,
+        Propagated,
+        fit_few_labels,
+        propagate_few_labels,
+    )
     from jaxssl.analysis.measures import analyse
     from jaxssl.analysis.newcomers import with_places, write_newcomers
     from jaxssl.analysis.next_page import write_proposals
     from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
     from jaxssl.analysis.projection import tsne_together, umap_together
+    from jaxssl.analysis.propagation import (
+        neighbour_graph,
+        propagate,
+        spread_labels,
+        whitened_graph,
+    )
     from jaxssl.analysis.report import write_report
     from jaxssl.analysis.results import Classification, Facts, Results
     from jaxssl.analysis.run import Run, read_run
@@ -39,16 +51,19 @@ if TYPE_CHECKING:
     from jaxssl.analysis.tables import Tables, read_tables, save_tables, with_map
     from jaxssl.analysis.terminal import headline
     from jaxssl.analysis.triplets import draw_triplets
+    from jaxssl.analysis.whitening import Whitening, fit_whitening
 
 __all__ = [
     "Classification",
     "Embeddings",
     "Facts",
     "FewLabels",
+    "Propagated",
     "Proposals",
     "Results",
     "Run",
     "Tables",
+    "Whitening",
     "analyse",
     "classification",
     "confident_learning",
@@ -56,16 +71,22 @@ __all__ = [
     "export",
     "find_suspects",
     "fit_few_labels",
+    "fit_whitening",
     "headline",
     "knn_accuracy",
     "knn_votes",
     "label_efficiency",
+    "neighbour_graph",
+    "propagate",
+    "propagate_few_labels",
     "propose",
     "read_run",
     "read_tables",
     "save_tables",
+    "spread_labels",
     "tsne_together",
     "umap_together",
+    "whitened_graph",
     "with_map",
     "with_places",
     "write_comparison",
@@ -81,11 +102,12 @@ _MODULES = {
     "compare": ("write_comparison",),
     "embeddings": ("Embeddings",),
     "exporting": ("export",),
-    "few_labels": ("FewLabels", "fit_few_labels"),
+    "few_labels": ("FewLabels", "Propagated", "fit_few_labels", "propagate_few_labels"),
     "measures": ("analyse",),
     "newcomers": ("with_places", "write_newcomers"),
     "next_page": ("write_proposals",),
     "probes": ("knn_accuracy", "knn_votes", "label_efficiency"),
+    "propagation": ("neighbour_graph", "propagate", "spread_labels", "whitened_graph"),
     "projection": ("tsne_together", "umap_together"),
     "report": ("write_report",),
     "results": ("Classification", "Facts", "Results"),
@@ -94,6 +116,7 @@ _MODULES = {
     "tables": ("Tables", "read_tables", "save_tables", "with_map"),
     "terminal": ("headline",),
     "triplets": ("draw_triplets",),
+    "whitening": ("Whitening", "fit_whitening"),
 }
 _HOMES = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.analysis.probes import one_thread
+from jaxssl.analysis.propagation import propagate, whitened_graph
 from jaxssl.errors import InputError
 
 KINDS = ("svc", "linear", "knn")
@@ -83,12 +84,7 @@ def fit_few_labels(
         >>> found.accuracy, found.classes, found.probabilities(x[:1]).argmax()
         (1.0, ('a', 'b'), np.int64(0))
     """
-    classes, labels, counts = np.unique(names, return_inverse=True, return_counts=True)
-    if len(classes) < 2:
-        raise InputError(f"all labels are {classes[0]!r}: a classifier needs two classes or more")
-    if counts.min() < 2:
-        lone = ", ".join(map(repr, classes[counts < 2][:5]))
-        raise InputError(f"one image alone is labelled {lone}: label a second, or none")
+    classes, labels, _ = _checked(names)
     vectors = np.asarray(vectors, np.float64)
     all_vectors, all_labels = _part(vectors, labels, MOST_FITTED, seed)
     vectors, labels = _part(vectors, labels, MOST_COMPARED, seed)
@@ -101,7 +97,7 @@ def fit_few_labels(
     low, high = _interval(labels, predicted, seed)
     return FewLabels(
         kind=kind,
-        classes=tuple(classes.tolist()),
+        classes=classes,
         labels=len(all_labels),
         accuracy=_balanced(labels, predicted),
         low=low,
@@ -109,6 +105,93 @@ def fit_few_labels(
         temperature=_temperature(held_out, labels),
         _model=model,
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Propagated:
+    """Classes for all images of a folder, of which a few are labelled.
+
+    Args:
+        classes: k names.
+        labels: How many images are labelled.
+        accuracy: The balanced accuracy to expect on the others, by cross-validation: each labelled
+            image is predicted from the labels of the other folds.
+        low: Lower end of its 95 % interval, by resampling the images of each class.
+        high: Upper end.
+        probabilities: `[n, k]`, rows of sum 1.
+    """
+
+    classes: tuple[str, ...]
+    labels: int
+    accuracy: float
+    low: float
+    high: float
+    probabilities: np.ndarray
+    kind: str = "propagated labels"
+
+
+def propagate_few_labels(
+    vectors: np.ndarray, rows: np.ndarray, names: np.ndarray, *, seed: int = 0
+) -> Propagated:
+    """Classify all images from the labels of a few, and say what to expect of it.
+
+    `propagation.propagate` on the graph of the whitened vectors: it learns from how the images
+    without a label lie, and is for them alone. Folds as in `fit_few_labels`; the cost is that of
+    the graph, n² d products of numbers once, and a d x d system a fold.
+
+    Args:
+        vectors: `[n, d]`, embeddings of all images.
+        rows: int `[m]`, which are labelled.
+        names: str `[m]`, their classes; two classes or more, each with two images or more.
+        seed: Of the folds and of the resampling.
+
+    Returns:
+        The classes of all n.
+
+    Raises:
+        InputError: One class, or a class with one image; the line names it.
+
+    Example:
+        >>> random = np.random.default_rng(0)
+        >>> x = np.concatenate([random.normal(0, 1, (40, 2)), random.normal(9, 1, (40, 2))])
+        >>> found = propagate_few_labels(x, np.array([0, 1, 40, 41]), np.array([*"aabb"]))
+        >>> found.accuracy, (found.probabilities.argmax(1) == np.repeat([0, 1], 40)).mean()
+        (1.0, np.float64(1.0))
+    """
+    from sklearn.model_selection import StratifiedKFold
+
+    classes, labels, folds = _checked(names)
+    k = len(classes)
+    with one_thread():
+        graph = whitened_graph(vectors)
+        held_out = np.zeros((len(labels), k))
+        for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(
+            labels, labels
+        ):
+            scores = propagate(vectors, graph, rows[train], labels[train], classes=k)
+            held_out[test] = scores[rows[test]]
+        scores = propagate(vectors, graph, rows, labels, classes=k)
+    predicted = held_out.argmax(1)
+    low, high = _interval(labels, predicted, seed)
+    return Propagated(
+        classes=classes,
+        labels=len(labels),
+        accuracy=_balanced(labels, predicted),
+        low=low,
+        high=high,
+        probabilities=_softmax(scores / _temperature(held_out, labels)),
+    )
+
+
+def _checked(names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, int]:
+    """Return the classes, the labels as 0 to k - 1, and in how many folds they can be parted."""
+    classes, labels, counts = np.unique(names, return_inverse=True, return_counts=True)
+    if len(classes) < 2:
+        raise InputError(f"all labels are {classes[0]!r}: a classifier needs two classes or more")
+    if counts.min() < 2:
+        lone = ", ".join(map(repr, classes[counts < 2][:5].tolist()))
+        raise InputError(f"one image alone is labelled {lone}: label a second, or none")
+    return tuple(classes.tolist()), labels, int(min(MOST_FOLDS, counts.min()))
 
 
 def _part(

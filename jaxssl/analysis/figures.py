@@ -211,7 +211,8 @@ def label_efficiency(
         ticks = [t for t in (10, 30, 100, 300, 1000, 3000, 10000) if _within(t, every)]
         ax.set_xticks(ticks, [f"{t:,}" for t in ticks])
         ax.minorticks_off()
-        ax.set_title({"svc": "SVC", "linear": "Linear", "knn": "kNN"}.get(classifier, classifier))
+        names = {"svc": "SVC", "linear": "Linear", "knn": "kNN", "propagated": "Propagated labels"}
+        ax.set_title(names.get(classifier, classifier))
     axes[0].set_ylabel("balanced accuracy")
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper left", ncols=2 * columns)

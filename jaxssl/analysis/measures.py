@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis import probes, sampling
+from jaxssl.analysis import probes, propagation, sampling, whitening
 from jaxssl.analysis.clusters import find_clusters
 from jaxssl.analysis.distances import Metric, class_means, distance_sums, separation
 from jaxssl.analysis.embeddings import Embeddings
@@ -49,6 +49,7 @@ def analyse(
     *,
     draws: int = 5,
     sizes: Sequence[int] | None = None,
+    classifiers: Sequence[str] = probes.CLASSIFIERS,
     seed: int = 0,
     progress: Callable[[str], None] = lambda stage: None,
     cache: str | os.PathLike[str] | None = None,
@@ -64,6 +65,8 @@ def analyse(
         facts: What training knows of the run; nothing by default.
         draws: Random draws of the labels for each point of a label-efficiency curve, 2 or more.
         sizes: Numbers of labels on the curves; default: those of `probes.default_sizes`.
+        classifiers: Of the curves, as `probes.label_efficiency` takes them; what a transductive one
+            whitens by are an embedding's training images, where there is a table of them.
         seed: Of draws and k-means.
         progress: Called with the name of each stage as it starts.
         cache: A folder in which label-efficiency curves are remembered by what they were computed
@@ -109,7 +112,13 @@ def analyse(
         label_efficiency=tuple(
             LabelRow(set=name, embedding=kind, **point)
             for name, kind, table in _told(with_curves(tables), progress)
-            for point in _curve(table, draws, sizes, seed, cache)
+            for point in _curve(
+                table,
+                tables[kind].get("train"),
+                {"draws": draws, "sizes": list(sizes) if sizes else None, "seed": seed}
+                | {"classifiers": list(classifiers)},
+                cache,
+            )
         ),
         label_sizes=tuple(sorted(set(sizes or ()))),
         protocol=plain(facts.protocol),
@@ -222,25 +231,27 @@ def _told(
 
 def _curve(
     table: Embeddings,
-    draws: int,
-    sizes: Sequence[int] | None,
-    seed: int,
+    train: Embeddings | None,
+    options: dict[str, Any],
     cache: str | os.PathLike[str] | None,
 ) -> list[dict[str, Any]]:
     """Compute `label_efficiency` of a table, or take it from the cache; no single scores."""
     import sklearn
 
+    transductive = not {*probes.TRANSDUCTIVE}.isdisjoint(options["classifiers"])
+    others = train.vectors if train is not None and len(train) > 1 and transductive else None
     # Anything that can change the numbers changes the key, the code that computes them too.
-    source = [inspect.getsource(module) for module in (probes, sampling)]
-    asked = list(sizes) if sizes else None
-    digest = hashlib.sha256(repr((draws, asked, seed, sklearn.__version__, *source)).encode())
-    digest.update(np.ascontiguousarray(table.vectors, "<f4").tobytes())
+    source = [inspect.getsource(module) for module in (probes, sampling, propagation, whitening)]
+    digest = hashlib.sha256(repr((sorted(options.items()), sklearn.__version__, *source)).encode())
+    for vectors in (table.vectors, *([others] if others is not None else [])):
+        digest.update(np.ascontiguousarray(vectors, "<f4").tobytes())
     digest.update(np.ascontiguousarray(table.labels, "<i8").tobytes())
     file = Path(cache) / f"{digest.hexdigest()}.json" if cache else None
     if file and file.exists():
         with contextlib.suppress(InputError):  # a damaged one is computed and written again
             return read_json(file, sealed=True)["rows"]
-    rows = probes.label_efficiency(table.vectors, table.labels, sizes=asked, draws=draws, seed=seed)
+    graph = propagation.whitened_graph(table.vectors, others) if transductive else None
+    rows = probes.label_efficiency(table.vectors, table.labels, graph=graph, **options)
     rows = [{name: value for name, value in row.items() if name != "scores"} for row in rows]
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -9,10 +9,13 @@ from typing import Any
 import numpy as np
 
 from jaxssl.analysis.distances import as_points, nearest_points
+from jaxssl.analysis.propagation import propagate, spread_labels, whitened_graph
 from jaxssl.analysis.sampling import stratified_sample
 from jaxssl.errors import InputError
 
 CLASSIFIERS = ("svc", "linear", "knn")
+# These see the images that they are judged on, though not their labels.
+TRANSDUCTIVE = ("spread", "propagated")
 
 
 def label_efficiency(
@@ -22,6 +25,7 @@ def label_efficiency(
     sizes: Sequence[int] | None = None,
     draws: int = 5,
     classifiers: Sequence[str] = CLASSIFIERS,
+    graph: Any = None,
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
@@ -33,6 +37,10 @@ def label_efficiency(
     draws. `svc`: RBF kernel, C = 1, gamma = 1/d. `linear`: logistic regression, C = 1. `knn`: vote
     of the 10 nearest, or of all n where n < 10.
 
+    Transductive ones, which also learn from how the other images lie, those of the 30 % too, as
+    whoever has a folder to sort may: `spread`: the largest share of `spread_labels`; `propagated`:
+    `propagation.propagate`.
+
     `low` and `high` are the 95 % t interval of the mean over draws, within [0, 1]. The draws share
     images, so it says how far the mean would move with other random splits of THESE images, and is
     too narrow for what other images would give.
@@ -43,7 +51,8 @@ def label_efficiency(
         sizes: Numbers of labels; by default `default_sizes`. Those under the number of classes, or
             not under the pool's size, are left out; the whole pool always comes last.
         draws: Random splits, 2 or more.
-        classifiers: Of `"svc"`, `"linear"`, `"knn"`.
+        classifiers: Of `"svc"`, `"linear"`, `"knn"`, `"spread"`, `"propagated"`.
+        graph: Of all n images, for the transductive ones; None: `whitened_graph` of the vectors.
         seed: Of the draws.
         progress: Called with (done, total) after each draw of each size.
 
@@ -73,6 +82,8 @@ def label_efficiency(
     pool_size = len(labels) - held_out
     asked = default_sizes(pool_size) if sizes is None else sorted(set(sizes))
     counts = [n for n in asked if classes <= n < pool_size] + [pool_size]
+    if graph is None and not {*TRANSDUCTIVE}.isdisjoint(classifiers):
+        graph = whitened_graph(vectors)
     scores = np.zeros((len(counts), len(classifiers), draws))
     for draw in range(draws):
         test = stratified_sample(labels, held_out, np.random.default_rng([seed, draw]))
@@ -81,8 +92,11 @@ def label_efficiency(
             rng = np.random.default_rng([seed, draw, n])
             train = pool[stratified_sample(labels[pool], n, rng)]
             with one_thread():
-                predicted = _predict(vectors[train], labels[train], vectors[test], classifiers)
-            scores[position, :, draw] = [_balanced_accuracy(labels[test], p) for p in predicted]
+                found = _predict(vectors[train], labels[train], vectors[test], classifiers)
+                found |= _transduce(vectors, graph, train, labels[train], test, classifiers)
+            scores[position, :, draw] = [
+                _balanced_accuracy(labels[test], found[name]) for name in classifiers
+            ]
             if progress is not None:
                 progress(draw * len(counts) + position + 1, draws * len(counts))
     return [
@@ -188,31 +202,53 @@ def knn_votes(
 
 def _predict(
     train: np.ndarray, labels: np.ndarray, test: np.ndarray, classifiers: Sequence[str]
-) -> list[np.ndarray]:
-    """Predict the labels of `test`, an array a classifier."""
+) -> dict[str, np.ndarray]:
+    """Predict the labels of `test`, an array a classifier that learns from labelled ones alone."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import euclidean_distances
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
     from sklearn.svm import SVC
 
+    inductive = [name for name in classifiers if name in CLASSIFIERS]
+    if not inductive:
+        return {}
     scaler = StandardScaler().fit(train)
     train, test = scaler.transform(train), scaler.transform(test)
     # One matrix product serves the SVC's kernel and kNN; libsvm's own kernel loop takes most of
     # the time on a thousand features.
     near, far = (euclidean_distances(x, train, squared=True) for x in (train, test))
     gamma = 1 / train.shape[1]
-    predicted = []
-    for name in classifiers:
+    predicted = {}
+    for name in inductive:
         if name == "svc":
             model = SVC(kernel="precomputed").fit(np.exp(-gamma * near), labels)
-            predicted.append(model.predict(np.exp(-gamma * far)))
+            predicted[name] = model.predict(np.exp(-gamma * far))
         elif name == "knn":
             model = KNeighborsClassifier(min(10, len(train)), metric="precomputed")
-            predicted.append(model.fit(near, labels).predict(far))
+            predicted[name] = model.fit(near, labels).predict(far)
         else:
             model = LogisticRegression(max_iter=1000)
-            predicted.append(model.fit(train, labels).predict(test))
+            predicted[name] = model.fit(train, labels).predict(test)
+    return predicted
+
+
+def _transduce(
+    vectors: np.ndarray,
+    graph: Any,
+    train: np.ndarray,
+    labels: np.ndarray,
+    test: np.ndarray,
+    classifiers: Sequence[str],
+) -> dict[str, np.ndarray]:
+    """Predict the labels of the rows `test`, an array a classifier that sees all rows."""
+    options = {"classes": labels.max() + 1}
+    predicted = {}
+    for name in classifiers:
+        if name == "spread":
+            predicted[name] = spread_labels(graph, train, labels, **options)[test].argmax(1)
+        elif name == "propagated":
+            predicted[name] = propagate(vectors, graph, train, labels, **options)[test].argmax(1)
     return predicted
 
 
@@ -256,10 +292,11 @@ def _check(
             f"vectors have shape {np.shape(vectors)} and labels {np.shape(labels)}, not [n, d] "
             "and [n]"
         )
-    unknown = set(classifiers) - set(CLASSIFIERS)
+    known = (*CLASSIFIERS, *TRANSDUCTIVE)
+    unknown = set(classifiers) - set(known)
     if unknown or draws < 2:
         raise ValueError(
-            f"classifiers are {list(classifiers)} and draws {draws}: of {list(CLASSIFIERS)}, and "
+            f"classifiers are {list(classifiers)} and draws {draws}: of {list(known)}, and "
             "2 or more for an interval"
         )
     names, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)

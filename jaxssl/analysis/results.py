@@ -211,7 +211,7 @@ class LabelRow:
     Args:
         set: The unseen set; "test" where there is none.
         embedding: "h" or a baseline.
-        classifier: "svc", "linear" or "knn".
+        classifier: "svc", "linear" or "knn"; "spread" or "propagated".
         labels: How many images were labelled.
         mean: Balanced accuracy, mean over draws.
         low: Of its 95 % interval.

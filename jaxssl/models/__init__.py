@@ -7,6 +7,7 @@ it inside `jax.jit` by `nnx.merge` with `copy=True`. Training or evaluation is i
 
 from flax.nnx import Rngs
 
+from jaxssl.models.averaging import average_views, turned
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
@@ -44,6 +45,7 @@ __all__ = [
     "ResNet",
     "Rngs",
     "RowEncoder",
+    "average_views",
     "describe",
     "dinov2_b",
     "dinov2_s",
@@ -60,4 +62,5 @@ __all__ = [
     "over_views",
     "resnet18",
     "resnet50",
+    "turned",
 ]

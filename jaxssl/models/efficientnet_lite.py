@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax import lax
 
 from jaxssl.errors import InputError
 from jaxssl.models.layers import BatchNorm, Block, Dropout, conv, depthwise_conv, normalize
@@ -80,7 +81,8 @@ class EfficientNetLite(nnx.Module):
       package: of the registry that carries the weights.
       layer: h is the channel means of this layer's map: `block0` to the last, or `head`, the
         1x1 convolution to 1280 channels that ImageNet's classifier stands on. Several, joined by
-        `+`, give their means side by side. None: the last block but one, with 192 channels in Lite0
+        `+`, give their means side by side, those of each layer scaled to unit length, so that
+        distances weigh all layers alike. None: the last block but one, with 192 channels in Lite0
         and Lite1, 208 in Lite2: frozen, with 100 labels of plankton, it is far better than the
         head. Nothing behind the last layer named is built.
       channels: of the images, 1 or 3; pretrained weights need 3.
@@ -134,17 +136,27 @@ class EfficientNetLite(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
+        means = self.means(images)
+        if len(means) == 1:
+            return means[0]
+        return jnp.concatenate([_unit(mean) for mean in means], axis=1)
+
+    def means(self, images: jax.Array) -> list[jax.Array]:
+        """Return the channel means of every layer named, float32 [b, channels] each, as they are.
+
+        Args:
+          images: float32 [b, h, w, c] in [0, 1].
+        """
         if self.normalizes:
             images = normalize(images, MEAN, STD)
         x = nnx.relu6(self.stem_norm(self.stem_conv(images)))
-        means = {}
+        maps = {}
         for index, block in enumerate(self.blocks):
             x = block(x)
-            means[f"block{index}"] = x
+            maps[f"block{index}"] = x
         if self.head_conv is not None:
-            means["head"] = nnx.relu6(self.head_norm(self.head_conv(x)))
-        maps = [means[name] for name in self.layers]
-        return jnp.concatenate([jnp.mean(x, axis=(1, 2), dtype=jnp.float32) for x in maps], axis=1)
+            maps["head"] = nnx.relu6(self.head_norm(self.head_conv(x)))
+        return [jnp.mean(maps[name], axis=(1, 2), dtype=jnp.float32) for name in self.layers]
 
     def blocks_list(self) -> list[Block]:
         """List the stem, the blocks and the head, from the images on."""
@@ -167,6 +179,11 @@ class EfficientNetLite(nnx.Module):
         beyond = tuple(f"_blocks.{index}." for index in range(len(self.blocks), 40))
         rest = (*beyond, "_conv_head.", "_bn1.", "_fc.")
         return Published("efficientnet-lite-pytorch", layers, rest, self.package)
+
+
+def _unit(x: jax.Array) -> jax.Array:
+    """Scale rows [b, d] to length 1; a row of zeros stays, and its gradient is finite."""
+    return x * lax.rsqrt(jnp.sum(x * x, axis=1, keepdims=True) + 1e-12)
 
 
 def _pointwise(in_features: int, features: int, **options: Any) -> nnx.Conv:

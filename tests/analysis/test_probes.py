@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import sparse, stats
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import balanced_accuracy_score
@@ -15,6 +15,7 @@ from jaxssl.analysis.probes import (
     knn_votes,
     label_efficiency,
 )
+from jaxssl.analysis.propagation import propagate, spread_labels, whitened_graph
 from jaxssl.analysis.sampling import stratified_sample
 from jaxssl.errors import InputError
 
@@ -221,3 +222,31 @@ def test_pairs_that_do_not_fit_raise():
     for wrong in ({"k": 0}, {"temperature": 0.0}):
         with pytest.raises(ValueError, match=r"k is .* and temperature"):
             knn_accuracy(x, y, x, y, **wrong)
+
+
+def test_transductive_classifiers_see_the_same_draws_and_how_all_images_lie(cloud):
+    vectors, labels = cloud
+    kinds = ["propagated", "knn", "spread"]
+    rows = label_efficiency(vectors, labels, sizes=[6], draws=2, classifiers=kinds, seed=7)
+    few = {row["classifier"]: row for row in rows if row["labels"] == 6}
+    alone = label_efficiency(vectors, labels, sizes=[6], draws=2, classifiers=["knn"], seed=7)
+    assert few["knn"] == alone[0]
+
+    graph = whitened_graph(vectors)
+    _, index = np.unique(labels, return_inverse=True)
+    for draw in range(2):
+        test = stratified_sample(labels, 30, np.random.default_rng([7, draw]))
+        pool = np.setdiff1d(np.arange(100), test)
+        train = pool[stratified_sample(labels[pool], 6, np.random.default_rng([7, draw, 6]))]
+        shares = spread_labels(graph, train, index[train], classes=3)
+        scores = propagate(vectors, graph, train, index[train], classes=3)
+        for name, found in (("spread", shares), ("propagated", scores)):
+            expected = balanced_accuracy_score(index[test], found[test].argmax(1))
+            assert few[name]["scores"][draw] == pytest.approx(expected)
+
+    # Edges between images of one class alone: whoever sees the graph is never wrong.
+    same = np.equal.outer(index, index) / np.bincount(index)[index][None]
+    told = label_efficiency(
+        vectors, labels, sizes=[6], draws=2, classifiers=["spread"], graph=sparse.csr_array(same)
+    )
+    assert [row["mean"] for row in told] == [1, 1]

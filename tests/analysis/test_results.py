@@ -10,6 +10,8 @@ from sklearn.metrics import silhouette_score
 
 from jaxssl.analysis.health import Spread, spread
 from jaxssl.analysis.measures import analyse
+from jaxssl.analysis.probes import label_efficiency
+from jaxssl.analysis.propagation import whitened_graph
 from jaxssl.analysis.results import Facts, Results
 from jaxssl.errors import InputError
 from jaxssl.files import read_json
@@ -199,6 +201,28 @@ def test_remembered_curves_are_of_their_vectors_and_labels(tmp_path):
     found = analyse(changed, draws=2, cache=tmp_path).label_efficiency
     assert found == analyse(changed, draws=2).label_efficiency
     assert found != first.label_efficiency
+
+
+def test_propagated_labels_are_whitened_by_the_training_images():
+    tables = make_tables(unseen=("a", "b"), baselines=("untrained",))
+    tables["h"]["train"] = table(np.random.default_rng(1), ("x", "y"), "train", 20)
+    tables["untrained"].pop("train", None)
+    kinds = ("knn", "propagated")
+    found = analyse(tables, draws=2, sizes=[8], classifiers=kinds).label_efficiency
+    for embedding, others in (("h", tables["h"]["train"].vectors), ("untrained", None)):
+        unseen = tables[embedding]["unseen"]
+        expected = label_efficiency(
+            unseen.vectors,
+            unseen.labels,
+            sizes=[8],
+            draws=2,
+            classifiers=kinds,
+            graph=whitened_graph(unseen.vectors, others),
+        )
+        rows = [row for row in found if row.embedding == embedding]
+        assert [(row.classifier, row.labels, row.mean) for row in rows] == [
+            (row["classifier"], row["labels"], row["mean"]) for row in expected
+        ]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxssl.errors import InputError
-from jaxssl.models import ConvNet, PlanktonBackbone, load_pretrained, resnet18
+from jaxssl.models import ConvNet, PlanktonBackbone, load_pretrained, pretrained, resnet18
 from jaxssl.models.resnet import BasicBlock, ResNet
 
 
@@ -154,3 +154,21 @@ def test_the_backbone_says_which_layers_stay_random(build, tmp_path):
         "encoder plankton_v2_s, which they fit",
     ):
         load_pretrained(other, path)
+
+
+@pytest.mark.parametrize("tensors", [{}, {"module": np.ones(1)}, {"....": np.ones(1)}])
+def test_names_without_a_network_behind_a_prefix(tensors, encoder, tmp_path):
+    with pytest.raises(InputError, match="no encoder here has such weights"):
+        load_pretrained(encoder, save(tmp_path / "net.safetensors", tensors))
+
+
+def test_a_prefix_before_all_names_is_told(tmp_path):
+    wanted = nnx.eval_shape(lambda: resnet18(channels=3, stem="imagenet", rngs=nnx.Rngs(0)))
+    slots = pretrained._slots(wanted.published())
+    tensors = {f"module.{name}": np.ones(slot.shape) for name, slot in slots.items()}
+    with pytest.raises(
+        InputError,
+        match=r"save them without 'module\.' before their names; choose the encoder resnet18, "
+        "which they fit",
+    ):
+        load_pretrained(wanted, save(tmp_path / "net.safetensors", tensors))

@@ -290,6 +290,8 @@ ONE = {"a": tensor((6,), (1,))}
         (legacy({"a": tensor((6,), (1,)), "b": tensor((7,), (1,), size=7)}), "has two sizes"),
         (legacy(ONE)[:60], "damaged: ValueError"),
         (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer, .* `git lfs pull`"),
+        (b"\xef\xbb\xbf<!DOCTYPE html><html>", "a web page, not weights"),
+        (b'{"error": "Repository not found"}', "JSON, not weights"),
         (b"\n<!DOCTYPE html><html>", "a web page, not weights"),
         (b"", r"neither a file of torch\.save nor safetensors, or cut short \(0 bytes\)"),
         (b"hello", r"neither a file of torch\.save nor safetensors"),

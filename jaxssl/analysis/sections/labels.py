@@ -14,7 +14,13 @@ from jaxssl.analysis.page import FigureFiles, fragment, percent
 from jaxssl.analysis.results import ImageCounts, LabelRow
 from jaxssl.analysis.sections.base import Context
 
-CLASSIFIERS = {"svc": "SVC", "linear": "Linear", "knn": "kNN"}
+CLASSIFIERS = {
+    "svc": "SVC",
+    "linear": "Linear",
+    "knn": "kNN",
+    "spread": "Label spreading",
+    "propagated": "Propagated labels",
+}
 
 
 def make(context: Context) -> Markup | None:
