@@ -41,6 +41,8 @@ from jaxssl.files import plain, read_json, sweep, write_record
 
 METRICS: tuple[Metric, ...] = ("euclidean", "angular")
 NEAREST = 10
+# Of the draws of labels and of k-means: two analyses of the same tables are equal.
+SEED = 0
 
 
 def analyse(
@@ -50,7 +52,6 @@ def analyse(
     draws: int = 5,
     sizes: Sequence[int] | None = None,
     classifiers: Sequence[str] = probes.CLASSIFIERS,
-    seed: int = 0,
     progress: Callable[[str], None] = lambda stage: None,
     cache: str | os.PathLike[str] | None = None,
 ) -> Results:
@@ -67,7 +68,6 @@ def analyse(
         sizes: Numbers of labels on the curves; default: those of `probes.default_sizes`.
         classifiers: Of the curves, as `probes.label_efficiency` takes them; what a transductive one
             whitens by are an embedding's training images, where there is a table of them.
-        seed: Of draws and k-means.
         progress: Called with the name of each stage as it starts.
         cache: A folder in which label-efficiency curves are remembered by what they were computed
             from: the runs of a comparison share their baselines, whose curves are most of an
@@ -92,12 +92,12 @@ def analyse(
     progress("clusters and outliers")
     every = together(h)
     near = _neighbours(every)
-    clusters = find_clusters(every, seed=seed)
+    clusters = find_clusters(every, seed=SEED)
     progress("suspects")
-    suspects = find_suspects(every, *near, seed=seed) if near else ()
+    suspects = find_suspects(every, *near, seed=SEED) if near else ()
     progress("distances, retrieval and clustering")
     knn = _knn_accuracy(h)
-    geometry = _geometry(tables, seed)
+    geometry = _geometry(tables)
     spread_of = {n: t for n, t in h.items() if n not in ("train", "val") and len(t)} or h
     return Results(
         embedding=embedding,
@@ -115,7 +115,7 @@ def analyse(
             for point in _curve(
                 table,
                 tables[kind].get("train"),
-                {"draws": draws, "sizes": list(sizes) if sizes else None, "seed": seed}
+                {"draws": draws, "sizes": list(sizes) if sizes else None, "seed": SEED}
                 | {"classifiers": list(classifiers)},
                 cache,
             )
@@ -183,7 +183,7 @@ def _exemplars(table: Embeddings) -> dict[str, ClassExemplars]:
     }
 
 
-def _geometry(tables: Tables, seed: int) -> dict[str, Any]:
+def _geometry(tables: Tables) -> dict[str, Any]:
     """Compute what `Results` has of distances, separation, retrieval, NMI and silhouette."""
     found: dict[str, dict[str, Any]] = {"distances": {}, "separation": {}, "retrieval": {}}
     found |= {"nmi": {}, "silhouette": {}}
@@ -204,7 +204,7 @@ def _geometry(tables: Tables, seed: int) -> dict[str, Any]:
                 **{name: _number(scores[name]) for name in scores if name != "queries"},
                 queries=int(scores["queries"]),
             ),
-            "nmi": clustering_nmi(v, y, metric=metric, seed=seed),
+            "nmi": clustering_nmi(v, y, metric=metric, seed=SEED),
             "silhouette": _number(mean_silhouette(sums[metric], y)),
         }
         for key, value in values.items():
