@@ -31,11 +31,6 @@ _COMMAND = "python scripts/prepare_cifar10.py"
 _ROW = np.dtype([("image", "u1", (32, 32, 3)), ("label", "u1"), ("group", "<i4")])
 
 
-def load_cifar10(split: Split, **options: Any) -> ImageSet:
-    """Read one split of CIFAR-10: `load_cifar("cifar10", split, **options)`."""
-    return load_cifar("cifar10", split, **options)
-
-
 def load_cifar(
     name: str,
     split: Split,
