@@ -19,13 +19,13 @@ from playwright.sync_api import sync_playwright
 OUT = Path(__file__).parents[1] / "docs" / "pages" / "images"
 WIDTH, HEIGHT = 1100, 760
 LARGEST = 200_000
-# file -> (which run, section of its page; "" for the first screen)
+# file -> (which run, what of its page is scrolled to by CSS; "" for the first screen)
 PICTURES = {
     "report": (0, ""),
-    "map": (0, "map"),
+    "map": (0, "#map"),
     "unlabelled": (1, ""),
-    "unlabelled-map": (1, "map"),
-    "clusters": (1, "clusters"),
+    "unlabelled-map": (1, "#map canvas"),
+    "clusters": (1, "#clusters"),
 }
 
 
@@ -39,7 +39,7 @@ def main(runs: list[str]) -> None:
         for name, (run, section) in PICTURES.items():
             page.goto((Path(runs[run]) / "report" / "index.html").resolve().as_uri())
             if section:
-                page.evaluate("id => document.getElementById(id).scrollIntoView()", section)
+                page.evaluate("one => document.querySelector(one).scrollIntoView()", section)
             page.wait_for_timeout(700)  # the map draws its points when it is seen
             picture = Image.open(io.BytesIO(page.screenshot()))
             file = OUT / f"{name}.webp"

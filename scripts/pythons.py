@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("pythons", nargs="+", help="interpreters, such as python3.12")
     parser.add_argument("--lowest", action="store_true", help="the oldest versions allowed")
-    parser.add_argument("--tests", nargs="+", default=TESTS, help="files of tests/losses")
+    parser.add_argument("--tests", default=",".join(TESTS), help="files of tests/losses, by commas")
     flags = parser.parse_args()
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     constraints = lowest(project["dependencies"]) if flags.lowest else ""
@@ -81,7 +81,7 @@ def main() -> None:
         subprocess.run(build, check=True, cwd=ROOT)
         (wheel,) = Path(out).glob("*.whl")
         for python in flags.pythons:
-            check(python, wheel, constraints, flags.tests)
+            check(python, wheel, constraints, flags.tests.split(","))
 
 
 if __name__ == "__main__":
