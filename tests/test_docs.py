@@ -257,7 +257,9 @@ def test_the_reference_has_every_public_name(site, room):
     ]
     page = (site / "api" / f"{room}.html").read_text(encoding="utf-8")
     found = {one.split(".")[-1] for one in re.findall(rf'id="(jaxssl\.{room}\.[\w.]+)"', page)}
-    assert set(names) - found <= {"Rngs"}  # flax's
+    # flax's own, and three that are made in one line: the page has a sentence for each.
+    told = {"Rngs", *(f"efficientnet_lite{i}" for i in range(3))}
+    assert set(names) - found <= told
     assert "&gt;&gt;&gt;" in page or room == "training"
 
 
