@@ -237,6 +237,7 @@ def test_the_site_asks_no_other_host_for_anything(site):
     assert len(pages) > 30
     for page in pages:
         text = page.read_text(encoding="utf-8")
+        assert not re.search("--8 ?(<|&lt;)", text), page  # what was to be included
         asked = re.findall(r'<(?:script|img|iframe|source)\b[^>]*\bsrc="([^"]+)"', text)
         asked += re.findall(r'<link\b[^>]*\bhref="([^"]+)"', text)
         assert not [place for place in asked if re.match(r"(https?:)?//", place)], page
