@@ -233,7 +233,8 @@ def site(tmp_path_factory):
 
 
 def test_the_site_asks_no_other_host_for_anything(site):
-    pages = sorted(site.rglob("*.html"))
+    # A server alone shows 404.html, whose links begin at its top.
+    pages = sorted(page for page in site.rglob("*.html") if page.name != "404.html")
     assert len(pages) > 30
     for page in pages:
         text = page.read_text(encoding="utf-8")

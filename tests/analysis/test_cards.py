@@ -66,3 +66,9 @@ def test_without_labels_and_without_a_record_the_cards_claim_nothing(tmp_path):
     assert "no image has a label" in model_card(bare, results)
     assert "kNN" not in model_card(bare, results)
     assert tables(data_card(bare, results))[0][2:] == [["(no label)", "12"], ["(all)", "12"]]
+
+
+def test_a_bar_or_a_line_break_in_a_name_breaks_no_table(tmp_path):
+    results = Results(Embedded("h", "angular", 4), {"train": ImageCounts(3, {"a|b\n## `c": 3})})
+    card = data_card(Run(tmp_path, {}), results)
+    assert tables(card)[0][2:] == [["a&#124;b ## &#96;c", "3"], ["(all)", "3"]]
