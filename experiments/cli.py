@@ -28,7 +28,10 @@ from jaxssl.files import read_object
 # The programs that train an embedding, each a file of this folder.
 STUDIES = ("simclr", "supcon", "triplet", "arcface", "softmax", "rnn", "finetune", "frozen")
 # The others.
-TOOLS = ("predict", "embed", "linear_eval", "report", "compare", "tune", "describe", "compile")
+TOOLS = (
+    *("predict", "embed", "label_next", "label", "linear_eval", "report", "compare", "tune"),
+    *("describe", "compile"),
+)
 _FRONT = ["jaxssl"]  # what the front door was called with, "jaxssl simclr"
 
 

@@ -116,24 +116,14 @@ class Reading:
     """Pages of a TIFF: each an image, or the first alone."""
     crop_bottom: str = "0"
     """Pixels to cut off below (a scale bar, a caption); auto finds it."""
-    fit: Literal["squash", "pad"] = "squash"
-    """squash: to a square whatever the shape, as the study did; pad: keep the shape, fill up."""
-    background: str = "auto"
-    """Colour that fills corners and padding, 0 (black) to 255; auto: as the images' borders."""
     on_bad_image: Evaluation[Literal["fail", "skip"]] = "fail"
     """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Images(Reading):
-    """Which images, which classes, which views."""
+class Selection(Reading):
+    """Which classes."""
 
-    dataset: Literal["digits", "folder", "cifar10", "cifar100"] = "digits"
-    """digits: scikit-learn's, nothing to download; folder: what --data-dir names; cifar10 and
-    cifar100: through TFDS, downloaded where they are not there. Also names the preset."""
-    data_dir: Source[str] = ""
-    """A folder of images (class folders, flat, or both), a zip of one, a table, or the file that
-    scripts/pack_images.py made (folder); the folder of TFDS's data sets (cifar; default TFDS's)."""
     seen: tuple[str, ...] = ()
     """Classes to learn from. Default, and "all": every class with enough images that is not
     --unseen."""
@@ -145,10 +135,26 @@ class Images(Reading):
     seen and unseen classes are used, else none."""
     min_images: AtLeast1[int] = 3
     """Classes with fewer images are left out, unless they are named."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Images(Selection):
+    """Which images, and what the network sees of them."""
+
+    dataset: Literal["digits", "folder", "cifar10", "cifar100"] = "digits"
+    """digits: scikit-learn's, nothing to download; folder: what --data-dir names; cifar10 and
+    cifar100: through TFDS, downloaded where they are not there. Also names the preset."""
+    data_dir: Source[str] = ""
+    """A folder of images (class folders, flat, or both), a zip of one, a table, or the file that
+    scripts/pack_images.py made (folder); the folder of TFDS's data sets (cifar; default TFDS's)."""
     image_size: AtLeast1[int] = 48
     """Side in pixels to which images are resized."""
     color: Literal["rgb", "grey"] = "grey"
     """Channels the network sees."""
+    fit: Literal["squash", "pad"] = "squash"
+    """squash: to a square whatever the shape, as the study did; pad: keep the shape, fill up."""
+    background: str = "auto"
+    """Colour that fills corners and padding, 0 (black) to 255; auto: as the images' borders."""
     views: Literal["plankton", "digits", "cifar", "none"] = "plankton"
     """The recipe of random views: plankton turns, crops, flips and blurs; cifar is SimCLR's; none:
     the images as they are."""
@@ -157,6 +163,18 @@ class Images(Reading):
     def channels(self) -> int:
         """Return the images' channels, 1 or 3."""
         return 1 if self.color == "grey" else 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Elsewhere(Selection):
+    """Images to judge a run on that are not its own: pretrain here, judge there."""
+
+    dataset: Literal["digits", "folder", "cifar10", "cifar100"] | None = None
+    """Another data set than the run's. Default: a folder where --data-dir names one, else the
+    run's."""
+    data_dir: Source[str] = ""
+    """Other labelled images (a folder, zip or table), split as a study of them would be; or where
+    the run's own lie now. Default: the run's own, split as in training."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,6 +354,12 @@ def searches(kind: Any) -> dict[str, Between | OneOf]:
     """Return the fields that `tune` searches, and where."""
     found = {name: _of(marks, Between | OneOf) for name, marks in _marks(kind).items()}
     return {name: where for name, where in found.items() if where is not None}
+
+
+def seen_by_the_network() -> tuple[str, ...]:
+    """Name the settings of images that a network was trained with, whichever images it is given."""
+    chosen = {field.name for field in dataclasses.fields(Elsewhere)}
+    return tuple(f.name for f in dataclasses.fields(Images) if f.name not in chosen)
 
 
 def recipe(settings: dict[str, Any], kind: Any) -> dict[str, Any]:

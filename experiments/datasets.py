@@ -41,6 +41,7 @@ class Data:
       steps_per_epoch: Full batches in a pass over `train`.
       total_steps: Where a schedule of the learning rate ends.
       skipped: Files left out, `{"path": ..., "reason": ...}`.
+      crop: Rows that are cut off below every picture, and one picture before and after.
     """
 
     train: ImageSet
@@ -51,6 +52,7 @@ class Data:
     steps_per_epoch: int = 1
     total_steps: int = 1
     skipped: tuple[dict[str, str], ...] = ()
+    crop: tuple[int, np.ndarray | None] = (0, None)
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -159,7 +161,8 @@ def _folder(settings: Images, seed: int) -> Data:
     print(report)
     skipped = tuple({"path": path, "reason": why} for path, why in report.unreadable.items())
     data = _split(images, settings, seed, report.background)
-    return dataclasses.replace(data, skipped=skipped)
+    crop = (report.crop_bottom, report.crop_example)
+    return dataclasses.replace(data, skipped=skipped, crop=crop)
 
 
 def reading_of(settings: Images, **changes: Any) -> images_room.Reading:

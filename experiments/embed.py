@@ -5,6 +5,8 @@
 Without a run, by a published network, with a report and a map (experiments.frozen):
   `python -m experiments.embed --encoder efficientnet_lite0 --data-dir DIR`
 
+Beside the table a page shows them on the run's map, with the run's images nearest to each.
+
 The table opens in pandas, DuckDB and embedding-atlas.
 """
 
@@ -16,7 +18,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cli, datasets, finished, frozen, study, tables
+from experiments import cli, datasets, finished, frozen, newcomers, study
 from experiments.config import Devices, Reading
 from jaxssl import analysis, training
 from jaxssl import data as images_room
@@ -33,6 +35,8 @@ class Embed(Reading, Devices):
     """What to embed: a folder, zip or table of images, as in training."""
     out: str = ""
     """The table, .parquet or .csv. Default: RUN/embeddings/other/<name of DIR>.parquet."""
+    map: bool = True
+    """Draw the images on the run's map: a page in a folder beside the table, of its name."""
     checkpoint: str = "best"
     """Which of the run's checkpoints: best, last or a step."""
     method: str | None = None
@@ -57,8 +61,11 @@ def main(config: Embed) -> None:
     vectors = embedding.embed_set(encode, run.restore(step, placement), images, placement)
     name = datasets.name_of(config.data_dir)
     out = Path(config.out or run.folder / "embeddings" / "other" / f"{name}.parquet").expanduser()
-    about = {"layer": "h", "checkpoint": step, "distance": run.method.distance}
-    table = tables.table_of(images, "other", vectors, about, pictures=True)
+    if config.map:
+        page = out.with_suffix("")
+        table = newcomers.show(run, step, images, vectors, page, config.data_dir)
+    else:
+        table = newcomers.table_of(run, step, images, vectors)
     analysis.export(out, table)
     print(f"{len(images)} embeddings of {vectors.shape[1]} values: {out}")
 

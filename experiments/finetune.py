@@ -3,6 +3,9 @@
 End to end on a tenth of the labels, from the run's weights:
   `python -m experiments.finetune runs/simclr-cifar10-... --label-fraction .1`
 
+On other labelled images than the run's:
+  `python -m experiments.finetune RUN --data-dir OTHER`
+
 Only a linear layer on the frozen network, and the same two from random weights, for comparison:
   `python -m experiments.finetune RUN --freeze`, and with `--random`, `--random --freeze`
 
@@ -21,11 +24,11 @@ from experiments import cli, finished, study
 from experiments.config import (
     AtLeast1,
     Devices,
+    Elsewhere,
     Judging,
     Positive,
     Session,
     Share,
-    Source,
     Training,
 )
 from experiments.softmax import classifier
@@ -36,11 +39,11 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class FineTune(Devices, Judging, Training):
+class FineTune(Devices, Judging, Training, Elsewhere):
     """Fine-tuning's own flags."""
 
     start: tyro.conf.Positional[str] = ""
-    """The folder of a run: its encoder, its images and their split."""
+    """The folder of a run: its encoder, and unless others are named its images and their split."""
     checkpoint: str = "best"
     """Of the run: best (on validation), last, or a step."""
     random: bool = False
@@ -53,8 +56,6 @@ class FineTune(Devices, Judging, Training):
     """Train on a random view of each image, by the run's recipe; --no-augment: on the images."""
     learning_rate: Positive[float] = 0.001
     """Of Adam."""
-    data_dir: Source[str] = ""
-    """Where the images are; default: where they were."""
     method: Session[str | None] = None
     """The Python file of a run whose method is not of this package; it is run."""
     batch_size: AtLeast1[int] = 64
@@ -97,7 +98,7 @@ def make_method(config: FineTune, data: Data) -> training.Method:
 
 def main(config: FineTune) -> None:
     """Run it: start, data, method, training, embedding, report."""
-    start = finished.open(config.start, data_dir=config.data_dir, method=config.method)
+    start = finished.open(config.start, method=config.method)
     with study.open(config, start) as run:
         data = study.load(run, labels=True)
         trained = study.train(run, data, make_method(config, data))

@@ -121,22 +121,24 @@ class Finished:
 
     def load_data(self) -> Data:
         """Read the images of the run, split as in training; refuse others."""
-        seed = self.config.seed
-        data = datasets.read(self.images, seed)
-        fraction = getattr(self.config, "label_fraction", 1.0)
-        data = datasets.with_label_fraction(data, fraction, seed=seed)
+        data = self.as_trained(datasets.read(self.images, self.config.seed))
         if data.fingerprint != self.record.get("data"):
             raise InputError(
                 f"these are not the images that {self.folder} was trained on, or not all of them: "
-                "its test images could have been trained on. Give its own --data-dir"
+                "its test images could have been trained on. Give its own --data-dir; any other is "
+                "judged as another data set"
             )
         return data
 
+    def as_trained(self, data: Data) -> Data:
+        """Keep of the training images the part that the run learnt from."""
+        fraction = getattr(self.config, "label_fraction", 1.0)
+        return datasets.with_label_fraction(data, fraction, seed=self.config.seed)
+
     def reading(self, flags: config.Reading) -> images_room.Reading:
-        """Say how other images are read: in the run's size, colour and fit, else as told."""
+        """Say how other images are read: as the run's network sees its own, else as told."""
         names = [field.name for field in dataclasses.fields(config.Reading)]
         told = {name: getattr(flags, name) for name in names}
-        told |= {name: getattr(self.images, name) for name in ("fit", "background")}
         settings = dataclasses.replace(self.images, **told, seen=(), unseen=(), lookalikes=())
         return datasets.reading_of(settings)
 
@@ -145,12 +147,11 @@ class Finished:
         return images_room.open_images(data_dir, self.reading(self.images))
 
 
-def open(run_dir: str, *, data_dir: str = "", method: str | None = None) -> Finished:
+def open(run_dir: str, *, method: str | None = None) -> Finished:
     """Read a run folder's settings.
 
     Args:
       run_dir: A run folder.
-      data_dir: Where the images are now; "": where they were.
       method: The Python file of a run whose method is not of this package. A run folder never
         makes a program import a file by itself.
 
@@ -173,8 +174,6 @@ def open(run_dir: str, *, data_dir: str = "", method: str | None = None) -> Fini
     try:
         settings = _settings_of(stored, kind)
         images = _settings_of(stored, config.Images)
-        if data_dir:
-            images["data_dir"] = data_dir
         if issubclass(kind, config.Images):
             settings |= images
         return Finished(folder, record, program, kind(**settings), config.Images(**images))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from PIL import Image
 
-from experiments import cli, config, datasets
+from experiments import cli, config, datasets, elsewhere
 from jaxssl import augment, files, training
 
 if TYPE_CHECKING:
@@ -18,14 +20,15 @@ if TYPE_CHECKING:
     from experiments.finished import Finished
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Run:
     """A program that runs: its flags, its devices, and what it must close at its end.
 
     Attributes:
-      config: The program's flags.
+      config: The program's flags; `study.load` lowers a default batch that the images cannot fill.
       placement: Where batches and state live.
-      start: The finished run that it starts from, whose images are its images; None: its own.
+      start: The finished run that it starts from, whose images are its images unless the flags name
+        others; None: its own.
       closing: Closes the run folder and the checkpoints.
     """
 
@@ -39,10 +42,17 @@ class Run:
         """Return the seed of the split."""
         return self.start.config.seed if self.start else self.config.seed
 
+    @functools.cached_property
+    def judged(self) -> elsewhere.Judged | None:
+        """Read the images of a run that starts from another, that one's or others; else None."""
+        if self.start is None:
+            return None
+        return elsewhere.judged_on(self.start, self.config)
+
     @property
     def images(self) -> config.Images:
         """Return the flags that say which images."""
-        return self.start.images if self.start else self.config
+        return self.judged.images if self.judged else self.config
 
 
 def recipe_of(run: Run) -> dict[str, Any]:
@@ -67,8 +77,7 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
     print(f"run folder: {path}", flush=True)
     return training.RunFolder(
         path,
-        {**_image_settings(run), **dataclasses.asdict(settings)}
-        | {"lookalikes": datasets.harder_unseen(run.images)},
+        dataclasses.asdict(settings) | _image_settings(run),
         may_differ={n for n, scope in config.scopes(type(settings)).items() if scope.resume},
         facts={
             "study": method.name,
@@ -78,20 +87,29 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
             "hash": config.hash_of(recipe),
             "data": data.fingerprint,
             "outline": data.outline(),
+            "cropped": data.crop[0],
             "devices": devices.summary(),
             "pretrained": method.start,
+            **(run.judged.about if run.judged else {}),
         },
     )
 
 
 def save_what_goes_in(path: Path, data: Data, seed: int) -> None:
-    """Write `report/views.png`, a few images with two views each, and `skipped.json`."""
+    """Write what `skipped.json` lists and `report/` shows: a few images with two views each.
+
+    Where rows are cut off below every picture, one is shown before and after.
+    """
     import jax
 
     from jaxssl.analysis import figures
 
     if data.skipped:
         files.write_json(path / "skipped.json", data.skipped)
+    (path / "report").mkdir(exist_ok=True)
+    if data.crop[1] is not None and data.crop[1].size:
+        with files.atomic(path / "report" / "crop.png") as out:
+            Image.fromarray(data.crop[1].squeeze(-1)).save(out, "PNG")
     if data.recipe is None:
         return
     images = data.train
@@ -99,5 +117,4 @@ def save_what_goes_in(path: Path, data: Data, seed: int) -> None:
     originals = np.stack([images[i]["image"] for i in rows])
     views = jax.device_get(augment.views(jax.random.key(seed), originals, data.recipe))
     drawn = [np.asarray(np.round(255 * view), np.uint8) for view in views]
-    (path / "report").mkdir(exist_ok=True)
     figures.save_png(figures.view_sheet(originals, *drawn), path / "report" / "views.png")

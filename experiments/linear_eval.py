@@ -2,7 +2,10 @@
 
 `python -m experiments.linear_eval runs/simclr-digits-...`
 
-Features of the run's own training, validation and test images, then on them a linear classifier
+On other labelled images than the run's, which are split as a study of them would be:
+  `python -m experiments.linear_eval RUN --data-dir OTHER`, where needed `--labels-from TABLE`
+
+Features of training, validation and test images, then on them a linear classifier
 trained to convergence and a weighted kNN (k = 200, T = .1), beside the same network with random
 weights and raw pixels. `--checkpoint all` adds the accuracy over epochs, of the checkpoints that
 the run kept (`--keep-every` of the training programs).
@@ -18,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import tyro
 
-from experiments import cli, datasets, finished, study
-from experiments.config import AtLeast0, Devices, Share
+from experiments import cli, datasets, elsewhere, finished, study
+from experiments.config import AtLeast0, Devices, Elsewhere, Share
 from jaxssl import data as images_room
 from jaxssl import models, training
 
@@ -37,13 +40,11 @@ FEW = {"train": 5000, "val": 1000, "test": 2000}
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearEval(Devices):
+class LinearEval(Devices, Elsewhere):
     """The flags of linear evaluation."""
 
     run_dir: tyro.conf.Positional[str] = ""
     """The folder of a run."""
-    data_dir: str = ""
-    """Where its images are; default: where they were."""
     layer: str = "h"
     """h, the encoder's output; z, the head's; or a layer by the path that describe prints, whose
     maps give their mean."""
@@ -54,7 +55,8 @@ class LinearEval(Devices):
     seed: AtLeast0[int] = 0
     """Of the labels drawn, the maps and the images shown."""
     out: str = ""
-    """Folder of numbers and page. Default: RUN/linear_eval."""
+    """Folder of numbers and page. Default: RUN/linear_eval; of other images
+    RUN/linear_eval/other/<name of DIR>."""
     method: str | None = None
     """The Python file of a run whose method is not of this package; it is run."""
 
@@ -71,7 +73,7 @@ def output_of(run: Finished, layer: str) -> Output:
 def main(config: LinearEval) -> None:
     """Evaluate: run, images, features, numbers, page."""
     study.start_devices(config)
-    run = finished.open(config.run_dir, data_dir=config.data_dir, method=config.method)
+    run = finished.open(config.run_dir, method=config.method)
     import jax
 
     from jaxssl import embedding
@@ -85,7 +87,8 @@ def main(config: LinearEval) -> None:
     placement = training.data_placement(jax.device_count())
     encode = embedding.compile_output(run.method.model, output_of(run, config.layer), placement)
     state, untrained = run.restore(step, placement), run.untrained(placement)
-    data = run.load_data()
+    judged = elsewhere.judged_on(run, config)
+    data = datasets.only_labelled(judged.data, "linear_eval")
     fraction = config.label_fraction
     labelled = datasets.with_label_fraction(data, fraction, seed=config.seed).train
     sets = {"train": labelled, "val": data.val, "test": data.test}
@@ -116,14 +119,16 @@ def main(config: LinearEval) -> None:
     # Results and page.
     chosen = "best" if every else config.checkpoint
     about = {
-        **{name: run.record["config"].get(name) for name in ("dataset", "encoder")},
+        "dataset": judged.images.dataset,
+        "encoder": run.record["config"].get("encoder"),
+        **judged.about,
         **{name: getattr(config, name) for name in ("layer", "label_fraction", "seed")},
         "run": run.folder.resolve().name,
         "checkpoint": f"{chosen}: step {step}, epoch {run.epoch(step):.4g}",
         "images": {name: len(images) for name, images in sets.items()},
     }
     page = evaluation.write(
-        Path(config.out or run.folder / "linear_eval"),
+        _place(config, run, judged),
         {
             "protocol": about,
             "rows": rows,
@@ -137,13 +142,26 @@ def main(config: LinearEval) -> None:
             "devices": devices.summary(),
         }
         | runs.provenance(),
-        title=f"Linear evaluation of {run.title}",
+        title=f"Linear evaluation of {run.title}"
+        + (f", judged on {judged.about['judged_on']}" if judged.about else ""),
         points=evaluation.maps(vectors["test"], data.test.labels, seed=config.seed),
         names=[data.test.class_names[label] for label in data.test.labels],
         neighbours=near,
     )
     print(evaluation.headline(rows))
     print(f"page: {page}")
+
+
+def _place(config: LinearEval, run: Finished, judged: elsewhere.Judged) -> Path:
+    """Return the folder of the results: other images have one of their own."""
+    if config.out:
+        return Path(config.out).expanduser()
+    folder = run.folder / "linear_eval"
+    if not judged.about:
+        return folder
+    images = judged.images
+    named = images.dataset == "folder"
+    return folder / "other" / (datasets.name_of(images.data_dir) if named else images.dataset)
 
 
 def _row(vectors: Features, sets: Sets) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import tyro
 
-from experiments import cli, datasets, finished, study
+from experiments import cli, datasets, finished, newcomers, study
 from experiments.config import Devices, Reading, Share0
 from jaxssl import analysis, training
 from jaxssl import data as images_room
@@ -46,6 +46,9 @@ class Predict(Reading, Devices):
     RUN/predictions."""
     min_score: Share0[float] = 0.0
     """Images whose best class has a lower score stay unassigned."""
+    map: bool = True
+    """Draw the images on the run's map, coloured by what is predicted: a page in a folder beside
+    the tables."""
     checkpoint: str = "best"
     """Which of the run's checkpoints: best, last or a step."""
     method: str | None = None
@@ -65,7 +68,8 @@ def main(config: Predict) -> None:
     images, report = images_room.open_images(config.data_dir, run.reading(config))
     print(report)
     placement = training.data_placement(jax.device_count())
-    state = run.restore(run.step(config.checkpoint), placement)
+    step = run.step(config.checkpoint)
+    state = run.restore(step, placement)
 
     def of_all(output: Any) -> np.ndarray:
         encode = embedding.compile_output(run.method.model, output, placement)
@@ -76,7 +80,7 @@ def main(config: Predict) -> None:
         raise InputError(f"{run.folder} has no classifier of its own: give --labels-from a table")
     own = config.by == "own" or (config.by == "auto" and not labelled.any())
     if own and run.method.logits is not None:
-        classes = run.record["outline"]["classes"]
+        classes, vectors = run.record["outline"]["classes"], None
         logits = of_all(run.method.logits)
         probabilities = np.exp(logits - logits.max(1, keepdims=True))
         probabilities /= probabilities.sum(1, keepdims=True)
@@ -103,10 +107,16 @@ def main(config: Predict) -> None:
         )
         for i, name in enumerate(images.ids)
     ]
-    for path in _places(config, run):
+    places = _places(config, run)
+    for path in places:
         path.parent.mkdir(parents=True, exist_ok=True)
         assigned = images_room.write_predictions(path, rows, min_score=config.min_score)
         print(f"{assigned:,} of {len(rows):,} images assigned: {path}")
+    if config.map:
+        vectors = of_all(run.method.encode) if vectors is None else vectors
+        sure = [row.label if row.score >= config.min_score else "" for row in rows]
+        out = places[0].with_suffix("")
+        newcomers.show(run, step, images, vectors, out, config.data_dir, predicted=sure)
 
 
 def _labels(run: Finished, vectors: np.ndarray, names: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

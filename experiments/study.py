@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from experiments import baseline, config, datasets, folders, watching
 from experiments.folders import Run
 from experiments.tables import table_of
@@ -70,10 +72,10 @@ def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
         many = f"{settings.epochs} epochs" if settings.steps is None else f"{settings.steps} steps"
         length = f"{many} in batches of {settings.batch_size}"
     color = f"{source.image_size} px {source.color}"
+    of = f"of {start.title}" if start else f"on {settings.dataset}"
     network = f"{settings.encoder}, " if hasattr(settings, "encoder") else ""
     print(
-        f"{settings.title} on {source.dataset}: {network}{length} at {color}, on "
-        f"{devices.summary()}",
+        f"{settings.title} {of}: {network}{length} at {color}, on {devices.summary()}",
         flush=True,
     )
     placement = training.data_placement(getattr(settings, "batch_size", jax.device_count()))
@@ -89,19 +91,15 @@ def load(run: Run, *, labels: bool = False) -> Data:
       labels: Whether the method learns from labels: images without one are then left out.
     """
     settings = run.config
-    data = run.start.load_data() if run.start else datasets.read(run.images, settings.seed)
+    data = run.judged.data if run.judged else datasets.read(run.images, settings.seed)
     if labels:
         data = datasets.only_labelled(data, settings.title)
     fraction = getattr(settings, "label_fraction", 1.0)
     data = datasets.with_label_fraction(data, fraction, seed=settings.seed)
     if not isinstance(settings, config.Training):
         return data
+    settings = run.config = _with_a_batch_that_fits(run, len(data.train))
     per_epoch = len(data.train) // settings.batch_size
-    if not per_epoch:
-        raise InputError(
-            f"--batch-size {settings.batch_size} is larger than the {len(data.train)} training "
-            "images: lower it, or name more --seen classes"
-        )
     return dataclasses.replace(
         data, steps_per_epoch=per_epoch, total_steps=settings.epochs * per_epoch
     )
@@ -274,7 +272,12 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     }
     tables |= imagenet
     names, labels = data.test.class_names, data.test.labels
-    found = None if logits is None else analysis.classification(logits, labels, names)
+    found = None
+    if logits is not None:
+        found = analysis.classification(logits, labels, names)
+        guesses = np.array(names, object)[logits.argmax(1)]
+        test = dataclasses.replace(tables["h"]["test"], extra={"predicted": guesses})
+        tables["h"]["test"] = test
     facts = analysis.Facts(
         protocol={
             "seed": settings.seed,
@@ -346,6 +349,21 @@ def start_devices(settings: config.Devices) -> None:
         processes.check_same(shared, "start all processes with the same flags")
     devices.require(chosen[0] if chosen else None)
     devices.keep_compiled(files.cache_dir() / "xla")
+
+
+def _with_a_batch_that_fits(run: Run, images: int) -> Any:
+    """Lower a batch that was not asked for to half of the training images, or refuse it."""
+    settings, many = run.config, run.placement.device_count
+    if images >= settings.batch_size:
+        return settings
+    size = 2 ** max(1, (images // 2).bit_length() - 1) // many * many
+    if settings.batch_size != type(settings).batch_size or not 0 < size <= images:
+        raise InputError(
+            f"--batch-size {settings.batch_size} is larger than the {images} training "
+            "images: lower it, or name more --seen classes"
+        )
+    print(f"batches of {size}: the default of {settings.batch_size} is more than there are images")
+    return dataclasses.replace(settings, batch_size=size)
 
 
 def _check_together(

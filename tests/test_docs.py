@@ -206,7 +206,7 @@ def every_flag() -> set[str]:
     scripts = (ROOT / "scripts").glob("*.py")
     flags |= {one for s in scripts for one in re.findall(r'"(--[a-z-]+)"', s.read_text())}
     # argparse's and mkdocs' own, and those that a program renames.
-    return flags | {"--help", "--completion", "--for", "--source", "--strict", "--number"}
+    return flags | {"--help", "--completion", "--for", "--source", "--strict"}
 
 
 def test_programs_and_flags_of_the_pages_are_those_there_are():

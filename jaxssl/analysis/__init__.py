@@ -7,8 +7,10 @@ is loaded when it is first asked for. More stands in the modules of these names:
 - `distances`, `exemplars`, `retrieval`, `probes`, `linear_probe`, `projection`: single measures
 - `measures`, `results`: all of them at once, as one value
 - `clusters`, `outliers`, `suspects`: what needs no labels, and labels that may be wrong
+- `acquisition`, `next_page`: which images to label next, and their page
 - `triplets`: pictures of what a miner took
 - `health`, `findings`: whether an embedding has collapsed; classes that fail, baselines that win
+- `placing`, `newcomers`: other images on a run's map
 - `run`, `report`, `sections`, `evaluation`, `compare`: run folders, and their pages
 """
 
@@ -18,6 +20,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from jaxssl.analysis.acquisition import Proposals, propose
     from jaxssl.analysis.classifier import classification
     from jaxssl.analysis.compare import write_comparison
     from jaxssl.analysis.confident import confident_learning
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from jaxssl.analysis.exporting import export
     from jaxssl.analysis.few_labels import FewLabels, fit_few_labels
     from jaxssl.analysis.measures import analyse
+    from jaxssl.analysis.newcomers import with_places, write_newcomers
+    from jaxssl.analysis.next_page import write_proposals
     from jaxssl.analysis.probes import knn_accuracy, knn_votes, label_efficiency
     from jaxssl.analysis.projection import tsne_together, umap_together
     from jaxssl.analysis.report import write_report
@@ -40,6 +45,7 @@ __all__ = [
     "Embeddings",
     "Facts",
     "FewLabels",
+    "Proposals",
     "Results",
     "Run",
     "Tables",
@@ -54,17 +60,22 @@ __all__ = [
     "knn_accuracy",
     "knn_votes",
     "label_efficiency",
+    "propose",
     "read_run",
     "read_tables",
     "save_tables",
     "tsne_together",
     "umap_together",
     "with_map",
+    "with_places",
     "write_comparison",
+    "write_newcomers",
+    "write_proposals",
     "write_report",
 ]
 
 _MODULES = {
+    "acquisition": ("Proposals", "propose"),
     "classifier": ("classification",),
     "confident": ("confident_learning",),
     "compare": ("write_comparison",),
@@ -72,6 +83,8 @@ _MODULES = {
     "exporting": ("export",),
     "few_labels": ("FewLabels", "fit_few_labels"),
     "measures": ("analyse",),
+    "newcomers": ("with_places", "write_newcomers"),
+    "next_page": ("write_proposals",),
     "probes": ("knn_accuracy", "knn_votes", "label_efficiency"),
     "projection": ("tsne_together", "umap_together"),
     "report": ("write_report",),

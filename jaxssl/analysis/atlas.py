@@ -170,12 +170,12 @@ def map_data(
         "ids": column("ids"),
         "root": root,
         "paths": [path[len(root) :] for path in paths] if any(paths) else [],
-        "x": _packed(x, "<u2"),
-        "y": _packed(65535 - y, "<u2"),  # up on paper is down on a screen
-        "label": _packed(np.array([index[name] for name in names]), "<u2"),
-        "set": _packed(np.array([sets.index(home[i]) for i in owner]), "u1"),
-        "guess": _packed(np.array(guess), "<u2") if set(guess) != {UNKNOWN} else "",
-        "neighbours": _packed(near, "<u4"),
+        "x": packed(x, "<u2"),
+        "y": packed(65535 - y, "<u2"),  # up on paper is down on a screen
+        "label": packed(np.array([index[name] for name in names]), "<u2"),
+        "set": packed(np.array([sets.index(home[i]) for i in owner]), "u1"),
+        "guess": packed(np.array(guess), "<u2") if set(guess) != {UNKNOWN} else "",
+        "neighbours": packed(near, "<u4"),
         "near": near.shape[1],
         "whole": whole,
         "of": "of all images" if whole else "on the map",
@@ -211,5 +211,6 @@ def coordinates(table: Embeddings) -> np.ndarray:
     return np.stack(columns, axis=1).astype(np.float64)
 
 
-def _packed(values: np.ndarray, dtype: str) -> str:
+def packed(values: np.ndarray, dtype: str) -> str:
+    """Return rounded numbers as base64 of an array of this type."""
     return base64.b64encode(np.round(values).astype(dtype).tobytes()).decode()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from jaxssl.analysis.atlas import coordinates, drawn
+from jaxssl.analysis.linked import linked_data
 from jaxssl.analysis.methods import Judged, Method, differing, label_rows, protocol, read_methods
 from jaxssl.analysis.names import labels_title, listed, set_title
 from jaxssl.analysis.page import FigureFiles, render
@@ -66,6 +67,7 @@ def write_comparison(
         tables={labels_title(name): table for name, table in tables.items()},
         seen=seen,
         maps=_maps(trained, list(dict.fromkeys(["test", *sets])), files),
+        linked=linked_data({m.name: m.runs[0].run.tables["h"] for m in trained}),
         trained=[method.name for method in trained],
         settings=_settings(trained),
         run_count=sum(len(method.runs) for method in trained),

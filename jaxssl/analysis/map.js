@@ -58,6 +58,13 @@
       names: verdicts,
     };
   }
+  // A layer of the page's own: some sets grey, the others above them in colour.
+  const layer = data.layer;
+  if (layer) {
+    const styles = layer.names.map((_, k) => (k ? style(k - 1) : { color: NONE, shape: 0, size: 0.6 }));
+    layer.used = new Set(new Uint16Array(bytes(layer.group)));
+    modes[layer.name] = { group: new Uint16Array(bytes(layer.group)), styles, names: layer.names };
+  }
   let mode = "class";
 
   const scale = () => (Math.max(Math.min(w, h) - 40, 40) * view.zoom) / 65535;
@@ -74,7 +81,7 @@
     // Names have a canvas of their own: they move with the points, not with the pointer.
     writer.setTransform(ratio, 0, 0, ratio, 0, 0);
     writer.clearRect(0, 0, w, h);
-    if (names && mode === "class") drawNames();
+    if (names && (mode === "class" || mode === layer?.name)) drawNames();
   };
 
   // Centres of the classes: the median of what is shown.
@@ -513,13 +520,14 @@
     const key = find("key");
     key.replaceChildren();
     if (name !== "class") modes[name].names.forEach((text, g) => {
+      if (name === layer?.name && !layer.used.has(g)) return;
       const item = element("span");
       item.append(swatch(modes[name].styles[g]), text);
       key.append(item);
     });
     redraw();
   };
-  for (const [name, text] of [["class", "class"], ["split", "split"], ["predicted", "own against predicted"]]) {
+  for (const [name, text] of [["class", "class"], ["split", "split"], ["predicted", "own against predicted"], [layer?.name, layer?.name]]) {
     if (modes[name]) find("color").append(Object.assign(element("option", text), { value: name }));
   }
   find("color").onchange = (event) => {
@@ -568,6 +576,7 @@
     redraw();
   });
   panel.replaceChildren(element("p", "Click a point to keep it here with its nearest neighbours.", "muted"));
+  if (layer) setMode(layer.name);
   recall();
   window.addEventListener("hashchange", recall);
 })();

@@ -226,16 +226,38 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "cell": cell_text, "name": breakable}
-    parts = ("map_points.js", "map.js", "page.js")
-    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in parts)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script, digest = _script("map_points.js", "map.js", "page.js")
+    linked, linked_digest = _script("map_points.js", "linked.js")
     environment.globals |= {
         "css": (_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),
         "script": script,
-        "script_hash": f"sha256-{digest}",
+        "script_hash": digest,
+        "linked_script": linked,
+        "linked_hash": linked_digest,
         "palette": PALETTE,
     }
     return environment
+
+
+def _script(*names: str) -> tuple[str, str]:
+    """Join scripts of this folder; and the hash by which a page's policy knows them."""
+    script = "".join((_HERE / name).read_text(encoding="utf-8") for name in names)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return script, f"sha256-{digest}"
+
+
+def label_page(state: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the page of `jaxssl label`, and the policy to send with it.
+
+    Args:
+        state: What it shows at first, as JSON values.
+    """
+    script, digest = _script("label.js")
+    policy = (
+        "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
+        f"script-src '{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
+    return render("label.html.j2", state=state, script=script), policy
 
 
 def breakable(name: str) -> Markup:

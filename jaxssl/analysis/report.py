@@ -13,6 +13,7 @@ from jaxssl.analysis.run import read_about
 from jaxssl.analysis.sections import (
     classifier,
     clusters,
+    crop,
     distances,
     exemplars,
     labels,
@@ -37,6 +38,7 @@ SECTIONS = [
     Section("classification", "What does the classifier get right?", classifier.make, "Classifier"),
     Section("suspects", "Suspects", suspects.make, "Suspects"),
     Section("training", "Training", training.make, "Training"),
+    Section("crop", "Cut off below", crop.make),
     Section("views", "What training sees", views.make, "Views"),
     Section("map", "Map of the embedding", maps.make, "Map"),
     Section("clusters", "Clusters", clusters.make, "Clusters"),

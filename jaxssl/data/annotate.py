@@ -61,7 +61,7 @@ def _label(found: Found, table: ImageFile | None, reading: Reading) -> None:
         read_folders(found, reading.classes, labels=False)
         found.said.append("no labels, as asked")
         return
-    there = labels.find_tables(found) if asked == "auto" else []
+    there = labels.find_tables(found, columns) if asked == "auto" else []
     if not there or not _join_if_it_fits(found, there, reading):
         found.empty = read_folders(found, reading.classes)
 

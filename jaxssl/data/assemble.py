@@ -25,6 +25,8 @@ _SURE = 8
 def find_crop(found: Found, asked: int | Literal["auto"]) -> int:
     """Return the rows to take off under every picture; mentions a caption that is left there."""
     if asked != "auto" and (asked or len(found.files) < _SURE):
+        if asked:
+            found.crop_example = caption.before_and_after(found.files[0].source, asked)
         return asked
     rows = caption.find([file.source for file in found.files])
     if asked != "auto":

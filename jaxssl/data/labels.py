@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from jaxssl.data import tables
-from jaxssl.data.layout import SPLIT_NAMES
+from jaxssl.data.layout import split_of
 from jaxssl.data.matching import Index
 from jaxssl.data.source import Source
 from jaxssl.data.tables import Table
@@ -50,25 +51,44 @@ class Row:
     predicted: bool
 
 
-def find_tables(found: Found) -> list[ImageFile]:
+def find_tables(found: Found, columns: Columns) -> list[ImageFile]:
     """Find the tables beside the images whose own columns say that they hold labels.
 
     EcoTaxa's, wherever they lie; otherwise the tables beside the folders of images that have a
-    column of images and one of labels by their usual names.
+    column of images and one of labels by their usual names, or by those that the user gave. A table
+    that names images and has no column of labels is mentioned.
+
+    Raises:
+      InputError: the user named a column that no table has.
     """
     candidates = [file for id_, file in sorted(found.other.items()) if tables.is_table(id_)]
     texts = sum(file.id.endswith(".txt") for file in candidates)
     if texts > _MANY:  # a text beside each image, not tables
         candidates = [file for file in candidates if not file.id.endswith(".txt")]
-    ecotaxa, top = [], []
+    ecotaxa: list[ImageFile] = []
+    top: list[ImageFile] = []
+    bare: list[tuple[ImageFile, Table]] = []
+    images = [columns.image] if columns.image else tables.PATHS + tables.IDS
+    wanted = [columns.label] if columns.label else tables.LABELS
     for file in candidates:
         header = _header(file)
         if header is None:
             continue
-        if tables.ECOTAXA_OBJECT in header.columns and tables.ECOTAXA_LABEL in header.columns:
+        if header.find([tables.ECOTAXA_OBJECT]) and header.find([tables.ECOTAXA_LABEL]):
             ecotaxa.append(file)
-        elif header.find(tables.PATHS + tables.IDS) and header.find(tables.LABELS):
+        elif header.find(images) and header.find(wanted):
             top.append(file)
+        elif header.find(tables.PATHS):
+            bare.append((file, header))
+    if not ecotaxa and not top and bare:
+        for named in filter(None, (columns.image, columns.label)):
+            bare[0][1].column(named)  # says which columns there are
+    if not ecotaxa and not top:
+        found.warnings += [
+            f"{file.id} names images, and none of its columns is one of labels by a usual name "
+            f"({', '.join(header.columns[:8])}): name it as the label column"
+            for file, header in bare[:3]
+        ]
     depth = min((file.id.count("/") for file in top), default=0)
     return ecotaxa or [file for file in top if file.id.count("/") == depth]
 
@@ -87,8 +107,9 @@ def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
       InputError: no column of images or of labels, or two that could be either.
     """
     images = table.column(_image_column(table, columns.image))
+    images = tables.in_folders(table, images)
     label_column = _label_column(table, columns.label)
-    labels = table.column(label_column) if label_column else [""] * len(images)
+    labels = tables.clean_labels(table.column(label_column)) if label_column else [""] * len(images)
     blank = [""] * len(images)
 
     def optional(names: Sequence[str]) -> list[str]:
@@ -104,8 +125,8 @@ def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
         images, labels, status, splits, groups, objects, strict=True
     ):
         unsure = bool(state) and state.strip().casefold() not in ("v", "validated")
-        kept = label.strip() if not (unsure and columns.validated_only) else ""
-        part = SPLIT_NAMES.get(split.strip().casefold(), "")
+        kept = label if not (unsure and columns.validated_only) else ""
+        part = split_of(split)
         rows.append(
             Row(
                 image.strip(),
@@ -136,9 +157,10 @@ def _image_column(table: Table, named: str) -> str:
 def _label_column(table: Table, named: str) -> str:
     if named:
         return named
+    ecotaxa = table.find([tables.ECOTAXA_LABEL])
+    if ecotaxa:
+        return ecotaxa[0]
     found = table.find(tables.LABELS)
-    if tables.ECOTAXA_LABEL in found:
-        return tables.ECOTAXA_LABEL
     if len(found) > 1 and any(table.column(found[0]) != table.column(name) for name in found[1:]):
         raise InputError(
             f"{table.name} has {len(found)} columns that could be the label: "
@@ -166,6 +188,7 @@ def join(found: Found, files: Sequence[ImageFile], columns: Columns) -> None:
     """
     read = [tables.read_table(file) for file in files]
     rows = [row for i, table in enumerate(read) for row in read_rows(table, i, columns)]
+    rows = _split_by_tables(read, rows, found)
     index = Index(found.files)
     for file in found.files:
         file.label = None
@@ -195,6 +218,16 @@ def join(found: Found, files: Sequence[ImageFile], columns: Columns) -> None:
     _say(found, read, columns, list(seen.values()), missing)
 
 
+def _split_by_tables(read: Sequence[Table], rows: list[Row], found: Found) -> list[Row]:
+    """Take the split that the names of several tables give: train.csv, test.csv."""
+    stems = [os.path.basename(table.name).partition(".")[0] for table in read]
+    parts = [split_of(stem) for stem in stems]
+    if "train" not in parts or len(set(parts)) < 2 or "" in parts or any(r.split for r in rows):
+        return rows
+    found.said.append(f"split as the tables {', '.join(sorted(stems))} give it")
+    return [dataclasses.replace(row, split=parts[row.table]) for row in rows]
+
+
 def none_found(read: Sequence[Table], rows: Sequence[Row], root: str, there: int) -> InputError:
     """Make the error that says that no row's image lies where it should."""
     return InputError(
@@ -219,10 +252,10 @@ def _say(
     )
     if unsure:
         found.said.append(
-            f"{unsure:,} labels of the table are predicted, not validated: "
+            f"{unsure:,} labels of the table are predicted or dubious, not validated: "
             + ("not used" if columns.validated_only else "used as they are")
         )
-    if any(row.split for row in seen):
+    if any(row.split for row in seen) and not any(said.startswith("split") for said in found.said):
         found.said.append("split as the table gives it")
     objects = Counter(row.object_id for row in seen if row.object_id)
     if any(n > 1 for n in objects.values()):

@@ -16,15 +16,36 @@ SPLIT_NAMES = {
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
-_UNLABELLED = frozenset({"unlabelled", "unlabeled", "unsorted", "unannotated"})
+# What people add to these names: train_images, testset, 01_train.
+_BESIDE = re.compile(r"[\W_\d]+|(?:set|images?|imgs?|data|dataset|folder|split)(?![a-z])")
+_UNLABELLED = frozenset(
+    {"unlabelled", "unlabeled", "unsorted", "unannotated", "unclassified", "no_label", "no_labels"}
+    | {"not_labelled", "not_labeled", "nolabel", "without_label"}
+)
 _SHOWN = 8
+
+
+def split_of(name: str) -> str:
+    """Return the part of a split that a name means: "train", "val", "test", or "".
+
+    Example:
+      >>> [split_of(name) for name in ("Training", "01_valid", "test_images", "testudo")]
+      ['train', 'val', 'test', '']
+    """
+    plain = name.strip().casefold()
+    return SPLIT_NAMES.get(plain) or SPLIT_NAMES.get(_BESIDE.sub("", plain), "")
+
+
+def _is_unlabelled(folder: str) -> bool:
+    return _spelling(folder) in _UNLABELLED
 
 
 def read_folders(found: Found, classes: Sequence[str] | None, *, labels: bool = True) -> list[str]:
     """Give every image the label and the split that its folders tell, and say what was understood.
 
     - `<class>/…/<image>`: the first folder is the class, however deep the image lies.
-    - `train/<class>/<image>` beside `test/…` or `val/…` (and validation, training, …): a split.
+    - `train/<class>/<image>` beside `test/…` or `val/…` (and validation, train_images, …): a split.
+    - `<class>/train/…/<image>` beside `<class>/test/…`, in all classes: a split too.
     - `<image>` beside the folders, or in a folder called unlabelled or unsorted: no label.
     - a folder that holds all others is passed through; one that holds all images is no class.
 
@@ -41,22 +62,25 @@ def read_folders(found: Found, classes: Sequence[str] | None, *, labels: bool = 
     base = _base(found, set(classes or ()))
     inside = [file.id[len(base) :].split("/") for file in found.files]
     tops = {parts[0] for parts in inside if len(parts) > 1}
-    splits = {top: SPLIT_NAMES.get(top.casefold(), "") for top in tops}
-    others = {top for top in tops if not splits[top] and top.casefold() not in _UNLABELLED}
+    splits = {top: split_of(top) for top in tops}
+    others = {top for top in tops if not splits[top] and not _is_unlabelled(top)}
     given = set(splits.values()) - {""}
     is_split = "train" in given and len(given) > 1 and not others
     for file, parts in zip(found.files, inside, strict=True):
         if is_split and len(parts) > 1 and splits[parts[0]]:
             file.split = splits[parts[0]]
             parts = parts[1:]
-        if labels and len(parts) > 1 and parts[0].casefold() not in _UNLABELLED:
+        if labels and len(parts) > 1 and not _is_unlabelled(parts[0]):
             file.label = parts[0]
+    if not is_split:
+        _split_inside_classes(found, inside)
     if is_split:
         named = sorted(top for top in tops if splits[top])
         found.said.append(f"split as the folders {', '.join(named)} give it")
     if not labels:
         return []
     names = {file.label for file in found.files} - {None}
+    alone = f" but one, {next(iter(names))!r}" if len(names) == 1 else ""
     if len(names) == 1 and not classes:
         # One folder of images tells nothing apart; its name is no label worth learning.
         for file in found.files:
@@ -66,9 +90,20 @@ def read_folders(found: Found, classes: Sequence[str] | None, *, labels: bool = 
     if names:
         found.said.append(f"labels from the names of folders{where}")
     else:
-        found.said.append(f"no labels: the images lie in no class folders{where}")
+        found.said.append(f"no labels: the images lie in no class folders{alone}{where}")
     bases = [base + top + "/" for top in tops if splits[top]] if is_split else [base]
     return _empty(found, bases)
+
+
+def _split_inside_classes(found: Found, inside: Sequence[Sequence[str]]) -> None:
+    """Take the split of `<class>/train/…` beside `<class>/test/…`, where all images lie so."""
+    seconds = {parts[1] if len(parts) > 2 else "" for parts in inside}
+    given = {split_of(second) for second in seconds}
+    if "" in given or "train" not in given or len(given) < 2:
+        return
+    for file, parts in zip(found.files, inside, strict=True):
+        file.split = split_of(parts[1])
+    found.said.append(f"split as the folders {', '.join(sorted(seconds))} in each class give it")
 
 
 def _base(found: Found, classes: set[str]) -> str:
@@ -141,8 +176,8 @@ def choose_classes(
         if times > 1:
             raise InputError(f"class {name!r} is named {times} times; name it once")
     # macOS writes é as two code points and a keyboard as one: the same name to every reader.
-    composed = {nfc(name): name for name in there}
-    actual = {name: name if name in counts else composed.get(nfc(name), "") for name in classes}
+    composed = {nfc(name).strip(): name for name in there}
+    actual = {n: n if n in counts else composed.get(nfc(n).strip(), "") for n in classes}
     unknown = [name for name, known in actual.items() if not known]
     if unknown:
         raise _unknown(found, unknown, there, empty)
@@ -180,9 +215,11 @@ def refuse_spellings(counts: dict[str, int], where: str) -> None:
     for name in sorted(counts):
         first = seen.setdefault(_spelling(name), name)
         if first != name:
+            # The two Unicode forms of a name look alike.
+            shown = [ascii(n) if nfc(first) == nfc(name) else repr(n) for n in (first, name)]
             raise InputError(
-                f"{where} has one class in two spellings, {first!r} ({counts[first]} images) and "
-                f"{name!r} ({counts[name]}); give them one name, or name the classes to read"
+                f"{where} has one class in two spellings, {shown[0]} ({counts[first]} images) and "
+                f"{shown[1]} ({counts[name]}); give them one name, or name the classes to read"
             )
 
 

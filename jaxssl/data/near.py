@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from jaxssl.data.images import ImageSet
 
@@ -16,6 +15,9 @@ _CANDIDATES = 16  # of one band and image: a set of blank images costs no more t
 _BITS = 8
 _LEVELS = 4.0
 _CORRELATION = 0.99
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # as Pillow's "L"
+
+Thumbnails = tuple[NDArray[np.uint8], NDArray[np.uint64]]
 
 
 def near_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
@@ -43,11 +45,13 @@ def near_duplicates(a: ImageSet, b: ImageSet) -> list[tuple[int, int]]:
       >>> near_duplicates(digits.subset([3, 5]), digits.subset([9, 5]))
       [(1, 1)]
     """
-    if not len(a) or not len(b):
-        return []
-    small_a, hash_a = _thumbnails(a)
-    small_b, hash_b = _thumbnails(b)
-    partner = np.full(len(a), -1)
+    return pairs(thumbnails(a), thumbnails(b))
+
+
+def pairs(a: Thumbnails, b: Thumbnails) -> list[tuple[int, int]]:
+    """Find the pairs of `near_duplicates` among thumbnails that are made already."""
+    (small_a, hash_a), (small_b, hash_b) = a, b
+    partner = np.full(len(small_a), -1)
     for band in range(4):
         for i, j in _candidates(hash_a, hash_b, np.flatnonzero(partner < 0), band):
             bits = np.unpackbits((hash_a[i] ^ hash_b[j])[:, None].view(np.uint8), axis=1)
@@ -69,23 +73,35 @@ def _alike(a: NDArray[np.uint8], b: NDArray[np.uint8]) -> NDArray[np.bool_]:
     return alike & (difference <= _LEVELS)
 
 
-def _thumbnails(images: ImageSet) -> tuple[NDArray[np.uint8], NDArray[np.uint64]]:
-    """Make grey thumbnails [n, 1024] and their hashes [n]."""
+def thumbnails(images: ImageSet) -> Thumbnails:
+    """Make grey thumbnails [n, 1024] and their hashes [n]; every image is read once.
+
+    As matrix products over some hundred images at a time, of which Pillow would take one by one.
+    """
+    height, width, channels = images.shape
+    down, across = _triangles(height), _triangles(width).T
     small = np.empty((len(images), _SIDE * _SIDE), np.uint8)
-    for i in range(len(images)):
-        pixels = images.load(i)
-        image = Image.fromarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)
-        grey = image.convert("L").resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
-        small[i] = np.asarray(grey).ravel()
+    hashes = np.empty(len(small), np.uint64)
     k, x = np.arange(8)[:, None], np.arange(_SIDE)[None]
     cosines = np.cos(np.pi * k * (2 * x + 1) / (2 * _SIDE)).astype(np.float32)
-    hashes = np.empty(len(small), np.uint64)
     for start in range(0, len(small), _CHUNK):
-        part = small[start : start + _CHUNK].reshape(-1, _SIDE, _SIDE).astype(np.float32)
+        rows = range(start, min(start + _CHUNK, len(small)))
+        pixels = np.stack([images.load(i) for i in rows]).astype(np.float32)
+        grey = pixels[..., 0] if channels == 1 else pixels @ _LUMA
+        part = np.rint(down @ grey @ across).clip(0, 255)
+        small[start : rows.stop] = part.reshape(len(part), -1)
         low = (cosines @ part @ cosines.T).reshape(len(part), 64)
         bits = low > np.median(low, axis=1, keepdims=True)
-        hashes[start : start + _CHUNK] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
+        hashes[start : rows.stop] = np.packbits(bits, axis=1).view(np.uint64)[:, 0]
     return small, hashes
+
+
+def _triangles(side: int) -> NDArray[np.float32]:
+    """Return the bilinear filter with antialiasing, [32, side], as Pillow's BILINEAR."""
+    scale = side / _SIDE
+    centres = (np.arange(_SIDE)[:, None] + 0.5) * scale
+    weights = np.maximum(0, 1 - np.abs(np.arange(side) + 0.5 - centres) / max(scale, 1))
+    return (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
 def _candidates(

@@ -123,7 +123,7 @@ def _find(place: str, reading: Reading) -> tuple[Found, ImageFile | None]:
     if not os.path.isfile(root):
         found = walk(root, follow_links=reading.follow_links)
         if not found.files and reading.labels_from == "auto":
-            for table in labels.find_tables(found)[:1]:
+            for table in labels.find_tables(found, columns_of(reading))[:1]:
                 if table.source.member == "":
                     return _of_table(table, reading)
         return found, None
@@ -156,8 +156,9 @@ def _of_table(table: ImageFile, reading: Reading) -> tuple[Found, ImageFile]:
 
 
 def _nothing(place: str | Path, found: Found) -> InputError:
-    kinds = Counter(os.path.splitext(id_)[1].lower() or "none" for id_ in found.other)
+    kinds = Counter(os.path.splitext(id_)[1].lower() or "(no ending)" for id_ in found.other)
     there = ", ".join(f"{kind} {n}" for kind, n in kinds.most_common(5)) or "nothing"
+    archives = [id_ for id_ in found.other if id_.lower().endswith((".zip", *_ARCHIVES))]
     links, first = len(found.links), next(iter(found.left_out.items()), None)
     return InputError(
         f"{place} holds no image ({' '.join(sorted(EXTENSIONS))}); it holds {there}"
@@ -167,6 +168,7 @@ def _nothing(place: str | Path, found: Found) -> InputError:
             if links
             else ""
         )
+        + (f"; unpack {archives[0]!r}: archives inside are not opened" if archives else "")
         + (f"; {len(found.left_out)} left out, {first[1]} ({first[0]!r})" if first else "")
     )
 

@@ -9,9 +9,9 @@ from typing import Literal
 
 import numpy as np
 
+from jaxssl.data import near
 from jaxssl.data.images import SPLITS, ImageSet
 from jaxssl.data.layout import nearest
-from jaxssl.data.near import near_duplicates
 from jaxssl.data.splits import split_classes, train_val, train_val_test
 from jaxssl.errors import InputError
 
@@ -64,6 +64,7 @@ def split_protocol(
       training images is. An image that has a copy, or an image of its group, in the test or
       validation part is taken out of training.
     - Otherwise classes are split .75, .05, .20 (`train_val_test`), groups on one side.
+    - Where no class has enough images, and none is named, labels are let go.
     - Images without a label are all learnt from, but for those whose group is held out.
 
     Args:
@@ -95,6 +96,8 @@ def split_protocol(
     labelled = images.labelled()
     if not len(labelled):
         return _without_labels(images, look_for_near)
+    if seen in (None, "all") and not unseen and not any(_splittable(labelled)):
+        return _too_few(images, labelled, look_for_near)
     seen_names, unseen_names, left_out = _choose(labelled, seen, unseen, min_images, seed)
     note = [_said(seen_names, unseen_names)]
     if left_out:
@@ -111,8 +114,8 @@ def split_protocol(
         train, val, test = train_val_test(ours, seed=seed)
     train, said = _with_unlabelled(images, train, [val, test, apart])
     note += said
-    near = _near(train, [val, test, apart], note) if look_for_near else ()
-    return Parts(train, val, test, apart, tuple(note), left_out, near)
+    alike = _near(train, [val, test, apart], note) if look_for_near else ()
+    return Parts(train, val, test, apart, tuple(note), left_out, alike)
 
 
 def _without_labels(images: ImageSet, look_for_near: bool) -> Parts:
@@ -127,9 +130,24 @@ def _without_labels(images: ImageSet, look_for_near: bool) -> Parts:
         ]
         test = images.subset(np.flatnonzero(held))
         train = images.subset(np.flatnonzero(~held & ~shared))
-        near = _near(train, [test], note) if look_for_near else ()
-        return Parts(train, empty, test, empty, tuple(note), {}, near)
+        alike = _near(train, [test], note) if look_for_near else ()
+        return Parts(train, empty, test, empty, tuple(note), {}, alike)
     return Parts(images, empty, empty, empty, tuple(note))
+
+
+def _too_few(images: ImageSet, labelled: ImageSet, look_for_near: bool) -> Parts:
+    """Learn from all images as if none had a label, and say why."""
+    counts = np.bincount(labelled.labels)
+    largest = f"the largest, {labelled.class_names[int(counts.argmax())]!r}, has {counts.max()}"
+    why = f"no class has 3 distinct images to be split ({largest}; copies and groups count once)"
+    if _is_given(labelled):
+        why = (
+            "no class has an image held out by the given split, and two in training that are no "
+            "copies of one"
+        )
+    bare = dataclasses.replace(images, labels=np.full(len(images), -1, np.int32), class_names=())
+    parts = _without_labels(bare, look_for_near)
+    return dataclasses.replace(parts, note=(f"{why}: labels are not used", *parts.note))
 
 
 # ------------------------------------------------------------------------------------------ classes
@@ -154,9 +172,8 @@ def _choose(
                 f"no class {name!r}; the {len(names)} classes, the nearest first: {listed}{more}"
             )
     counts = np.bincount(labelled.labels, minlength=len(names))
-    enough = [
-        name for c, name in enumerate(names) if counts[c] >= min_images and _splittable(labelled, c)
-    ]
+    whole = zip(names, counts, _splittable(labelled), strict=True)
+    enough = [name for name, count, ok in whole if count >= min_images and ok]
     open_ = [name for name in enough if name not in named_unseen]
     if isinstance(unseen, int):
         pool = [name for name in open_ if name not in (named_seen or [])]
@@ -173,21 +190,28 @@ def _choose(
         largest = names[int(counts.argmax())]
         raise InputError(
             f"no class has {max(3, min_images)} distinct images to split (the largest, "
-            f"{largest!r}, has {counts.max()}); lower the minimum, or leave the labels out"
+            f"{largest!r}, has {counts.max()}; copies and groups count once); lower the minimum, "
+            "or leave the labels out"
         )
     used = {*chosen, *named_unseen, *enough}
     small = {name: int(counts[c]) for c, name in enumerate(names) if name not in used}
     return chosen, named_unseen, small
 
 
-def _splittable(labelled: ImageSet, c: int) -> bool:
-    """Tell whether a class can give an image to each part."""
-    mine = labelled.labels == c
+def _splittable(labelled: ImageSet) -> list[bool]:
+    """Tell of each class whether it can give an image to each part."""
+    classes = range(len(labelled.class_names))
+    groups, labels = labelled.groups, labelled.labels
     if not _is_given(labelled):
-        return len(np.unique(labelled.groups[mine])) >= 3
-    parts = [part for part, here in zip(labelled.split, mine, strict=True) if here]
-    judged = "test" if "test" in labelled.split else "val"
-    return sum(part in ("train", "") for part in parts) > 1 and judged in parts
+        return [len(np.unique(groups[labels == c])) >= 3 for c in classes]
+    split = np.array(labelled.split)
+    held = np.isin(split, ("val", "test"))
+    judged = split == ("test" if "test" in labelled.split else "val")
+    learnt = ~held & ~np.isin(groups, groups[held])
+    return [
+        len(np.unique(groups[learnt & (labels == c)])) > 1 and bool(judged[labels == c].any())
+        for c in classes
+    ]
 
 
 def _is_given(labelled: ImageSet) -> bool:
@@ -226,6 +250,12 @@ def _given(ours: ImageSet, seed: int) -> tuple[ImageSet, ImageSet, ImageSet, lis
             "held out: not used"
         )
     train, val, test = (ours.subset(np.flatnonzero(split == part)) for part in SPLITS)
+    for c, name in enumerate(ours.class_names):
+        if not (train.labels == c).any():
+            raise InputError(
+                f"class {name!r} has no training image in the split that the data gives, but for "
+                "copies or group mates of held-out ones; leave the class out"
+            )
     if not len(val):
         train, val = train_val(train, fraction=_VAL, seed=seed)
         note.append(f"it has no validation part: {len(val):,} training images are")
@@ -264,8 +294,11 @@ def _near(
     if len(train) + sum(map(len, held)) > MAX_COMPARED:
         note.append(f"near-duplicates are not looked for in more than {MAX_COMPARED:,} images")
         return ()
+    known = near.thumbnails(train)
     pairs = tuple(
-        (part.ids[i], train.ids[j]) for part in held for i, j in near_duplicates(part, train)
+        (part.ids[i], train.ids[j])
+        for part in held
+        for i, j in near.pairs(near.thumbnails(part), known)
     )
     if pairs:
         shown = ", ".join(f"{a} ~ {b}" for a, b in pairs[:3]) + (" ..." if len(pairs) > 3 else "")

@@ -24,7 +24,7 @@ class Report:
       said: what was understood, one sentence each: labels, splits, groups, background.
       background: the grey around what is shown, 0 (black) to 255 (white), for padding and rotation.
       crop_bottom: rows taken off under every picture.
-      crop_example: where a caption was found, one picture before and after, uint8 [h, w, 1].
+      crop_example: where rows are taken off, one picture before and after, uint8 [h, w, 1].
       unreadable: file or folder left out because it cannot be read -> reason.
       left_out: image left out for what it is -> reason (a collage, a calibration image).
       other_files: files of other kinds, left out.

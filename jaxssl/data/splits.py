@@ -188,13 +188,14 @@ def label_fraction(image_set: ImageSet, fraction: float, *, seed: int) -> ImageS
     return image_set.subset(sorted(kept))
 
 
-def describe(parts: Mapping[str, ImageSet]) -> str:
+def describe(parts: Mapping[str, ImageSet], *, most: int = 150) -> str:
     """Count images per class and part in a table, with the share of each class and of each part.
 
     Images without a label have a row of their own, "(no label)", where there are any.
 
     Args:
       parts: name -> images, e.g. {"train": ..., "val": ..., "test": ..., "unseen": ...}.
+      most: classes that have a line each; of more the smallest are counted together in the last.
 
     Returns:
       Lines of text, one a class, then the totals.
@@ -218,8 +219,15 @@ def describe(parts: Mapping[str, ImageSet]) -> str:
     names += [_NO_LABEL] * any(count[_NO_LABEL] for count in counts)
     total = sum(len(part) for part in parts.values())
     rows = [["class", *parts, "total", "share"]]
-    for name in names:
-        row = [count[name] for count in counts]
+    table = {name: [count[name] for count in counts] for name in names}
+    if len(table) > most:
+        largest = sorted(table, key=lambda name: -sum(table[name]))[: most - 1]
+        small = [row for name, row in table.items() if name not in largest]
+        table = {name: row for name, row in table.items() if name in largest}
+        table[f"({len(small)} smaller classes)"] = [
+            sum(column) for column in zip(*small, strict=True)
+        ]
+    for name, row in table.items():
         rows.append([name, *map(str, row), str(sum(row)), f"{sum(row) / total:.1%}"])
     sizes = [*map(len, parts.values()), total]
     rows.append(["total", *map(str, sizes), "100.0%"])

@@ -10,18 +10,22 @@ import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from jaxssl.data.walk import ImageFile, read_bytes
+from jaxssl.data.walk import ImageFile, is_image, nfc, read_bytes
 from jaxssl.errors import InputError
 
 ENDINGS = (".csv", ".tsv", ".txt", ".parquet", ".csv.gz", ".tsv.gz", ".txt.gz")
 MAX_BYTES = 2**31  # of a table unpacked
 _HEADER_BYTES = 2**18
+# Before the header: Excel's line that names the delimiter, and comments.
+_PREFACE = re.compile(r"\A(?:sep=.\r?\n|#[^,;\t|\r\n]*\r?\n)+")
+# Files of tables that other programs read.
+_FOREIGN = (".xlsx", ".xls", ".ods", ".json", ".jsonl", ".xml", ".feather", ".h5", ".npz", ".mat")
 _TYPES = re.compile(r"\[[tf]\]")  # EcoTaxa's second row: [t]ext or [f]loat
 
 # Usual names of columns, the most telling first; letters and digits alone count.
 PATHS = (
     *("img_file_name", "img_path", "image_path", "file_path", "path", "file_name", "file"),
-    *("image_file", "image_name", "image", "img", "filepath", "filename"),
+    *("image_file", "image_name", "image", "img", "filepath", "filename", "url", "image_url"),
 )
 IDS = ("image_id", "img_id", "id", "roi_id", "object_id", "name")
 LABELS = (
@@ -29,9 +33,15 @@ LABELS = (
     *("taxon", "taxa", "species", "annotation", "target"),
 )
 SPLITS = ("split", "set", "subset", "partition")
+FOLDERS = ("folder", "directory", "dir", "subfolder", "folder_name")
 GROUPS = ("group", "group_id")
 ECOTAXA_LABEL, ECOTAXA_STATUS = "object_annotation_category", "object_annotation_status"
 ECOTAXA_OBJECT = "object_id"
+# What tables write where there is no label.
+_MISSING = frozenset(
+    {"", "nan", "na", "n/a", "#n/a", "none", "null", "<na>", "-", "?", "unlabelled", "unlabeled"}
+    | {"unannotated", "unclassified", "unsorted", "not labelled"}
+)
 
 
 @dataclass(frozen=True)
@@ -67,8 +77,11 @@ class Table:
             raise InputError(
                 f"{self.name} has no column {name!r}; its columns: {', '.join(self.columns[:20])}"
             )
-        place = self.columns.index(names[0])
-        return [row[place] for row in self.rows]
+        places = [i for i, column in enumerate(self.columns) if column == names[0]]
+        cells = [row[places[0]] for row in self.rows]
+        if any([row[i] for row in self.rows] != cells for i in places[1:]):
+            raise InputError(f"{self.name}: {names[0]!r} names two columns, which differ")
+        return cells
 
 
 def is_table(name: str) -> bool:
@@ -80,7 +93,9 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
     r"""Read a table as text, or its header alone, without rows.
 
     The delimiter is the commonest of tab, comma and semicolon in the header; the encoding UTF-8,
-    with or without a byte order mark, or else Latin-1. EcoTaxa's row of types is left out.
+    with or without a byte order mark, or else Latin-1. EcoTaxa's row of types is left out, and so
+    are Excel's `sep=;` and comments before the header. Two columns without a header, an image and
+    its label a row, are taken as such.
 
     Raises:
       InputError: it cannot be read, or is no table.
@@ -94,6 +109,8 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
       >>> table.columns, table.column("Label")
       (('path', 'label'), ['cat'])
     """
+    if file.id.lower().endswith(_FOREIGN):
+        raise InputError(f"{file.source} is no table read here: save it as CSV, TSV or Parquet")
     whole = not header_only or file.id.lower().endswith((".gz", ".parquet"))
     content = read_bytes(file, -1 if whole else _HEADER_BYTES)
     if file.id.lower().endswith(".parquet"):
@@ -104,13 +121,36 @@ def read_table(file: ImageFile, *, header_only: bool = False) -> Table:
         lines = _delimited(file, _text(content))
         columns = tuple(cell.strip() for cell in next(lines, []))
         rows = [] if header_only else list(lines)
-    repeated = {name for name in columns if columns.count(name) > 1 and name}
-    if repeated or not any(columns):
-        raise InputError(
-            f"{file.source} is no table with a header of names"
-            + (f" ({min(repeated)!r} names two columns)" if repeated else "")
-        )
+    if not any(columns):
+        raise InputError(f"{file.source} is no table with a header of names")
+    if len(columns) == 2 and is_image(columns[0]) != is_image(columns[1]):
+        # No header: the first row is one of the others, an image and its label.
+        rows = [] if header_only else [columns, *rows]
+        columns = ("path", "label") if is_image(columns[0]) else ("label", "path")
     return Table(str(file.source), file.id[: file.id.rfind("/") + 1], columns, rows)
+
+
+def clean_labels(cells: Sequence[str]) -> list[str]:
+    """Clean labels: composed Unicode, "" where none is given, whole numbers without ".0".
+
+    Example:
+      >>> clean_labels(["1.0", "nan", " 2.0 "]), clean_labels(["1.5", "None", "copepod"])
+      (['1', '', '2'], ['1.5', '', 'copepod'])
+    """
+    plain = [nfc(cell.strip()) for cell in cells]
+    plain = ["" if cell.casefold() in _MISSING else cell for cell in plain]
+    if all(re.fullmatch(r"-?\d+\.0", cell) for cell in plain if cell):
+        plain = [cell.removesuffix(".0") for cell in plain]  # pandas' numbers beside a gap
+    return plain
+
+
+def in_folders(table: Table, images: list[str]) -> list[str]:
+    """Put the folder that a column of its own gives before a bare name."""
+    column = table.find(FOLDERS)
+    if not column or any("/" in name or "\\" in name for name in images):
+        return images
+    folders = table.column(column[0])
+    return [f"{folder}/{name}" for folder, name in zip(folders, images, strict=True)]
 
 
 def _unzipped(file: ImageFile, content: bytes) -> bytes:
@@ -127,6 +167,8 @@ def _unzipped(file: ImageFile, content: bytes) -> bytes:
 def _text(content: bytes) -> str:
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):  # what spreadsheets call Unicode text
         return content.decode("utf-16", "replace")
+    if content[1:8:2] == b"\0\0\0\0":  # the same without its mark
+        return content.decode("utf-16-le", "replace")
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -135,8 +177,9 @@ def _text(content: bytes) -> str:
 
 def _delimited(file: ImageFile, text: str) -> Iterator[list[str]]:
     """Yield the rows that are not empty, each as long as the header."""
+    text = _PREFACE.sub("", text)
     header = text[: text.find("\n") + 1 or None]
-    delimiter = max("\t,;", key=header.count)
+    delimiter = max("\t,;|", key=header.count)
     width = 0
     try:
         for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter):

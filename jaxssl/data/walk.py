@@ -57,7 +57,7 @@ class Found:
       classes: the names of the classes, in their order.
       empty: class folders without an image.
       grouped: whether a table has the column that the user named to group by.
-      crop_example: a picture before and after a caption was taken off.
+      crop_example: a picture before and after its lowest rows were taken off.
     """
 
     root: str

@@ -11,9 +11,10 @@
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement, data_placement
 from jaxssl.training.geometry import chance_loss, pair_health, unit_rows
-from jaxssl.training.loop import Plan, Work, fit
+from jaxssl.training.loop import Work, fit
 from jaxssl.training.method import Batch, Loss, Method, Metrics
 from jaxssl.training.optimizers import make_optimizer
+from jaxssl.training.plan import Plan
 from jaxssl.training.runs import RunFolder
 from jaxssl.training.state import TrainState, create_state
 from jaxssl.training.step import make_eval_step, make_train_step

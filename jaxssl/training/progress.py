@@ -13,8 +13,11 @@ import jax
 from tqdm import tqdm
 
 from jaxssl.training import processes
+from jaxssl.training.plan import Plan
 from jaxssl.training.runs import RunFolder
 from jaxssl.training.state import TrainState
+
+_LOSS = ("loss", "chance")
 
 
 class Clock:
@@ -28,14 +31,20 @@ class Clock:
         self._steps_start: float | None = None
         self._compiled: set[int] = set()
         self._apart = 0.0
-        self._images = 0
+        self._images = self._steps = 0
+        self._evaluations: list[float] = []
         self._wait = self._waited = 0.0
         self._asked = time.monotonic()
 
+    def compiles(self, count: int) -> bool:
+        """Tell whether a dispatch of `count` steps is the first of its length, which compiles."""
+        return count not in self._compiled
+
     def stepped(self, state: TrainState, count: int, images: int, began: float) -> None:
         """Note a dispatch of `count` steps over `images` images, which began at `began`."""
-        if count in self._compiled:
+        if not self.compiles(count):
             self._images += images
+            self._steps += count
             self._waited += self._wait
             return
         # The first dispatch of each length compiles: timed apart, and the only one waited for.
@@ -52,8 +61,10 @@ class Clock:
         """Time an evaluation, which does not count as training."""
         begin = time.monotonic()
         yield
-        self._evaluate += time.monotonic() - begin
-        self._apart += time.monotonic() - begin
+        took = time.monotonic() - begin
+        self._evaluate += took
+        self._apart += took
+        self._evaluations.append(took)
 
     @contextlib.contextmanager
     def waiting(self, state: TrainState) -> Iterator[None]:
@@ -79,6 +90,18 @@ class Clock:
             return math.nan
         return self._images / (time.monotonic() - self._steps_start - self._apart)
 
+    def seconds_left(self, steps: int, evaluations: int) -> float:
+        """Return how long so many steps and evaluations take, without compilation.
+
+        As those of this session took; its first evaluation compiles and is left out. NaN before
+        the first step that did not compile.
+        """
+        if self._steps_start is None or not self._steps:
+            return math.nan
+        step = (time.monotonic() - self._steps_start - self._apart) / self._steps
+        evaluation = min(self._evaluations[1:], default=0.0)
+        return steps * step + evaluations * evaluation
+
     def saved(self) -> None:
         """Note that the state is on disk."""
         self._save = time.monotonic()
@@ -101,26 +124,47 @@ class Clock:
 
 
 class Log:
-    """Metrics to file and bar, read one interval late so that the device never waits."""
+    """Metrics to file and bar, read one interval late so that the device never waits.
 
-    def __init__(self, run: RunFolder, clock: Clock, *, total_steps: int, steps_per_epoch: int):
-        self._run, self._clock = run, clock
-        self._total, self._per_epoch = total_steps, steps_per_epoch
+    Args:
+      run: Open run folder.
+      clock: Of the session.
+      plan: When training ends and evaluates.
+    """
+
+    def __init__(self, run: RunFolder, clock: Clock, plan: Plan):
+        self._run, self._clock, self._plan = run, clock, plan
         self._pending: list[tuple[int, dict[str, jax.Array | float]]] = []
         self._shown = ""
 
     def __enter__(self) -> Log:
+        # tqdm's own time left would count compilation and the sessions before.
         self._bar = tqdm(
-            total=self._total,
+            total=self._plan.total_steps,
             unit="step",
             disable=not (processes.is_first() and sys.stderr.isatty()),
             dynamic_ncols=True,
-            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}] {postfix}",
+            bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._bar.close()
+
+    @contextlib.contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """Say on the bar what the devices do instead of steps; what it showed comes back."""
+        before = self._bar.postfix if not self._bar.disable else ""
+        self._bar.set_postfix_str(what)
+        yield
+        self._bar.set_postfix_str(before or "")
+
+    def stepping(self, step: int, count: int) -> contextlib.AbstractContextManager[None]:
+        """Say that it compiles, where the dispatch of `count` steps after `step` does."""
+        if not self._clock.compiles(count):
+            return contextlib.nullcontext()
+        self._bar.n = step
+        return self.busy("compiling")
 
     def add(self, step: int, metrics: dict[str, jax.Array | float]) -> None:
         """Take a step's metrics; they are written when the next come."""
@@ -133,28 +177,43 @@ class Log:
         self._pending = []
 
     def evaluated(self, step: int, row: Mapping[str, float]) -> None:
-        """Write a validation's metrics; a line of them where there is no bar."""
-        epoch = step / self._per_epoch
+        """Write a validation's metrics, and a line of them, above the bar where there is one."""
+        plan = self._plan
+        epoch = step / plan.steps_per_epoch
         self._run.log(step, epoch, "val", row)
-        if self._bar.disable:
-            values = "  ".join(f"{name} {value:.3f}" for name, value in row.items())
-            done = f"step {step}/{self._total}, epoch {epoch:.1f}"
-            print(f"{done}: {self._shown}, {self._remaining(step)} | val: {values}", flush=True)
+        if not processes.is_first():
+            return
+        told = [_loss("validation", row)]
+        told += [f"{n.replace('_', ' ')} {v:.3f}" for n, v in row.items() if n not in _LOSS]
+        values = ", ".join(filter(None, told))
+        done = f"step {step}/{plan.total_steps}, epoch {epoch:.1f}"
+        now = ", ".join(filter(None, (self._shown, self._left(step))))
+        self._bar.write(f"{done}: {now} | {values}", file=sys.stdout)
+        sys.stdout.flush()
 
     def _write(self, rows: list[tuple[int, dict[str, jax.Array | float]]]) -> None:
         for step, metrics in rows:
             values = {name: float(value) for name, value in jax.device_get(metrics).items()}
-            self._run.log(step, step / self._per_epoch, "train", values)
-            self._shown = f"loss {values['loss']:.3f}"
-            if "chance" in values:
-                self._shown += f" (chance {values['chance']:.2f})"
+            self._run.log(step, step / self._plan.steps_per_epoch, "train", values)
+            self._shown = _loss("train", values)
             rate = self._clock.images_per_second()
             if not math.isnan(rate):
                 self._shown += f", {rate:,.0f} images/s"
             self._bar.n = step
-            self._bar.set_postfix_str(self._shown)
+            self._bar.set_postfix_str(", ".join(filter(None, (self._left(step), self._shown))))
 
-    def _remaining(self, step: int) -> str:
-        spent = self._clock.facts(step)["seconds"]
-        left = spent / step * (self._total - step)
+    def _left(self, step: int) -> str:
+        steps = self._plan.total_steps - step
+        evaluations = self._plan.evaluations_after(step)
+        left = self._clock.seconds_left(steps, evaluations)
+        if math.isnan(left):
+            return ""
         return f"{left / 60:.1f} min left" if left > 90 else f"{left:.0f} s left"
+
+
+def _loss(part: str, row: Mapping[str, float]) -> str:
+    """Name a part's loss, with its chance level where there is one; "" without a loss."""
+    if "loss" not in row:
+        return ""
+    chance = f" (chance {row['chance']:.2f})" if "chance" in row else ""
+    return f"{part} loss {row['loss']:.3f}{chance}"

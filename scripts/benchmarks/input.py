@@ -26,7 +26,7 @@ import numpy as np
 from _measure import Run, add_flags, measure, print_table, write_json
 from PIL import Image
 
-from jaxssl.data import ImageSet, open_folder, open_images, scan, train_stream
+from jaxssl.data import ImageSet, Reading, open_images, scan, train_stream
 from jaxssl.training import data_placement
 
 BATCH, THREADS = 128, 2
@@ -40,7 +40,7 @@ def _epoch(images: ImageSet) -> float:
 
 
 def _open(folder: str, size: int, cache: str) -> ImageSet:
-    return open_folder(folder, size=size, channels=3, cache_dir=cache)[0]
+    return open_images(folder, Reading(size, channels=3, cache_dir=cache))[0]
 
 
 def first_pass(folder: str, size: int) -> Run:
@@ -76,7 +76,7 @@ def packed(folder: str, size: int) -> Run:
         script = Path(__file__).parents[1] / "pack_images.py"
         flags = ["--data-dir", folder, "--out", out, "--image-size", str(size), "--color", "rgb"]
         subprocess.run([sys.executable, script, *flags], check=True)
-    images, _ = open_images(out, size=size, channels=3)
+    images, _ = open_images(out, Reading(size, channels=3))
     return lambda: _epoch(images)
 
 

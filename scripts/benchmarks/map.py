@@ -47,7 +47,9 @@ def write_page(folder: Path, count: int) -> Path:
     data = map_data({"test": table}, table.class_list, metric="euclidean")
     sheets = data.pop("sheets")
     figure = {"png": "-", "json": "-", "alt": "", "csv": None, "wide": "", "narrow": ""}
-    content = fragment("maps.html.j2", figure=figure, data=data, sample="", whole=data["whole"])
+    content = fragment(
+        "maps.html.j2", figure=figure, caption="", data=data, sample="", whole=data["whole"]
+    )
     section = {"id": "map", "title": "Map", "nav": "", "spoken": False, "content": content}
     page = folder / "index.html"
     page.write_text(

@@ -12,8 +12,9 @@ import pytest
 
 from jaxssl.analysis.measures import analyse
 from jaxssl.analysis.report import write_report
+from jaxssl.analysis.results import Facts
 
-from .conftest import make_tables, mapped, unlabelled
+from .conftest import CLASSIFICATION, SEEN, make_tables, mapped, unlabelled
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -35,13 +36,15 @@ def address(tmp_path_factory):
     tables = make_tables(baselines=())
     tables["h"]["train"] = unlabelled(tables["h"]["train"], slice(0, 4))
     tables = mapped(tables)
-    tables["h"]["test"].extra["predicted"] = np.array(tables["h"]["test"].class_names)
+    guesses = np.array([SEEN[0]] * 7 + [SEEN[1]] + [SEEN[0]] * 3 + [SEEN[1]] * 5)  # CLASSIFICATION
+    tables["h"]["test"].extra["predicted"] = guesses
     for name, one in tables["h"].items():
         if name != "val":
             # A class a column, so that a box takes whole classes.
             one.extra["x_umap"] = one.class_index + 10.0 * (name == "unseen")
             one.extra["y_umap"] = np.arange(len(one), dtype=float) / len(one)
-    page = write_report(folder, tables, analyse(tables, draws=2))
+    results = analyse(tables, Facts(classification=CLASSIFICATION), draws=2)
+    page = write_report(folder, tables, results)
     return page.as_uri()
 
 
@@ -242,6 +245,22 @@ def test_a_picture_is_larger_on_click_with_its_path(opened):
     assert opened.page.evaluate("document.activeElement.className") == "picture"
 
 
+def test_a_cell_of_the_confusion_matrix_opens_its_images(opened):
+    cell = opened.page.locator("#classification button.cell", has_text="3")
+    cell.focus()
+    opened.page.keyboard.press("Enter")
+    dialog = opened.page.locator("#cell")
+    assert dialog.locator("h3").text_content() == f"{SEEN[1]}, taken for {SEEN[0]}"
+    names = [f"test/{SEEN[1]}/{i}.png" for i in (8, 9, 10)]
+    assert dialog.locator("small").all_text_contents() == names
+    assert dialog.locator("p").text_content() == "3 images"
+    dialog.locator("button.picture").first.click()
+    assert names[0] in opened.page.locator("#larger .what").text_content()
+    opened.page.keyboard.press("Escape")
+    opened.page.keyboard.press("Escape")
+    assert dialog.is_hidden()
+
+
 @pytest.mark.parametrize("width", [320, 400, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_it_fits_every_width_in_light_and_dark(browser, address, width, scheme):
@@ -259,4 +278,30 @@ def test_it_fits_every_width_in_light_and_dark(browser, address, width, scheme):
     bright = np.mean([int(v) for v in re.findall(r"\d+", background)[:3]])
     assert (bright < 80) == (scheme == "dark")
     assert one.said == []
+    context.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing(browser, address, scheme):
+    """The rules of WCAG that a program can check (Deque's axe-core, as its package brings it)."""
+    package = pytest.importorskip(
+        "axe_playwright_python", reason="axe-playwright-python, which brings axe-core, is missing"
+    )
+    source = (Path(package.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+    context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=scheme)
+    one = Opened(context, address)
+    one.all_of("box")
+    one.over.press("Enter")
+    one.page.evaluate(source)
+    for larger in (False, True) if scheme == "light" else (False,):
+        if larger:
+            one.page.locator("#outliers button.picture").first.click()
+        found = one.page.evaluate("axe.run(document)")
+        told = [
+            (rule["id"], node["target"], node["failureSummary"])
+            for rule in found["violations"]
+            for node in rule["nodes"]
+        ]
+        assert told == []
+        assert len(found["passes"]) > 10
     context.close()

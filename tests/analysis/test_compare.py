@@ -1,9 +1,13 @@
 """The comparison: runs grouped by recipe, pooled by hand; a page that is closed and offline."""
 
+import base64
 import dataclasses
+import hashlib
+import importlib.util
 import json
 import re
 import shutil
+from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
@@ -289,11 +293,74 @@ def test_the_page_is_closed_offline_and_escaped(folder, page):
     assert {path.name for path in folder.iterdir()} == {*map(unquote, links), "index.html"}
     sources = page.values("src") + page.values("xlink:href")
     assert all(source.startswith(("data:image/", "#")) for source in sources)
-    assert not {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object", "embed"}
+    assert not {tag for tag, _ in page.tags} & {"link", "iframe", "object", "embed"}
+    source = (folder / "index.html").read_text(encoding="utf-8")
+    (script,) = re.findall(r"<script>(.*?)</script>", source, re.S)  # the one its policy allows
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'; base-uri" in source
+    kinds = [found.get("type") for tag, found in page.tags if tag == "script"]
+    assert kinds == ["application/json", None]
     ids = page.values("id")
     assert len(set(ids)) == len(ids)
     assert {link[1:] for link in page.values("href") if link.startswith("#")} <= set(ids)
     assert "a<b>0" in page.text
+
+
+def test_maps_are_linked_in_a_browser(folder):
+    """What is selected or pointed at in one is the same images in the other."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        pytest.skip("there is no chromium (apt install chromium)")
+    said = []
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto((folder / "index.html").as_uri())
+        page.locator("#linked[data-frames]").wait_for()
+        data = json.loads(page.locator("#linked-data").text_content())
+        assert len(data["panels"]) == 3
+        told = page.locator("#linked [data-part=said]")
+        maps = page.locator("#linked canvas[role=application]")
+        search = page.locator("#linked input")
+
+        def bright(i):
+            """Coloured pixels of a map: grey ones are not selected."""
+            return page.evaluate(
+                "i => { const c = document.querySelectorAll('#linked .panel canvas')[2 * i];"
+                "const d = c.getContext('2d').getImageData(0, 0, c.width, c.height).data;"
+                "let n = 0; for (let k = 0; k < d.length; k += 4) n += d[k + 3] > 200 &&"
+                "Math.abs(d[k] - d[k + 2]) > 30; return n; }",
+                i,
+            )
+
+        everything = [bright(i) for i in range(3)]
+        search.fill(data["ids"][0])
+        first = [bright(i) for i in range(3)]
+        assert "1 selected" in told.text_content()
+        assert all(0 < few < many for few, many in zip(first, everything, strict=True))
+        maps.nth(1).focus()
+        page.keyboard.press("n")
+        assert "in 3 of 3 maps" in told.text_content()
+        page.keyboard.press("Escape")
+        assert f"{len(data['ids']):,} images" in told.text_content()
+        box = maps.nth(2).bounding_box()
+        page.mouse.move(box["x"] + 2, box["y"] + 2)
+        page.mouse.down()
+        page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=3)
+        page.mouse.up()
+        assert f"{len(data['ids'])} selected" in told.text_content()
+        assert [bright(i) for i in range(3)] == everything
+        for width in (320, 400):
+            page.set_viewport_size({"width": width, "height": 700})
+            assert page.evaluate("document.documentElement.scrollWidth") <= width
+        if brought := importlib.util.find_spec("axe_playwright_python"):
+            page.evaluate(Path(brought.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
+            assert page.evaluate("axe.run(document)")["violations"] == []
+        browser.close()
+    assert said == []
 
 
 def test_the_table_shows_the_pooled_numbers_with_the_best_in_bold(folder, page, runs):

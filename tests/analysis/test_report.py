@@ -18,7 +18,9 @@ from markupsafe import Markup
 from jaxssl.analysis import report
 from jaxssl.analysis.report import write_report
 from jaxssl.analysis.results import Facts, Results
-from jaxssl.analysis.sections.base import Section
+from jaxssl.analysis.run import Run
+from jaxssl.analysis.sections import crop
+from jaxssl.analysis.sections.base import Context, Section
 from jaxssl.analysis.sections.overview import headlines
 
 from .conftest import CLASSIFICATION, DEEP, SEEN, UNSEEN, make_tables, mapped, unlabelled, write_run
@@ -315,6 +317,17 @@ def test_what_is_missing_is_a_sentence(tmp_path):
     assert "classifier" not in page.text
     encoded = base64.b64encode(b"\x89PNG picture").decode()
     assert f"data:image/png;base64,{encoded}" in page.values("src")
+
+
+@pytest.mark.parametrize(("asked", "said"), [("auto", "were found"), ("31", "were asked")])
+def test_what_is_cut_off_below_is_shown_before_and_after(asked, said, tmp_path):
+    run = Run(tmp_path, {}, record={"config": {"crop_bottom": asked}, "cropped": 31})
+    assert crop.make(Context(run, {}, None, None)) is None
+    (tmp_path / "report").mkdir()
+    (tmp_path / "report/crop.png").write_bytes(b"\x89PNG both")
+    text = str(crop.make(Context(run, {}, None, None)))
+    assert base64.b64encode(b"\x89PNG both").decode() in text
+    assert f"lowest <b>31</b> pixels, which {said}" in text
 
 
 def test_a_run_without_labels_gets_what_needs_none(tmp_path):

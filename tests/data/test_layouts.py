@@ -473,7 +473,8 @@ def test_without_the_bar_the_picture_is_whole(home):
     assert "caption of 31 pixels lies under every picture" in said.warnings[0]
     assert said.crop_bottom == 0
     assert not np.array_equal(left.images(), images.images())
-    named, _ = read(home / "data", crop_bottom=31)
+    named, told = read(home / "data", crop_bottom=31)
+    np.testing.assert_array_equal(told.crop_example, report.crop_example)
     np.testing.assert_array_equal(images.images(), named.images())
     first = Image.open(images.paths[0]).convert("L")
     cut = first.crop((0, 0, first.width, first.height - 31))

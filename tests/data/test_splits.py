@@ -11,6 +11,7 @@ from jaxssl.data import (
     ImageSet,
     describe,
     label_fraction,
+    load_digits,
     split_classes,
     train_val,
     train_val_test,
@@ -260,3 +261,15 @@ def test_images_without_a_label_are_counted_apart_and_never_in_a_class():
     assert len(label_fraction(images, 1.0, seed=0)) == 5
     with pytest.raises(ValueError, match="needs labels"):
         train_val_test(images, seed=0)
+
+
+def test_of_very_many_classes_the_smallest_are_counted_together():
+    digits = load_digits(size=8)
+    whole = describe({"all": digits}).splitlines()
+    some = describe({"all": digits}, most=4).splitlines()
+    count = {line.split()[0]: int(line.split()[1]) for line in whole[1:-2]}
+    largest = sorted(count, key=lambda name: -count[name])[:3]
+    assert [line.split()[0] for line in some[1:4]] == sorted(largest)
+    assert some[4].startswith("(7 smaller classes)")
+    assert int(some[4].split()[3]) == sum(count.values()) - sum(count[name] for name in largest)
+    assert some[-2].split() == whole[-2].split()

@@ -87,6 +87,19 @@ def test_a_folder_alone_is_all_of_its_classes_and_the_rest_are_seen(tmp_path):
     assert len(data.unseen["unseen"]) == 20
 
 
+def test_a_batch_that_nobody_asked_for_fits_the_folder(tmp_path, capsys):
+    folder = make_folder(tmp_path / "images", {"a": 30, "b": 30})
+    config = dataclasses.replace(simclr.PRESETS["folder"], data_dir=folder, image_size=16)
+    with study.open(config) as run:
+        data = study.load(run)
+    assert (run.config.batch_size, data.steps_per_epoch) == (16, len(data.train) // 16)
+    assert "batches of 16: the default of 256 is more than" in capsys.readouterr().out
+    asked = dataclasses.replace(config, batch_size=64)
+    refusal = pytest.raises(InputError, match="--batch-size 64 is larger than the 44 training")
+    with refusal, study.open(asked) as run:
+        study.load(run)
+
+
 def test_lookalikes_are_the_presets_own_unless_classes_are_named():
     plankton = softmax.PRESETS["plankton"]
     changed = dataclasses.replace

@@ -11,10 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
-from experiments import finetune, finished, linear_eval, simclr, study
+from experiments import finetune, finished, folders, linear_eval, simclr, study
 from jaxssl import data as images_room
 from jaxssl import embedding, training
 from jaxssl.analysis import evaluation
@@ -155,6 +156,35 @@ def test_the_page_and_its_files(run, evaluated):
     assert evaluated.page.count("data:image/webp") == 10 * 6
 
 
+@pytest.fixture(scope="module")
+def other(tmp_path_factory):
+    """Another data set: sixteen squares and sixteen bars."""
+    folder = tmp_path_factory.mktemp("other") / "shapes"
+    for name, height in (("square", 10), ("bar", 3)):
+        (folder / name).mkdir(parents=True)
+        for i in range(16):
+            pixels = np.zeros((20, 20), np.uint8)
+            pixels[2 : 2 + height, 2:12] = 100 + 5 * i
+            Image.fromarray(pixels).save(folder / name / f"{i}.png")
+    return folder
+
+
+def test_other_images_are_evaluated_in_a_folder_of_their_own(run, evaluated, other, monkeypatch):
+    before = (evaluated.folder / "results.json").read_bytes()
+    monkeypatch.setattr(evaluation, "maps", lambda vectors, labels, *, seed: {})
+    linear_eval.main(linear_eval.LinearEval(run_dir=str(run.folder), data_dir=str(other)))
+    assert (evaluated.folder / "results.json").read_bytes() == before
+    (folder,) = (evaluated.folder / "other").iterdir()
+    assert folder.name.startswith("shapes-")
+    results = json.loads((folder / "results.json").read_text())
+    assert results["protocol"]["pretrained_on"] == "digits (run)"
+    assert results["protocol"]["judged_on"] == str(other)
+    assert results["protocol"]["images"] == {"train": 24, "val": 2, "test": 6}
+    rows = {row["embedding"]: row for row in results["rows"]}
+    assert rows["h"]["linear"]["top"]["1"] == 1  # a square is no bar, to any network
+    assert f"judged on {other}" in (folder / "index.html").read_text()
+
+
 def test_what_cannot_be_evaluated_is_one_line(run, tmp_path):
     def refused(message, folder=run.folder, **flags):
         with pytest.raises(InputError, match=message) as error:
@@ -269,6 +299,37 @@ def test_continued_is_uninterrupted(run, whole, tmp_path):
     assert losses[0] == losses[1]
     with pytest.raises(InputError, match="freeze was False, is True"):
         tune(run, tmp_path / "run", steps=4, freeze=True)
+
+
+def test_it_learns_other_images_and_resumes_on_them_alone(run, other, tmp_path):
+    def begun(data_dir):
+        """As far as the run folder: a step would be compiled for as long as all else takes."""
+        config = finetune.FineTune(
+            start=str(run.folder),
+            run_dir=str(tmp_path / "run"),
+            data_dir=str(data_dir),
+            batch_size=8,
+            label_fraction=1.0,
+        )
+        with study.open(config, finished.open(config.start)) as opened:
+            data = study.load(opened, labels=True)
+            method = finetune.make_method(config, data)
+            with folders.run_folder(opened, data, method):
+                return data, method
+
+    data, method = begun(other)
+    assert data.classes == ("bar", "square")
+    assert method.model.head.kernel.shape[-1] == 2
+    assert method.start.startswith("SimCLR on digits, step 4 of")
+    record = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert (record["judged_on"], record["pretrained_on"]) == (str(other), "digits (run)")
+    assert (record["dataset"], record["data"]) == ("folder", data.fingerprint)
+    assert record["config"]["image_size"] == CONFIG.image_size
+    begun(shutil.copytree(other, tmp_path / "moved"))
+    grown = shutil.copytree(other, tmp_path / "grown")
+    shutil.copy(grown / "bar" / "0.png", grown / "bar" / "new.png")
+    with pytest.raises(InputError, match="the images or their order are others"):
+        begun(grown)
 
 
 def test_the_best_on_validation_is_what_is_tested(run, whole):

@@ -84,8 +84,8 @@ def test_the_judged_state_is_the_one_asked_for(run, judge):
 
 
 def test_a_classifier_is_judged_as_one(run):
-    found = study.embed(run.run, run.data, run.trained).facts.classification
-    found = files.plain(found)
+    embedded = study.embed(run.run, run.data, run.trained)
+    found = files.plain(embedded.facts.classification)
     classify = embedding.compile_output(run.method.model, run.method.logits, run.run.placement)
     best, test = run.trained.states["best"], run.data.test
     logits = embedding.embed_set(classify, best, test, run.run.placement)
@@ -93,6 +93,8 @@ def test_a_classifier_is_judged_as_one(run):
     assert list(found["classes"]) == ["0", "1", "2"]
     expected = confusion_matrix(truth, predicted, labels=range(3))
     assert np.array_equal(found["confusion"], expected)
+    # Each test image's guess goes with its vector: cells of the matrix open their images.
+    assert embedded.tables["h"]["test"].extra["predicted"].tolist() == [str(c) for c in predicted]
     assert found["accuracy"] == pytest.approx(np.mean(truth == predicted))
     for label, name in enumerate(found["classes"]):
         right = np.mean(predicted[truth == label] == label)

@@ -76,6 +76,7 @@ def test_the_first_command_works(name, layouts, tmp_path, capsys, monkeypatch):
         assert (tmp_path / "run" / "report" / "index.html").is_file()
     else:
         train(simclr, settings)
+    assert (tmp_path / "run" / "report" / "crop.png").is_file() == ("--crop-bottom" in flags)
     out = capsys.readouterr().out
     first = "\n".join(out.splitlines()[:10])
     for words in said:

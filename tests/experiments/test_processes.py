@@ -48,8 +48,7 @@ def two(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",  # as in these tests, which it is compared with
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1"),
     }
     flags = [*FLAGS, "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
     # Only the first is told the folder: the second takes it from there.
@@ -144,8 +143,7 @@ def test_two_processes_embed_images_in_their_order(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=2",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=2"),
     }
     both = [
         subprocess.Popen(

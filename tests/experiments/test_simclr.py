@@ -259,6 +259,10 @@ def test_embed_gives_other_images_the_embedding_of_the_run(one, tmp_path):
     found = load(out)
     assert found.ids[0] == "all/0000.png"
     np.testing.assert_allclose(found.vectors, table.vectors, atol=1e-5)
+    # The same images lie where the run's lie on its map, and are their own nearest.
+    np.testing.assert_allclose(found.extra["x_umap"], table.extra["x_umap"], rtol=1e-6)
+    assert found.extra["nearest"].tolist() == list(table.ids)
+    assert (tmp_path / "other" / "index.html").is_file()
     # The same in one call, from a notebook.
     vectors = embedding.embed(tmp_path / "images", one[0])
     np.testing.assert_array_equal(vectors, found.vectors)

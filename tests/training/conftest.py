@@ -16,8 +16,9 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
-from jaxssl.training.loop import Plan, Work, fit
+from jaxssl.training.loop import Work, fit
 from jaxssl.training.method import Method
+from jaxssl.training.plan import Plan
 from jaxssl.training.runs import RunFolder
 from jaxssl.training.state import create_state
 from jaxssl.training.step import make_train_step

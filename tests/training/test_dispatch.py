@@ -15,7 +15,7 @@ from flax import nnx
 
 from jaxssl.errors import Stopped
 from jaxssl.files import read_lines as read_metrics
-from jaxssl.training.loop import Plan
+from jaxssl.training.plan import Plan
 from jaxssl.training.state import create_state
 from jaxssl.training.step import make_train_step
 

@@ -1,7 +1,9 @@
 """The loop stopped, killed, poisoned and resumed: it ends where an uninterrupted one does."""
 
 import dataclasses
+import io
 import json
+import math
 import os
 import signal
 import time
@@ -233,9 +235,42 @@ def test_best_is_what_the_method_names_and_never_nan(training):
 def test_a_plain_line_where_there_is_no_terminal(training, capsys):
     training()
     out = capsys.readouterr().out
-    assert "step 8/12, epoch 2.0: loss" in out
+    assert "step 8/12, epoch 2.0: train loss" in out
     assert "images/s" in out
-    assert "left" in out
+    assert "left | validation loss" in out
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_terminal_is_told_what_compiles_and_how_validation_went(training, monkeypatch, capsys):
+    screen = Terminal()
+    monkeypatch.setattr("sys.stderr", screen)
+    training()
+    frames = screen.getvalue().split("\r")
+    assert any("0/12" in one and "compiling" in one for one in frames)
+    assert any("validating" in one for one in frames)
+    assert not any("compiling" in one for one in frames[len(frames) // 2 :])
+    assert "left, train loss" in screen.getvalue()
+    assert capsys.readouterr().out.count("| validation loss") == 3
+
+
+def test_the_time_left_is_of_steps_and_validations_without_what_compiles(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress, "time", types.SimpleNamespace(monotonic=lambda: now[0]))
+    clock, idle = progress.Clock({}), types.SimpleNamespace(step=jnp.int32(0))
+    assert math.isnan(clock.seconds_left(5, 0))
+    for took in (60.0, 2.0, 2.0):  # the first step compiles, and so does the first validation
+        began = now[0]
+        now[0] += took
+        clock.stepped(idle, 1, 16, began)
+    for took, more in ((30.0, 0), (5.0, 3 * 5)):
+        with clock.evaluating():
+            now[0] += took
+        assert clock.seconds_left(10, 3) == 10 * 2 + more
+    assert clock.images_per_second() == 8
 
 
 def test_config_records_where_numbers_come_from(training):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,19 +10,61 @@ from markupsafe import Markup
 
 from jaxssl.analysis.matrices import confusion_matrix, row_shares
 from jaxssl.analysis.page import FigureFiles, fragment, matrix_table
+from jaxssl.analysis.pictures import Pictures
 from jaxssl.analysis.results import Classification
 from jaxssl.analysis.sections.base import Context
+from jaxssl.analysis.tables import Sets
+
+# Pictures that one cell of the confusion matrix opens, and that all of them hold in the page.
+_SHOWN, _PICTURES = 24, 2000
 
 
 def make(context: Context) -> Markup | None:
     """Show the run's own classifier; None where it has none."""
     found = context.results.classification
-    return show(found, context.files) if found else None
+    return show(found, context.files, _cells(found, context.h)) if found else None
 
 
-def show(found: Classification, files: FigureFiles) -> Markup:
-    """Return the HTML that says what a classifier gets right, its figure written."""
-    return fragment("classifier.html.j2", found=described(found, files))
+def show(
+    found: Classification, files: FigureFiles, cells: Mapping[str, Mapping[str, Any]] | None = None
+) -> Markup:
+    """Return the HTML that says what a classifier gets right, its figure written.
+
+    Args:
+        found: What it gets right.
+        files: The page's.
+        cells: "row.column" of the confusion matrix -> what its cell opens.
+    """
+    return fragment("classifier.html.j2", found=described(found, files), cells=cells or {})
+
+
+def _cells(found: Classification, sets: Sets) -> dict[str, dict[str, Any]]:
+    """Gather what each cell opens: its images by name, with the pictures of the first few."""
+    table = sets.get("test")
+    if table is None or "predicted" not in table.extra:
+        return {}
+    index = {name: i for i, name in enumerate(found.classes)}
+    rows: dict[str, list[int]] = {}
+    for row, (own, guess) in enumerate(
+        zip(table.class_names, table.extra["predicted"].tolist(), strict=True)
+    ):
+        if own in index and guess in index:
+            rows.setdefault(f"{index[own]}.{index[guess]}", []).append(row)
+    shown = max(1, min(_SHOWN, _PICTURES // max(len(rows), 1)))
+    pictures = Pictures({"test": table})
+    cells = {}
+    for cell, members in rows.items():
+        own, guess = (found.classes[int(i)] for i in cell.split("."))
+        cells[cell] = {
+            "title": f"{own}, taken for {guess}" if own != guess else f"{own}, right",
+            "total": len(members),
+            "images": [
+                {"id": one.id, "path": one.path, "source": one.source}
+                for row in members[:shown]
+                for one in [pictures[table.ids[row]]]
+            ],
+        }
+    return cells
 
 
 def described(found: Classification, files: FigureFiles) -> dict[str, Any]:

@@ -51,4 +51,15 @@ def make(context: Context) -> Markup:
     parts = [(len(t), len(context.h[name]), set_title(name)) for name, t in shown.items()]
     few = [f"{m:,} of {n:,} {name}" for m, n, name in parts if m < n]
     sample = f"A sample of the images: {listed(few)}." if few else ""
-    return fragment("maps.html.j2", figure=figure, data=data, sample=sample, whole=data["whole"])
+    caption = (
+        "UMAP of all sets together, standardised, shown side by side with the same axes. Distances "
+        "between far groups mean little."
+    )
+    return fragment(
+        "maps.html.j2",
+        figure=figure,
+        caption=caption,
+        data=data,
+        sample=sample,
+        whole=data["whole"],
+    )

@@ -28,6 +28,12 @@ _FIRST_SETTINGS = (
     "encoder", "image_size", "color", "batch_size", "epochs", "steps", "learning_rate",
     "temperature", "margin", "scale", "seed",
 )  # fmt: skip
+# Of where a run started, and of the images it is judged on where they are not those of its start.
+_STARTS = {
+    "pretrained": "initial weights",
+    "pretrained_on": "pretrained on",
+    "judged_on": "judged on",
+}
 _PROVENANCE = ("devices", "machine", "commit", "started", "versions")
 
 
@@ -64,8 +70,9 @@ def facts(run: Run, results: Results) -> dict[str, Any]:
     """List the settings that a reader asks for first, the initial weights, and what was judged."""
     wanted = {name: run.settings.get(name) for name in _FIRST_SETTINGS}
     found = {name.replace("_", " "): v for name, v in wanted.items() if v not in (None, "")}
-    if pretrained := run.provenance.get("pretrained"):
-        found["initial weights"] = str(pretrained)
+    for name, shown in _STARTS.items():
+        if said := run.provenance.get(name):
+            found[shown] = str(said)
     judged = results.embedding
     found["embedding"] = (
         f"layer {judged.layer}, {judged.dimensions} numbers, {judged.distance} distance"

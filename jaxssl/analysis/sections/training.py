@@ -37,12 +37,15 @@ def curves(metrics: Sequence[Mapping[str, Any]], files: FigureFiles) -> dict[str
         for split, loss in last.items()
         if isinstance(loss, int | float) and math.isfinite(loss)
     ]
+    # One table for all that was logged: a line of training has other numbers than a validation.
+    names = list(dict.fromkeys(name for row in metrics for name in row))
     return files.add(
         "training",
         metrics,
         alt=f"Training curves to step {metrics[-1]['step']:,}; {', '.join(losses)}",
         wide=figures.training_curves(metrics),
         narrow=figures.training_curves(metrics, columns=1),
+        table=(names, [[row.get(name) for name in names] for row in metrics]),
     )
 
 

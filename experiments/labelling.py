@@ -1,0 +1,185 @@
+"""The images that `label-next` and `label` work on, each with the label it has so far."""
+
+from __future__ import annotations
+
+import dataclasses
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from experiments import datasets
+from experiments.config import Devices, Reading
+from jaxssl import analysis
+from jaxssl.analysis.tables import Together, together
+from jaxssl.data import labels, tables, walk
+from jaxssl.data.matching import Index
+from jaxssl.data.source import Source
+from jaxssl.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxssl.analysis import Embeddings
+
+
+@dataclasses.dataclass(frozen=True)
+class Pool:
+    """Images, and what is known about them.
+
+    Attributes:
+      images: All of them; a class is "" where there is no label.
+      own: The classes that the run or the place gives, before the table that grows; n names.
+      table: The table that `label` lets grow.
+      folder: Where pages go.
+      object_ids: id -> EcoTaxa's name of the object, where it is known.
+    """
+
+    images: Together
+    own: tuple[str, ...]
+    table: Path
+    folder: Path
+    object_ids: Mapping[str, str]
+
+    def numbered(self) -> tuple[list[str], np.ndarray]:
+        """Return the classes there are, and each image's place among them, -1 for no label."""
+        names = sorted({name for name in self.images.class_names if name})
+        index = {name: i for i, name in enumerate(names)} | {"": -1}
+        return names, np.array([index[name] for name in self.images.class_names], np.int64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelling(Reading, Devices):
+    """The run, and which images."""
+
+    data_dir: str = ""
+    """Other images: a folder, zip or table, embedded by the run. Default: the run's own."""
+    table: str = ""
+    """The table of labels that `label` lets grow and both read. Default: RUN/labels.csv."""
+    checkpoint: str = "best"
+    """Which of the run's checkpoints embeds other images: best, last or a step."""
+    method: str | None = None
+    """The Python file of a run whose method is not of this package; it is run."""
+
+    def again(self) -> str:
+        """Spell the flags that name the same images and labels to another program."""
+        given = {"--data-dir": self.data_dir, "--table": self.table}
+        if self.labels_from != "auto":
+            given["--labels-from"] = self.labels_from
+        return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value)
+
+
+def open_pool(config: Labelling, run_dir: str) -> Pool:
+    """Read the images with their vectors and their labels.
+
+    The run's own need no JAX. `--labels-from` replaces what the run or its folders say; the table
+    that `label` lets grow goes before both.
+
+    Args:
+      config: The flags.
+      run_dir: The run's folder.
+
+    Raises:
+      InputError: No run, no embeddings, or a table that names none of the images.
+    """
+    folder = Path(run_dir).expanduser()
+    object_ids: Mapping[str, str] = {}
+    if not run_dir:
+        raise InputError("the folder of a finished run is missing: name it first")
+    if config.data_dir:
+        new, object_ids = _embed(config, run_dir)
+        images, name = together({"other": new}), datasets.name_of(config.data_dir)
+        out, table = folder / "label-next" / name, folder / f"labels-{name}.csv"
+    else:
+        images = together(analysis.read_tables(folder, embeddings=["h"])["h"])
+        out, table = folder / "label-next", folder / "labels.csv"
+        if config.labels_from not in ("auto", "folders"):
+            bare = dataclasses.replace(images, class_names=("",) * len(images))
+            images = bare
+            if config.labels_from != "none":
+                images = with_labels(bare, _read(config.labels_from, images.ids, config))
+    table = Path(config.table).expanduser() if config.table else table
+    own = images.class_names
+    if table.is_file():
+        images = with_labels(images, _read(str(table), images.ids, Reading()))
+    return Pool(images, own, table, out, object_ids)
+
+
+def with_labels(images: Together, told: Mapping[int, str]) -> Together:
+    """Give rows another class."""
+    names = [told.get(row, name) for row, name in enumerate(images.class_names)]
+    return dataclasses.replace(images, class_names=tuple(names))
+
+
+def rows_of(path: str, ids: Sequence[str]) -> list[int]:
+    """Return the rows that a table names, in its order.
+
+    Raises:
+      InputError: No table, or it names none of the images.
+    """
+    return list(_rows(path, ids, Reading()))
+
+
+def _read(path: str, ids: Sequence[str], reading: Reading) -> dict[int, str]:
+    """Read a table of labels: row -> class."""
+    found: dict[int, str] = {}
+    for row, label in _rows(path, ids, reading).items():
+        if label:
+            found[row] = label
+    return found
+
+
+def _rows(path: str, ids: Sequence[str], reading: Reading) -> dict[int, str]:
+    """Read what a table says of images: row -> class, "" for none."""
+    file = Path(path).expanduser().resolve()
+    if not file.is_file():
+        raise InputError(f"no table {path} to take labels from")
+    columns = labels.Columns(
+        image=reading.image_column,
+        label=reading.label_column,
+        validated_only=reading.validated_only,
+    )
+    source = Source(str(file))
+    table = tables.read_table(walk.ImageFile(file.name, source, walk.stamp_of(str(file))))
+    index = Index([walk.ImageFile(one, source, (0, 0)) for one in ids])
+    found: dict[int, str] = {}
+    told = labels.read_rows(table, 0, columns)
+    for row in told:
+        place = index.find(row.image, "")
+        if place is None:
+            continue
+        before, now = found.get(place, ""), row.label or ""
+        if before and now and before != now:
+            raise InputError(
+                f"{file.name} gives {ids[place]!r} two labels, {before!r} and {now!r}; keep one row"
+            )
+        found[place] = now or before
+    if told and not found:
+        raise InputError(
+            f"{path} names {len(told):,} images and none of them is one of these {len(ids):,}; "
+            f"missing, for one: {told[0].image!r}"
+        )
+    return found
+
+
+def _embed(config: Labelling, run_dir: str) -> tuple[Embeddings, Mapping[str, str]]:
+    """Embed other images by the run, with their labels and pictures."""
+    from experiments import finished, study
+    from experiments.tables import table_of
+    from jaxssl import data as images_room
+    from jaxssl import training
+
+    run = finished.open(run_dir, method=config.method)
+    study.start_devices(config)
+    import jax
+
+    from jaxssl import embedding
+
+    images, report = images_room.open_images(config.data_dir, run.reading(config))
+    print(report)
+    placement = training.data_placement(jax.device_count())
+    step = run.step(config.checkpoint)
+    encode = embedding.compile_output(run.method.model, run.method.encode, placement)
+    vectors = embedding.embed_set(encode, run.restore(step, placement), images, placement)
+    about = {"layer": "h", "checkpoint": step, "distance": run.method.distance}
+    return table_of(images, "other", vectors, about, pictures=True), report.object_ids
