@@ -3,7 +3,7 @@
 scikit-learn's digits, two minutes on two CPU cores:
   `python -m experiments.rnn --cell lstm`
 
-CIFAR-10, 32 rows of 96 values; 15 epochs on two cores reach 52.6 % (GRU, README):
+CIFAR-10, 32 rows of 96 values; 15 epochs on two cores reach 52.6 % (GRU, docs/pages/results.md):
   `python -m experiments.rnn --dataset cifar10`
   with what `tune rnn --dataset cifar10` found best: `--config runs/tune-rnn-cifar10/best.json`
 """

@@ -1,4 +1,4 @@
-"""The README's table of label efficiency, from run folders that differ in their seed alone.
+"""The tables of docs/pages/results.md, from run folders that differ in their seed alone.
 
 `python scripts/results_table.py RUN RUN RUN --log results/NAME.json` also keeps the numbers.
 `--classifiers FOLDER ...` is the table of what softmax, rnn and finetune runs start from and train,

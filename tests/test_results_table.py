@@ -1,4 +1,4 @@
-"""The README's table, by hand."""
+"""The table of docs/pages/results.md, by hand."""
 
 import json
 import subprocess

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from jaxssl.analysis.cards import write_cards
 from jaxssl.analysis.names import set_title
 from jaxssl.analysis.page import FigureFiles, render
 from jaxssl.analysis.results import Results
@@ -53,7 +54,8 @@ SECTIONS = [
 def write_report(run_dir: str | os.PathLike[str], tables: Tables, results: Results) -> Path:
     """Draw `report/index.html` from tables and numbers; compute nothing anew.
 
-    Each figure is on the page, and beside it as PNG with its numbers as JSON. What the run does not
+    Each figure is on the page, and beside it as PNG with its numbers as JSON; the folder gets its
+    `MODEL_CARD.md` and `DATA_CARD.md` anew. What the run does not
     have (metrics, a map, pictures) is a sentence in its place, or left out.
 
     Args:
@@ -93,4 +95,5 @@ def write_report(run_dir: str | os.PathLike[str], tables: Tables, results: Resul
         ],
     )
     write_text(out / "index.html", page)
+    write_cards(run, results)
     return out / "index.html"

@@ -13,7 +13,6 @@ import urllib.request
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,11 +28,6 @@ _URL = "https://www.cs.toronto.edu/~kriz/"
 _COMMAND = "python scripts/prepare_cifar10.py"
 # `group`: equal for images of equal pixels.
 _ROW = np.dtype([("image", "u1", (32, 32, 3)), ("label", "u1"), ("group", "<i4")])
-
-
-def load_cifar10(split: Split, **options: Any) -> ImageSet:
-    """Read one split of CIFAR-10: `load_cifar("cifar10", split, **options)`."""
-    return load_cifar("cifar10", split, **options)
 
 
 def load_cifar(

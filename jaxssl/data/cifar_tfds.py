@@ -84,11 +84,6 @@ class Cifar100(_Builder, skip_registration=True):  # type: ignore[call-arg]
 _BUILDERS = {"cifar10": Cifar10, "cifar100": Cifar100}
 
 
-def prepare_cifar10(source: str | Path, **options: Any) -> Path:
-    """Make TFDS's `cifar10`: `prepare_cifar("cifar10", source, **options)`."""
-    return prepare_cifar("cifar10", source, **options)
-
-
 def prepare_cifar(
     name: str,
     source: str | Path,

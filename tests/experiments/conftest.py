@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
-from types import SimpleNamespace
+import re
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -54,6 +57,28 @@ def numbers(rows: list[dict[str, Any]], split: str | None = None) -> list[dict[s
         for row in rows
         if split in (None, row["split"])
     ]
+
+
+NOTEBOOKS = Path(__file__).parents[2] / "docs" / "notebooks"
+
+
+def run_notebook(name: str, **settings: Any) -> dict[str, Any]:
+    """Run a notebook of the documentation from top to bottom, with other settings.
+
+    Those of a run that a fixture has trained go on at its end: nothing is trained twice.
+    """
+    text = (NOTEBOOKS / f"{name}.py").read_text(encoding="utf-8")
+    parts = re.split(r"^# %%(.*)$", text, flags=re.MULTILINE)
+    told = []
+    for mark, cell in zip(parts[1::2], parts[2::2], strict=True):
+        told.append(cell)
+        if "parameters" in mark:
+            known = {n.targets[0].id for n in ast.parse(cell).body if isinstance(n, ast.Assign)}
+            assert settings.keys() <= known
+            told.append("".join(f"{one} = {value!r}\n" for one, value in settings.items()))
+    module = ModuleType(name)
+    exec(compile("".join(told), f"{name}.py", "exec"), vars(module))
+    return vars(module)
 
 
 @pytest.fixture

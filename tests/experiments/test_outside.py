@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import jax
@@ -14,7 +15,7 @@ from jaxssl import embedding
 from jaxssl.errors import InputError
 from jaxssl.files import read_record
 
-from .conftest import numbers, small, train
+from .conftest import numbers, run_notebook, small, train
 
 BYOL = str(Path(__file__).parents[1] / "outside" / "byol.py")
 pytestmark = pytest.mark.program
@@ -87,3 +88,12 @@ def test_its_embedding_and_its_encoder_are_taken_from_the_folder(run):
     np.testing.assert_array_equal(
         kernel, run.last.params["online"]["encoder"]["convs"][0]["kernel"]
     )
+
+
+def test_its_notebook_opens_it(program, run, tmp_path, monkeypatch, capsys):
+    shutil.copytree(run.folder, tmp_path / "run")
+    monkeypatch.setattr(cli, "load_program", lambda file: program)
+    monkeypatch.setitem(program.PRESETS, "digits", run.config)
+    names = run_notebook("byol", FILE=BYOL, EPOCHS=run.config.epochs, RUN=str(tmp_path / "run"))
+    assert int(names["trained"].states["last"].step) == 4
+    assert "'teacher'" in capsys.readouterr().out

@@ -29,7 +29,7 @@ from jaxssl.data import load_digits, train_stream
 from jaxssl.errors import InputError
 from jaxssl.files import read_json, read_lines, read_record
 
-from .conftest import numbers, small, train
+from .conftest import numbers, run_notebook, small, train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.program
@@ -291,3 +291,12 @@ def test_report_draws_a_finished_run_again(one, capsys, tmp_path):
     assert study.report(None, draws=2) is None
     with pytest.raises(InputError, match="no such run folder"):
         report.main(report.Report(str(one[0] / "nowhere")))
+
+
+def test_the_notebook_of_the_digits(eight, tmp_path, monkeypatch, capsys):
+    shutil.copytree(eight.folder, tmp_path / "run")
+    monkeypatch.setitem(simclr.PRESETS, "digits", eight.config)
+    names = run_notebook("digits", EPOCHS=eight.config.epochs, DRAWS=2, RUN=str(tmp_path / "run"))
+    assert int(names["trained"].states["last"].step) == 3
+    assert len(names["embedded"].tables["h"]["unseen"]) == SETS["unseen"]
+    assert "untrained    30 labels 0." in capsys.readouterr().out

@@ -1,0 +1,113 @@
+"""What is released: wheel and sdist hold what they should, twice the same, and install alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+pytest.importorskip("hatchling", reason="it builds the packages")
+
+
+def build(out: Path) -> tuple[Path, Path]:
+    """Wheel and sdist, of the files as they stand."""
+    env = os.environ | {"SOURCE_DATE_EPOCH": "1700000000"}
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-d", out],
+        check=True,
+        cwd=ROOT,
+        env=env,
+        capture_output=True,
+    )
+    (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
+    return wheel, sdist
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    return build(tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def installed(built, tmp_path_factory):
+    """The wheel unpacked, which is what installing a wheel of pure Python is."""
+    folder = tmp_path_factory.mktemp("installed")
+    with zipfile.ZipFile(built[0]) as wheel:
+        wheel.extractall(folder)
+    return folder
+
+
+def sources() -> set[str]:
+    """The files of both packages as they lie here, but for what Python and tools leave behind."""
+    return {
+        str(file.relative_to(ROOT))
+        for package in ("jaxssl", "experiments")
+        for file in (ROOT / package).rglob("*")
+        if file.is_file() and "__pycache__" not in file.parts
+    }
+
+
+def test_the_wheel_holds_both_packages_and_nothing_else(built):
+    with zipfile.ZipFile(built[0]) as wheel:
+        names = set(wheel.namelist())
+        about = {name for name in names if ".dist-info/" in name}
+        (points,) = [wheel.read(n).decode() for n in about if n.endswith("entry_points.txt")]
+    assert names - about == sources()
+    # By name too: a pattern in .gitignore could hide a file from both sides.
+    kinds = {Path(name).suffix for name in names}
+    assert {".j2", ".css", ".js"} <= kinds
+    assert "jaxssl/py.typed" in names
+    assert any(name.endswith("licenses/LICENSE") for name in about)
+    assert "jaxssl = experiments.cli:front_door" in points
+
+
+def test_the_sdist_holds_what_a_wheel_is_made_of(built):
+    with tarfile.open(built[1]) as sdist:
+        names = {name.split("/", 1)[1] for name in sdist.getnames() if "/" in name}
+    own = {"README.md", "LICENSE", "CHANGELOG.md", "pyproject.toml", "docs/CITATION.cff"}
+    # hatchling adds .gitignore and its own PKG-INFO.
+    assert names - {"PKG-INFO", ".gitignore"} == sources() | own
+
+
+def test_both_are_the_same_when_built_again(built, tmp_path):
+    again = build(tmp_path)
+    assert [file.read_bytes() for file in again] == [file.read_bytes() for file in built]
+
+
+def test_the_losses_of_the_wheel_need_jax_alone(installed, tmp_path):
+    """Away from the repository, where whatever else the project names cannot be imported."""
+    code = """
+import sys
+class Alone:
+    refused = {"flax", "optax", "orbax", "grain", "tensorflow_datasets", "sklearn", "PIL", "umap"}
+    refused |= {"matplotlib", "pyarrow", "jinja2", "tyro", "tqdm", "tensorboardX", "optuna"}
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in self.refused:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Alone())
+import jaxssl.losses
+print(jaxssl.__file__, len(jaxssl.losses.__all__))
+"""
+    env = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    assert done.stdout.startswith(str(installed))
+
+
+def test_the_front_door_of_the_wheel_opens(installed, tmp_path):
+    code = "import sys; sys.argv = ['jaxssl']; from experiments.cli import front_door; front_door()"
+    env = os.environ | {"PYTHONPATH": str(installed)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True
+    )
+    assert not done.returncode, done.stderr
+    assert "simclr" in done.stdout
+    assert "usage: jaxssl PROGRAM" in done.stdout
