@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
@@ -141,18 +140,32 @@ class Together:
 
 
 def together(sets: Sets) -> Together:
-    """Put all sets of an embedding into one table, in their order."""
-    every = list(sets.values())
+    """Put all sets of an embedding into one table, in their order.
+
+    An image that is in two of them (without labels, what validates is learnt from too) stands in
+    the first alone.
+    """
+    every, seen = list(sets.values()), set[str]()
+    kept = []  # of each set, its rows that no set before has
+    for table in every:
+        kept.append([row for row, name in enumerate(table.ids) if name not in seen])
+        seen.update(table.ids)
 
     def column(name: str) -> tuple[Any, ...]:
-        return tuple(itertools.chain.from_iterable(getattr(table, name) for table in every))
+        return tuple(
+            getattr(table, name)[row]
+            for table, rows in zip(every, kept, strict=True)
+            for row in rows
+        )
 
     return Together(
-        vectors=np.concatenate([table.vectors for table in every]),
+        vectors=np.concatenate(
+            [table.vectors[rows] for table, rows in zip(every, kept, strict=True)]
+        ),
         ids=column("ids"),
         paths=column("paths"),
         class_names=column("class_names"),
-        sets=tuple(name for name, table in sets.items() for _ in range(len(table))),
+        sets=tuple(name for name, rows in zip(sets, kept, strict=True) for _ in rows),
         pictures=column("thumbnails"),
         distance=every[0].distance,
     )

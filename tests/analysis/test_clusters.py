@@ -1,6 +1,7 @@
 """Clusters and outliers against scikit-learn and NumPy; what stands in the files."""
 
 import csv
+import dataclasses
 import io
 
 import numpy as np
@@ -85,3 +86,13 @@ def test_no_cell_is_a_formula(start):
     (_, (cell, number)) = csv.reader(io.StringIO(text, newline=""))
     assert cell == f'\'{start}cmd|" /C calc"!A0, b'
     assert float(number) == -1.5
+
+
+def test_an_image_that_is_learnt_from_and_validates_counts_once():
+    train = unlabelled(make_tables(baselines=())["h"]["train"])
+    columns = ("ids", "paths", "class_names", "split", "vectors", "class_index", "thumbnails")
+    val = dataclasses.replace(train, **{name: getattr(train, name)[3:9] for name in columns})
+    every = together({"train": train, "val": val, "test": make_tables()["h"]["test"]})
+    assert every.ids[: len(train)] == train.ids
+    assert len(set(every.ids)) == len(every.ids) == len(every.vectors) == len(every.pictures)
+    assert set(every.sets) == {"train", "test"}
