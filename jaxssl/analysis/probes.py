@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -27,7 +27,6 @@ def label_efficiency(
     classifiers: Sequence[str] = CLASSIFIERS,
     graph: Any = None,
     seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Measure balanced accuracy on held-out images when only n of the others are labelled.
 
@@ -54,7 +53,6 @@ def label_efficiency(
         classifiers: Of `"svc"`, `"linear"`, `"knn"`, `"spread"`, `"propagated"`.
         graph: Of all n images, for the transductive ones; None: `whitened_graph` of the vectors.
         seed: Of the draws.
-        progress: Called with (done, total) after each draw of each size.
 
     Returns:
         One row a classifier and size: `classifier`, `labels` (how many), `mean`, `low`, `high`,
@@ -97,8 +95,6 @@ def label_efficiency(
             scores[position, :, draw] = [
                 _balanced_accuracy(labels[test], found[name]) for name in classifiers
             ]
-            if progress is not None:
-                progress(draw * len(counts) + position + 1, draws * len(counts))
     return [
         {"classifier": name, "labels": n, **_interval(scores[position, column])}
         | ({"all": True} if n == pool_size else {})

@@ -66,13 +66,13 @@ def load_cifar(
 
     Example:
       >>> from unittest.mock import patch
-      >>> from jaxssl.data.cifar_tfds import prepare_cifar10
+      >>> from jaxssl.data.cifar_tfds import prepare_cifar
       >>> with tempfile.TemporaryDirectory() as tmp, patch.dict(os.environ, XDG_CACHE_HOME=tmp):
       ...     names = [f"{s}/{c}" for s in COUNTS for c in KINDS["cifar10"].class_names]
       ...     for folder in (f"{tmp}/images/{name}" for name in names):
       ...         os.makedirs(folder)
       ...         Image.new("RGB", (32, 32), "navy").save(f"{folder}/0.png")
-      ...     _ = prepare_cifar10(f"{tmp}/images", data_dir=tmp, subset=1)
+      ...     _ = prepare_cifar("cifar10", f"{tmp}/images", data_dir=tmp, subset=1)
       ...     images = load_cifar("cifar10", "test", data_dir=tmp)
       >>> images.ids[8], images.class_names[images.labels[8]], images[8]["image"][0, 0].tolist()
       ('test/00008', 'ship', [0, 0, 128])

@@ -138,14 +138,6 @@ def test_the_smallest_classes_can_be_learnt_and_asked():
     assert [(row["labels"], row["mean"]) for row in rows] == [(3, 1)]
 
 
-def test_progress_counts_to_the_end(cloud):
-    seen = []
-    label_efficiency(
-        *cloud, sizes=[10], draws=3, classifiers=["knn"], progress=lambda *now: seen.append(now)
-    )
-    assert seen == [(done, 6) for done in range(1, 7)]
-
-
 def test_what_a_user_can_mend_is_said(cloud):
     vectors, labels = cloud
     with pytest.raises(InputError, match="two classes or more, there are 1"):

@@ -20,9 +20,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from jaxssl.data import cifar, cifar_source, cifar_tfds, decode
-from jaxssl.data.cifar import load_cifar, load_cifar10
+from jaxssl.data.cifar import load_cifar
 from jaxssl.data.cifar_kinds import CIFAR10, CIFAR100
-from jaxssl.data.cifar_tfds import prepare_cifar, prepare_cifar10
+from jaxssl.data.cifar_tfds import prepare_cifar
 from jaxssl.errors import InputError
 
 CLASS_NAMES = CIFAR10.class_names
@@ -46,7 +46,7 @@ def source(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def prepared(source, tmp_path_factory) -> Path:
     top = tmp_path_factory.mktemp("tfds")
-    assert prepare_cifar10(source, data_dir=top, subset=9) == top / "cifar10" / "3.0.2"
+    assert prepare_cifar("cifar10", source, data_dir=top, subset=9) == top / "cifar10" / "3.0.2"
     return top
 
 
@@ -101,7 +101,9 @@ def test_tfds_reads_it_as_its_own(prepared):
 
 
 def test_the_same_in_its_official_order(prepared):
-    train, test = (load_cifar10(split, data_dir=str(prepared)) for split in ("train", "test"))
+    train, test = (
+        load_cifar("cifar10", split, data_dir=str(prepared)) for split in ("train", "test")
+    )
     np.testing.assert_array_equal(train.images(), PIXELS[:30])
     np.testing.assert_array_equal(test.images(), PIXELS[30:])
     assert train.ids[:2] == ("train/00000", "train/00001")
@@ -137,7 +139,7 @@ def test_cifar100_is_read_by_tfds_as_its_own_with_both_labels(tmp_path):
 
 @pytest.mark.parametrize(("size", "channels"), [(32, 1), (20, 3), (48, 1)])
 def test_other_sizes_and_grey_as_a_folder_gives_them(size, channels, prepared, source):
-    images = load_cifar10("train", size=size, channels=channels, data_dir=str(prepared))
+    images = load_cifar("cifar10", "train", size=size, channels=channels, data_dir=str(prepared))
     want = decode(source / "train" / "cat" / "13.png", size=size, channels=channels)
     np.testing.assert_array_equal(images[13]["image"], want)
     assert images.shape == want.shape
@@ -145,7 +147,7 @@ def test_other_sizes_and_grey_as_a_folder_gives_them(size, channels, prepared, s
 
 def test_the_usual_folder_is_that_of_the_environment(prepared, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(prepared))
-    assert len(load_cifar10("test")) == 20
+    assert len(load_cifar("cifar10", "test")) == 20
     monkeypatch.delenv("TFDS_DATA_DIR")
     monkeypatch.setenv("HOME", str(prepared / "home"))
     assert CIFAR10.folder() == prepared / "home/tensorflow_datasets/cifar10/3.0.2"
@@ -154,7 +156,7 @@ def test_the_usual_folder_is_that_of_the_environment(prepared, monkeypatch):
 def test_arguments_out_of_range(prepared):
     for options in ({"size": 0}, {"channels": 2}, {"split": "val"}):
         with pytest.raises(ValueError, match="CIFAR has splits 'train' and 'test'"):
-            load_cifar10(**{"split": "train", "data_dir": str(prepared)} | options)
+            load_cifar("cifar10", **{"split": "train", "data_dir": str(prepared)} | options)
 
 
 # -------------------------------------------------------------------------------------------- cache
@@ -162,36 +164,36 @@ def test_arguments_out_of_range(prepared):
 
 def test_the_second_start_decodes_nothing(data_dir, cache, monkeypatch):
     seen: list[tuple[int, int]] = []
-    load_cifar10("train", data_dir=str(data_dir), progress=lambda *done: seen.append(done))
+    load_cifar("cifar10", "train", data_dir=str(data_dir), progress=lambda *done: seen.append(done))
     assert seen == [(30, 30)]
     monkeypatch.setattr(cifar, "_decode_all", None)
-    again = load_cifar10("train", data_dir=str(data_dir))
+    again = load_cifar("cifar10", "train", data_dir=str(data_dir))
     np.testing.assert_array_equal(again.images(), PIXELS[:30])
     assert again.groups[11] == again.groups[4]
 
 
 def test_another_data_set_in_the_same_place_is_read_anew(data_dir, source, cache):
-    load_cifar10("train", data_dir=str(data_dir))
+    load_cifar("cifar10", "train", data_dir=str(data_dir))
     shutil.rmtree(data_dir / "cifar10")
-    prepare_cifar10(source, data_dir=data_dir, subset=1)
+    prepare_cifar("cifar10", source, data_dir=data_dir, subset=1)
     np.testing.assert_array_equal(
-        load_cifar10("train", data_dir=str(data_dir)).images(), PIXELS[:10]
+        load_cifar("cifar10", "train", data_dir=str(data_dir)).images(), PIXELS[:10]
     )
     assert len(list(cache.rglob("*.npy"))) == 1  # the old pixels are gone
 
 
 def test_a_damaged_cache_is_made_again(data_dir, cache):
-    load_cifar10("test", data_dir=str(data_dir))
+    load_cifar("cifar10", "test", data_dir=str(data_dir))
     (packed,) = cache.rglob("*.npy")
     for content in (packed.read_bytes()[:-1], b"", b"junk"):
         packed.write_bytes(content)
-        images = load_cifar10("test", data_dir=str(data_dir)).images()
+        images = load_cifar("cifar10", "test", data_dir=str(data_dir)).images()
         np.testing.assert_array_equal(images, PIXELS[30:])
 
 
 def test_a_cache_that_cannot_be_written(data_dir, cache):
     cache.write_bytes(b"a file where the folder should be")
-    text = refusal(load_cifar10, "test", data_dir=str(data_dir))
+    text = refusal(load_cifar, "cifar10", "test", data_dir=str(data_dir))
     assert "cannot write the image cache" in text
     assert "XDG_CACHE_HOME" in text
 
@@ -201,14 +203,14 @@ def test_a_cache_that_cannot_be_written(data_dir, cache):
 
 def test_what_is_there_is_not_overwritten(data_dir, source):
     before = files(data_dir)
-    text = refusal(prepare_cifar10, source, data_dir=data_dir, subset=1)
+    text = refusal(prepare_cifar, "cifar10", source, data_dir=data_dir, subset=1)
     assert f"{data_dir / 'cifar10' / '3.0.2'} is there already" in text
     assert files(data_dir) == before
 
 
 def test_a_source_that_is_refused_leaves_no_trace(source, tmp_path):
     assert "not the whole of CIFAR-10" in refusal(
-        prepare_cifar10, source, data_dir=tmp_path / "new"
+        prepare_cifar, "cifar10", source, data_dir=tmp_path / "new"
     )
     assert not (tmp_path / "new").exists()
 
@@ -225,7 +227,7 @@ def test_a_stop_while_writing_leaves_nothing(error, source, tmp_path, monkeypatc
     small = Image.new("RGB", (32, 32))
     monkeypatch.setattr(cifar_tfds.Image, "fromarray", write)
     with pytest.raises((InputError, KeyboardInterrupt)) as caught:
-        prepare_cifar10(source, data_dir=tmp_path / "new", subset=9)
+        prepare_cifar("cifar10", source, data_dir=tmp_path / "new", subset=9)
     if isinstance(error, OSError):
         assert "3.0.2: No space left" in str(caught.value)
     assert files(tmp_path / "new") == {}
@@ -237,7 +239,7 @@ def test_a_stop_while_writing_leaves_nothing(error, source, tmp_path, monkeypatc
 
 def test_another_version(data_dir):
     (data_dir / "cifar10" / "3.0.2").rename(data_dir / "cifar10" / "3.0.0")
-    text = refusal(load_cifar10, "train", data_dir=str(data_dir))
+    text = refusal(load_cifar, "cifar10", "train", data_dir=str(data_dir))
     assert "holds version 3.0.0, not 3.0.2" in text
     assert "name another data folder" in text
 
@@ -253,7 +255,7 @@ def test_another_version(data_dir):
 def test_a_folder_that_is_not_what_its_name_says(key, value, said, data_dir):
     path = data_dir / "cifar10" / "3.0.2" / "dataset_info.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    assert said in refusal(load_cifar10, "train", data_dir=str(data_dir))
+    assert said in refusal(load_cifar, "cifar10", "train", data_dir=str(data_dir))
 
 
 RECORDS = "cifar10-train.array_record-00000-of-00001"
@@ -278,7 +280,7 @@ def test_damaged_files_are_one_clear_line(name, damage, data_dir, cache):
         path.unlink()
     else:
         path.write_bytes(damage(path.read_bytes()))
-    text = refusal(load_cifar10, "train", data_dir=str(data_dir))
+    text = refusal(load_cifar, "cifar10", "train", data_dir=str(data_dir))
     assert text.startswith(f"{path.parent} cannot be read (")
     assert "python scripts/prepare_cifar10.py --source" in text
     assert not list(cache.rglob("*.npy"))
@@ -307,7 +309,7 @@ def test_records_that_are_not_of_cifar10(change, said, data_dir, monkeypatch):
     records = [{"id": b"train_%05d" % i, "label": i, "image": png(32)} for i in range(3)]
     records[1] |= change
     monkeypatch.setattr(cifar_tfds, "read_records", lambda folder, split: records)
-    assert said in refusal(load_cifar10, "train", data_dir=str(data_dir))
+    assert said in refusal(load_cifar, "cifar10", "train", data_dir=str(data_dir))
 
 
 # ------------------------------------------------------------------------------------------ network
@@ -338,8 +340,8 @@ def archive(tmp_path, monkeypatch) -> Path:
 
 def test_an_absent_data_set_is_downloaded_and_prepared(archive, tmp_path):
     seen: list[tuple[int, int]] = []
-    images = load_cifar10(
-        "train", data_dir=str(tmp_path / "new"), progress=lambda *done: seen.append(done)
+    images = load_cifar(
+        "cifar10", "train", data_dir=str(tmp_path / "new"), progress=lambda *done: seen.append(done)
     )
     assert images.labels.tolist() == [*range(10)] * 5
     assert images[3]["image"][9, 9].tolist() == [60, 60, 60]
@@ -349,15 +351,17 @@ def test_an_absent_data_set_is_downloaded_and_prepared(archive, tmp_path):
 
 def test_a_download_of_other_bytes_is_refused(archive, tmp_path, monkeypatch):
     monkeypatch.setitem(CIFAR10.sha256, archive.name, "0" * 64)
-    text = refusal(load_cifar10, "train", data_dir=str(tmp_path / "new"))
+    text = refusal(load_cifar, "cifar10", "train", data_dir=str(tmp_path / "new"))
     assert "not the official archive" in text
     assert files(tmp_path / "new") == {}
     archive.write_bytes(archive.read_bytes()[:-500])
-    assert "cut short or damaged" in refusal(load_cifar10, "train", data_dir=str(tmp_path / "new"))
+    assert "cut short or damaged" in refusal(
+        load_cifar, "cifar10", "train", data_dir=str(tmp_path / "new")
+    )
 
 
 def test_neither_data_nor_network(tmp_path):
-    text = refusal(load_cifar10, "train", data_dir=str(tmp_path / "new"))
+    text = refusal(load_cifar, "cifar10", "train", data_dir=str(tmp_path / "new"))
     assert f"not in {tmp_path / 'new' / 'cifar10' / '3.0.2'}" in text
     assert "Name or service not known" in text
     assert "cifar-10-binary.tar.gz or cifar-10-python.tar.gz" in text
@@ -375,8 +379,9 @@ def test_the_script_prepares_without_tensorflow_and_without_jax(source, tmp_path
 import runpy, sys
 sys.argv = ["prepare_cifar10.py", "--source", {str(source)!r}, "--data-dir", "new", "--subset", "2"]
 runpy.run_path({str(ROOT / "scripts" / "prepare_cifar10.py")!r}, run_name="__main__")
-from jaxssl.data.cifar import load_cifar, load_cifar10
-print(len(load_cifar10("train", data_dir="new")), {{"tensorflow", "jax"}} & set(sys.modules))
+from jaxssl.data.cifar import load_cifar
+images = load_cifar("cifar10", "train", data_dir="new")
+print(len(images), {{"tensorflow", "jax"}} & set(sys.modules))
 sys.argv[2] = "nowhere"
 sys.argv[4] = "other"
 runpy.run_path({str(ROOT / "scripts" / "prepare_cifar10.py")!r}, run_name="__main__")
@@ -396,8 +401,8 @@ runpy.run_path({str(ROOT / "scripts" / "prepare_cifar10.py")!r}, run_name="__mai
     not REAL.is_file(), reason="JAXSSL_DATA names no folder that holds cifar10-jpeg.tar.gz"
 )
 def test_a_slice_of_the_real_images(tmp_path):
-    prepare_cifar10(REAL, data_dir=tmp_path, subset=20)
-    images = load_cifar10("train", data_dir=str(tmp_path))
+    prepare_cifar("cifar10", REAL, data_dir=tmp_path, subset=20)
+    images = load_cifar("cifar10", "train", data_dir=str(tmp_path))
     assert images.labels.tolist() == [*range(10)] * 20
     # The published mean and deviation of CIFAR-10's channels, on a sample of 200.
     mean, deviation = images.images().mean((0, 1, 2)) / 255, images.images().std((0, 1, 2)) / 255

@@ -14,7 +14,7 @@ import pytest
 from experiments import finetune, linear_eval, rnn, simclr, softmax, tune, tuning
 from jaxssl import analysis
 from jaxssl.analysis import evaluation
-from jaxssl.data.cifar_tfds import prepare_cifar10
+from jaxssl.data.cifar_tfds import prepare_cifar
 
 REAL = Path(os.environ.get("JAXSSL_DATA", "absent")) / "cifar10-jpeg.tar.gz"
 pytestmark = [
@@ -33,7 +33,7 @@ def images(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluation, "maps", lambda vectors, labels, *, seed: {})
         patch.setattr(analysis, "with_map", lambda tables: tables)
-        prepare_cifar10(REAL, data_dir=folder, subset=20)
+        prepare_cifar("cifar10", REAL, data_dir=folder, subset=20)
         yield str(folder)
 
 

@@ -165,7 +165,7 @@ def test_a_package_that_is_not_installed_is_said_with_its_command(monkeypatch):
     resnet = nnx.eval_shape(
         lambda: make_encoder("resnet18", image_size=65, channels=3, rngs=nnx.Rngs(0))
     )
-    with pytest.raises(InputError, match=r"'auto': no package has weights for ResNet: give the"):
+    with pytest.raises(InputError, match=r"'auto': no package has weights for ResNet, only for"):
         load_pretrained(resnet, "auto")
 
 

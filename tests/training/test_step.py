@@ -111,7 +111,7 @@ def test_evaluation_uses_running_statistics_and_drops_nothing():
     batch = where.put(batch_at(0))
     one = evaluate(state, batch, jax.random.key(0))
     alone = evaluate(state, where.put({"image": batch_at(0)["image"][:1]}), jax.random.key(1))
-    np.testing.assert_allclose(one[:1], alone, rtol=1e-5)  # an image's output is its own
+    np.testing.assert_allclose(one[:1], alone, rtol=1e-5, atol=1e-6)  # an image's output is its own
     x = jax.nn.relu(
         (
             jax.lax.conv_general_dilated(
