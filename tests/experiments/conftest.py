@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import signal
 import re
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -85,3 +86,12 @@ def run_notebook(name: str, **settings: Any) -> dict[str, Any]:
 def no_umap(monkeypatch):
     """Tables without a map: numba takes seconds to compile one, and it is tested elsewhere."""
     monkeypatch.setattr(analysis, "with_map", lambda tables: tables)
+
+
+@pytest.fixture(autouse=True)
+def signals():
+    """What a program that ends leaves to the system is this process's again."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
