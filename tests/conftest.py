@@ -37,9 +37,9 @@ jax.config.update("jax_disable_most_optimizations", True)
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Most tests wait for the compiler; those of whole studies, for what it made."""
-    runs = item.path.parent.name == "experiments"
-    jax.config.update("jax_disable_most_optimizations", not runs)
+    """Most tests wait for the compiler; those that embed much, for what it made."""
+    optimised = item.get_closest_marker("optimised") is not None
+    jax.config.update("jax_disable_most_optimizations", not optimised)
 
 
 def pytest_configure(config):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import ast
 import dataclasses
-import signal
 import re
+import signal
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any

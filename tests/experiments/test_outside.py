@@ -18,7 +18,7 @@ from jaxssl.files import read_record
 from .conftest import numbers, run_notebook, small, train
 
 BYOL = str(Path(__file__).parents[1] / "outside" / "byol.py")
-pytestmark = pytest.mark.program
+pytestmark = [pytest.mark.program, pytest.mark.optimised]
 
 
 @pytest.fixture(scope="module")

@@ -27,7 +27,8 @@ from jaxssl.training.checkpoint import damage
 from .conftest import small, train
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.program
+# As the processes that it is compared with.
+pytestmark = [pytest.mark.program, pytest.mark.optimised]
 
 # Validated after every fourth step.
 CONFIG = small(simclr, steps=720, evaluate_epochs=0.33)
