@@ -284,7 +284,7 @@ class Judging:
     """Random draws of labels behind each point of the label-efficiency curves."""
     labels: Evaluation[tuple[int, ...]] = ()
     """Numbers of labels on the label-efficiency curves. Default: 30-90 by 10, 100-900 by 100, then
-    by 200; all labels always come last."""
+    1,000 and its doubles; all labels always come last."""
     propagate: Evaluation[bool] = False
     """Add a classifier to the curves that learns from how all judged images lie: labels that spread
     to alike images, then a linear classifier of all."""
