@@ -122,8 +122,13 @@ def test_who_never_joined_leaves_nothing_for_jax_to_end(what, ending, codes, mon
         go_on.wait(20)
 
     monkeypatch.setattr(jax.distributed, "initialize", initialize)
-    with pytest.raises(ending) as error:
-        processes.join("a:1", 2, 1, seconds=0.05 if what == "late" else 20)
+    # A shell starts what runs behind it with SIGINT ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(ending) as error:
+            processes.join("a:1", 2, 1, seconds=0.05 if what == "late" else 20)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert "\n" not in str(error.value)
     assert found.client is None
     assert exits == [(os._exit, code) for code in codes]
