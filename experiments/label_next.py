@@ -90,10 +90,10 @@ def main(config: LabelNext) -> None:
     # Without a guess the score is 0: the object comes without a class.
     least = math.nextafter(0, 1)
     images_room.write_predictions(out / "ecotaxa_label_next.tsv", rows, min_score=least)
-    print(
-        f"{len(found.rows):,} of {free:,} images without a label, by {by}; "
-        f"{len(labels) - free:,} have one of {len(names)} classes"
+    labelled = (
+        f"{len(labels) - free:,} have one of {len(names)} classes" if names else "none has one"
     )
+    print(f"{len(found.rows):,} of {free:,} images without a label, by {by}; {labelled}")
     if len(found.rows) < min(config.number, free):
         print("no more: the others are nearly the same as these or as one with a label")
     print(f"table: {out / 'label-next.csv'} (fill in its column label)")
