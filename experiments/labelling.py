@@ -164,22 +164,16 @@ def _rows(path: str, ids: Sequence[str], reading: Reading) -> dict[int, str]:
 
 def _embed(config: Labelling, run_dir: str) -> tuple[Embeddings, Mapping[str, str]]:
     """Embed other images by the run, with their labels and pictures."""
-    from experiments import finished, study
-    from experiments.tables import table_of
+    from experiments import finished, newcomers, study
     from jaxssl import data as images_room
-    from jaxssl import training
 
     run = finished.open(run_dir, method=config.method)
     study.start_devices(config)
-    import jax
-
     from jaxssl import embedding
 
     images, report = images_room.open_images(config.data_dir, run.reading(config))
     print(report)
-    placement = training.data_placement(jax.device_count())
-    step = run.step(config.checkpoint)
-    encode = embedding.compile_output(run.method.model, run.method.encode, placement)
-    vectors = embedding.embed_set(encode, run.restore(step, placement), images, placement)
-    about = {"layer": "h", "checkpoint": step, "distance": run.method.distance}
-    return table_of(images, "other", vectors, about, pictures=True), report.object_ids
+    checkpoint = config.checkpoint
+    vectors = embedding.embed(images, run_dir, checkpoint=checkpoint, method=config.method)
+    about = {"checkpoint": run.step(checkpoint), "views": run.views(None)}
+    return newcomers.table_of(run, about, images, vectors), report.object_ids

@@ -84,11 +84,14 @@ def label_efficiency(
     counts = [n for n in asked if classes <= n < pool_size] + [pool_size]
     if graph is None and not {*TRANSDUCTIVE}.isdisjoint(classifiers):
         graph = whitened_graph(vectors)
+    splits = []  # of each draw, what the classifiers are scored on and what they may learn from
+    for draw in range(draws):
+        test = stratified_sample(labels, held_out, np.random.default_rng([seed, draw]))
+        splits.append((test, np.setdiff1d(np.arange(len(labels)), test)))
 
     def scored(task: tuple[int, int]) -> list[float]:
         draw, n = task
-        test = stratified_sample(labels, held_out, np.random.default_rng([seed, draw]))
-        pool = np.setdiff1d(np.arange(len(labels)), test)
+        test, pool = splits[draw]
         train = pool[stratified_sample(labels[pool], n, np.random.default_rng([seed, draw, n]))]
         found = _predict(vectors[train], labels[train], vectors[test], classifiers)
         found |= _transduce(vectors, graph, train, labels[train], test, classifiers)
