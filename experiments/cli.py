@@ -94,10 +94,15 @@ def run(main: Callable[[Any], None], presets: Mapping[str, Any]) -> None:
       main: the program, a function of its configuration.
       presets: as in `parse`.
     """
+    start(main, lambda arguments: (parse(arguments, presets),))
+
+
+def start(main: Callable[..., None], read: Callable[[list[str]], tuple[Any, ...]]) -> None:
+    """Run a program on what `read` makes of the command line; end in one line where it must."""
     with ending():
-        config = parse(sys.argv[1:], presets)
+        given = read(sys.argv[1:])
         with names_as_text():
-            main(config)
+            main(*given)
 
 
 @contextlib.contextmanager

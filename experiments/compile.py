@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -229,5 +228,4 @@ def largest_batch(compile_for: Callable[[int], Cost], asked: int, needs: float, 
 
 
 if __name__ == "__main__":
-    with cli.ending():
-        main(*parse(sys.argv[1:]))
+    cli.start(main, parse)

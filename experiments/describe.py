@@ -8,7 +8,6 @@ First the program's name, then its own flags. No image is read: the number of cl
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from experiments import cli, config, datasets
@@ -42,5 +41,4 @@ def parse(arguments: list[str]) -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    with cli.ending():
-        main(*parse(sys.argv[1:]))
+    cli.start(main, parse)

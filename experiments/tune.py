@@ -22,7 +22,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -187,5 +186,4 @@ def _write_best(search: optuna.Study, program: ModuleType, flags: Any, folder: P
 
 
 if __name__ == "__main__":
-    with cli.ending():
-        main(*parse(sys.argv[1:]))
+    cli.start(main, parse)
