@@ -19,6 +19,7 @@ from jaxssl.data.cifar_tfds import prepare_cifar
 REAL = Path(os.environ.get("JAXSSL_DATA", "absent")) / "cifar10-jpeg.tar.gz"
 pytestmark = [
     pytest.mark.program,
+    pytest.mark.one_device,
     pytest.mark.skipif(
         not REAL.is_file(), reason="JAXSSL_DATA names no folder that holds cifar10-jpeg.tar.gz"
     ),
