@@ -39,7 +39,8 @@ class Session:
     Args:
         images: All images.
         table: Where labels go.
-        groups: Rows of look-alikes, those without a label at the start.
+        groups: Rows of look-alikes, those without a label at the start; at least one, if an empty
+            one.
         counts: Labels that were there before, by class.
     """
 
@@ -50,7 +51,8 @@ class Session:
         groups: Sequence[Sequence[int]],
         counts: Mapping[str, int],
     ):
-        self.images, self.table, self.groups = images, table, groups
+        self.images, self.table = images, table
+        self.groups = [[*group] for group in groups]
         self._counts = counts
         self._open = [row for group in groups for row in group]
         self._lock = threading.Lock()
@@ -77,9 +79,18 @@ class Session:
     def undo(self, group: int) -> dict[str, Any]:
         """Take the last change back, then return what the page shows: the group it was of."""
         with self._lock:
-            rows = set(self.table.undo())
-            home = [i for i, members in enumerate(self.groups) if rows & set(members)]
+            rows = [row for row in self.table.undo() if row not in self.table.labels]
+            home = [i for i, members in enumerate(self.groups) if set(rows) & set(members)]
+            if rows and not home:  # labelled on another day
+                self.groups.append(rows)
+                self._open += rows
+                home = [len(self.groups) - 1]
             return self._state(home[0] if home else group)
+
+    @property
+    def left(self) -> int:
+        """How many images have no label."""
+        return sum(row not in self.table.labels for row in self._open)
 
     def _state(self, group: int, by: int = 1) -> dict[str, Any]:
         labels = self.table.labels
@@ -94,7 +105,12 @@ class Session:
             "group": group,
             "groups": many,
             "images": [
-                {"row": row, "id": images.ids[row], "path": images.paths[row]}
+                {
+                    "row": row,
+                    "id": images.ids[row],
+                    "path": images.paths[row],
+                    "um": images.micrometres[row],
+                }
                 for row in left[group]
             ],
             "classes": [{"name": name, "count": counts[name]} for name in self._classes],

@@ -119,7 +119,8 @@ def map_data(
         JSON values: names, and base64 of little-endian arrays: `x`, `y` uint16 over the whole
         square, a point each; `label` uint16, `set` uint8, an image each; `neighbours` uint32
         `[points, NEIGHBOURS or fewer]`; where there is a column `predicted`, `guess` uint16, 65535
-        for none. `sheets` are the pictures (`sprite_sheets`), `shapes` their widths and heights.
+        for none. `sheets` are the pictures (`sprite_sheets`), `shapes` their widths and heights,
+        `um` the micrometres that each is wide, 0 where that is not known.
     """
     shown = {name: drawn(table) for name, table in tables.items()}
     xy = np.concatenate([coordinates(table) for table in shown.values()])
@@ -181,13 +182,24 @@ def map_data(
         "of": "of all images" if whole else "on the map",
         "tile": tile,
         "across": SHEET // tile,
-        "shapes": [side for data in thumbnails for side in _shape(data)] if any(thumbnails) else [],
+        "shapes": shapes(thumbnails),
+        "um": rounded(column("micrometres")),
         "sheets": sprite_sheets(thumbnails, tile=tile),
     }
 
 
 def _is_drawn(table: Embeddings) -> np.ndarray:
     return np.isfinite(table.extra.get("x_umap", np.full(len(table), np.nan)))
+
+
+def shapes(thumbnails: Sequence[bytes]) -> list[int]:
+    """Return width, height, width, height, ... of PNGs; [] if there is no picture at all."""
+    return [side for data in thumbnails for side in _shape(data)] if any(thumbnails) else []
+
+
+def rounded(micrometres: Sequence[float]) -> list[float]:
+    """Return widths with four digits; [] where none is known."""
+    return [float(f"{width:.4g}") for width in micrometres] if any(micrometres) else []
 
 
 def _shape(data: bytes) -> tuple[int, int]:

@@ -16,11 +16,14 @@
   const sheets = data.sheets.map((source) => Object.assign(new Image(), { src: source }));
   const picture = (i) => {
     const made = element("canvas"), m = data.across, side = data.tile, sheet = sheets[Math.floor(i / (m * m))];
-    made.width = made.height = side;
+    const [tw, th] = [data.shapes[2 * i], data.shapes[2 * i + 1]], long = Math.max(tw, th);
+    const wide = Math.max(1, Math.round((side * tw) / long)), high = Math.max(1, Math.round((side * th) / long));
+    Object.assign(made, { width: wide, height: high });
     made.title = title(i);
     made.setAttribute("role", "img");
     made.setAttribute("aria-label", title(i));
-    const draw = () => made.getContext("2d").drawImage(sheet, (i % m) * side, Math.floor((i % (m * m)) / m) * side, side, side, 0, 0, side, side);
+    const left = (i % m) * side + (side - wide) / 2, top = Math.floor((i % (m * m)) / m) * side + (side - high) / 2;
+    const draw = () => made.getContext("2d").drawImage(sheet, left, top, wide, high, 0, 0, wide, high);
     if (sheet) sheet.complete ? draw() : sheet.addEventListener("load", draw);
     return made;
   };

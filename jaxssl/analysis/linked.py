@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis.atlas import SHEET, coordinates, drawn, packed, sprite_sheets
+from jaxssl.analysis.atlas import SHEET, coordinates, drawn, packed, shapes, sprite_sheets
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.names import NO_LABEL
 
@@ -23,8 +23,8 @@ def linked_data(runs: Mapping[str, Mapping[str, Embeddings]]) -> dict[str, Any] 
 
     Returns:
         JSON values: `classes`; of each image `ids`, `label` (uint16 in base64) and, of the first
-        10,000, pictures (`sheets`); a panel a run of `name`, `x`, `y` (uint16) and `image`
-        (uint32, which image a point is). None for fewer than two runs with a map.
+        10,000, pictures (`sheets`, `shapes`); a panel a run of `name`, `x`, `y` (uint16) and
+        `image` (uint32, which image a point is). None for fewer than two runs with a map.
 
     Example:
         >>> table = Embeddings(np.eye(2), ("1", "2"), ("", ""), ("a", "b"), np.array([0, 1]),
@@ -80,4 +80,5 @@ def linked_data(runs: Mapping[str, Mapping[str, Embeddings]]) -> dict[str, Any] 
         "tile": _TILE,
         "across": SHEET // _TILE,
         "sheets": sprite_sheets(pictures[:MOST], tile=_TILE),
+        "shapes": shapes(pictures[:MOST]),
     }

@@ -241,7 +241,12 @@
     }
     const head = element("div", title(i), "head");
     head.tabIndex = -1;
-    panel.replaceChildren(picture(i, 120), head, element("small", data.ids[i]));
+    const larger = button(undefined, undefined, "picture"), bar = element("div", undefined, "scale"), shown = picture(i, 120);
+    Object.assign(larger.dataset, { path: path(i), what: `${data.ids[i]} · ${title(i)}`, um: data.um[i] || 0 });
+    larger.setAttribute("aria-label", "larger");
+    larger.append(shown);
+    showScale(bar, data.um[i], parseFloat(shown.style.width), 90);
+    panel.replaceChildren(...(data.shapes.length ? [larger, bar] : []), head, element("small", data.ids[i]));
     if (path(i)) panel.append(copyButton(path(i)));
     if (data.near) panel.append(element("p", `${same} of its ${data.near} nearest ${data.of} share the class`), list);
     if (inside) head.focus(); // what was pressed is gone

@@ -226,7 +226,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "cell": cell_text, "name": breakable}
-    script, digest = _script("map_points.js", "map.js", "page.js")
+    script, digest = _script("scale.js", "map_points.js", "map.js", "page.js")
     linked, linked_digest = _script("map_points.js", "linked.js")
     environment.globals |= {
         "css": (_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),
@@ -252,7 +252,7 @@ def label_page(state: Mapping[str, Any]) -> tuple[str, str]:
     Args:
         state: What it shows at first, as JSON values.
     """
-    script, digest = _script("label.js")
+    script, digest = _script("scale.js", "label.js")
     policy = (
         "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
         f"script-src '{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 
 from jaxssl.analysis.atlas import data_uri, opened
@@ -20,14 +21,22 @@ class Picture:
         set: Its set, "" where the tables do not have it.
         path: Its file, "" where it has none.
         class_name: Its class, "" for no label.
-        source: A `data:` address, "" where there is no picture.
+        png: Its picture, b"" where there is none.
+        micrometres: How many it is wide, 0 where that is not known.
     """
 
     id: str
-    set: str
-    path: str
-    class_name: str
-    source: str
+    set: str = ""
+    path: str = ""
+    class_name: str = ""
+    png: bytes = b""
+    micrometres: float = 0.0
+
+    @functools.cached_property
+    def source(self) -> str:
+        """A `data:` address in the image's own shape, "" where there is no picture."""
+        image = opened(self.png, _LONGEST)
+        return data_uri(image, quality=80) if image else ""
 
 
 class Pictures:
@@ -43,14 +52,20 @@ class Pictures:
             for name, table in sets.items()
             for row, row_id in enumerate(table.ids)
         }
+        self._wide = {name: table.micrometres for name, table in sets.items()}
 
     def __getitem__(self, row_id: str) -> Picture:
         if row_id not in self._rows:
-            return Picture(row_id, "", "", "", "")
+            return Picture(row_id)
         name, table, row = self._rows[row_id]
-        image = opened(table.thumbnails[row], _LONGEST)
-        source = data_uri(image, quality=80) if image else ""
-        return Picture(row_id, name, table.paths[row], table.class_names[row], source)
+        return Picture(
+            row_id,
+            name,
+            table.paths[row],
+            table.class_names[row],
+            table.thumbnails[row],
+            self._wide[name][row],
+        )
 
     def path(self, row_id: str) -> str:
         """Return an image's file, "" where it has none."""

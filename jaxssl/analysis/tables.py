@@ -125,6 +125,7 @@ class Together:
         sets: n names of sets.
         pictures: n PNGs, b"" for none.
         distance: That of the embedding.
+        micrometres: n, how many each picture is wide, 0 where that is not known; () for none.
     """
 
     vectors: np.ndarray
@@ -134,6 +135,11 @@ class Together:
     sets: tuple[str, ...]
     pictures: tuple[bytes, ...]
     distance: Metric
+    micrometres: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.micrometres:
+            object.__setattr__(self, "micrometres", (0.0,) * len(self))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -168,7 +174,19 @@ def together(sets: Sets) -> Together:
         sets=tuple(name for name, rows in zip(sets, kept, strict=True) for _ in rows),
         pictures=column("thumbnails"),
         distance=every[0].distance,
+        micrometres=column("micrometres"),
     )
+
+
+def with_pixel_size(sets: Sets, micrometres: float | None) -> Sets:
+    """Say how many micrometres a pixel of the files shows, whatever the tables say; None: as is."""
+    if micrometres is None:
+        return sets
+    told = {name: np.full(len(table), micrometres, np.float32) for name, table in sets.items()}
+    return {
+        name: replace(table, extra={**table.extra, "pixel_size": told[name]})
+        for name, table in sets.items()
+    }
 
 
 def with_map(tables: Tables, *, limit: int = 2500, seed: int = 0) -> Tables:

@@ -35,6 +35,7 @@ class Reading:
       image_root: the folder that the paths of a table begin at; "" is the table's own.
       pages: "all" takes every page of a TIFF as an image, "first" its first alone.
       cache_dir: where checked images are kept; None is `jaxssl.files.cache_dir()`.
+      pixel_size: micrometres that a pixel of the files shows; None: as a table says, where it does.
       hash_all: whether the content of every image is compared with what was checked before; else
         that of a sample, and of those whose file was touched since.
 
@@ -57,6 +58,7 @@ class Reading:
     follow_links: bool = False
     image_root: str = ""
     pages: Literal["all", "first"] = "all"
+    pixel_size: float | None = None
     cache_dir: str | Path | None = None
     hash_all: bool = False
 

@@ -7,6 +7,9 @@ import importlib.util
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -136,6 +139,31 @@ def test_a_table_is_never_lost(tmp_path):
         LabelTable(path, ["0.png"])
 
 
+def test_undo_goes_on_after_a_restart(tmp_path):
+    path, ids = tmp_path / "labels.csv", ["0.png", "1.png", "=2.png"]
+    log = tmp_path / "labels.clicks.jsonl"
+    table = LabelTable(path, ids)
+    table.assign([0], "a")
+    table.assign([0, 2], "b")
+    table.assign([1], "c")
+    assert table.undo() == [1]
+    assert LabelTable(path, ids).changes == 2
+    # A kill between the log and the table, and one within a line: neither click was.
+    log.write_text(log.read_text() + '{"click": 4, "labels": {"1.png": [null, "d"]}}\n{"click": 5')
+    table = LabelTable(path, ids)
+    assert table.labels == {0: "b", 2: "b"}
+    table.assign([1], "e")
+    table = LabelTable(path, ids)
+    assert (table.undo(), table.undo(), table.changes) == ([1], [0, 2], 1)
+    assert path.read_text() == "path,label\n0.png,a\n"
+    assert LabelTable(path, ids[1:]).changes == 0  # of an image that is not there
+    # What another hand has changed stays as it is.
+    path.write_text("path,label\n0.png,z\n")
+    assert LabelTable(path, ids).changes == 0
+    path.unlink()
+    assert LabelTable(path, ids).changes == 0
+
+
 def test_a_change_that_cannot_be_saved_did_not_happen(tmp_path, monkeypatch):
     table = LabelTable(tmp_path / "labels.csv", ["0.png"])
     monkeypatch.setattr("jaxssl.analysis.label_table.write_text", _full)
@@ -143,6 +171,9 @@ def test_a_change_that_cannot_be_saved_did_not_happen(tmp_path, monkeypatch):
         table.assign([0], "a")
     assert table.labels == {}
     assert table.changes == 0
+    monkeypatch.undo()
+    assert LabelTable(tmp_path / "labels.csv", ["0.png"]).changes == 0
+    assert (tmp_path / "labels.clicks.jsonl").read_bytes() == b""
 
 
 def _full(path, text):
@@ -154,6 +185,49 @@ def test_a_second_server_on_a_table_is_refused_in_one_line(tmp_path):
     with label._held(tmp_path / "labels.csv"), pytest.raises(InputError, match=told):
         label._held(tmp_path / "labels.csv")
     label._held(tmp_path / "labels.csv").close()
+
+
+def test_an_image_of_another_day_comes_back_with_undo(run):
+    images = together(read_tables(run, embeddings=["h"])["h"])
+    LabelTable(run / "labels.csv", images.ids).assign(range(28), "a")
+    pool = labelling.open_pool(label.Label(run_dir=str(run)), str(run))
+    session = label.make_session(label.Label(run_dir=str(run)), pool)
+    assert session.state(0)["images"] == []
+    assert session.left == 0
+    state = session.undo(0)
+    assert len(state["images"]) == session.left == state["total"] == 28
+    assert rows_of(run / "labels.csv") == []
+
+
+def test_ctrl_c_ends_in_one_line_and_loses_nothing(run):
+    # Behind a shell SIGINT is ignored.
+    heard = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = "runpy.run_module('experiments.label', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", f"{heard}; {start}", str(run)]
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    try:
+        told = ""
+        while not told.startswith("open "):
+            told = started.stdout.readline()
+            assert told, started.stderr.read()
+        body = json.dumps({"rows": [0, 5], "label": "b", "group": 0}).encode()
+        head = {"Content-Type": "application/json"}
+        request = urllib.request.Request(told.split()[1] + "assign", body, head)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert answer.status == 200
+        started.send_signal(signal.SIGINT)
+        out, errors = started.communicate(timeout=20)
+    finally:
+        started.kill()
+    assert (started.returncode, out) == (75, "")
+    assert errors == (
+        f"label: 2 labels of 1 class are in {run / 'labels.csv'}; 26 images are left: the same command "
+        "goes on\n"
+    )
+    assert [row["path"] for row in rows_of(run / "labels.csv")] == ["0.png", "./=5.png"]
+    assert LabelTable(run / "labels.csv", [f"{i}.png" for i in range(5)] + ["=5.png"]).changes == 1
 
 
 @pytest.fixture

@@ -59,7 +59,7 @@ def _cells(found: Classification, sets: Sets) -> dict[str, dict[str, Any]]:
             "title": f"{own}, taken for {guess}" if own != guess else f"{own}, right",
             "total": len(members),
             "images": [
-                {"id": one.id, "path": one.path, "source": one.source}
+                {"id": one.id, "path": one.path, "source": one.source, "um": one.micrometres}
                 for row in members[:shown]
                 for one in [pictures[table.ids[row]]]
             ],
