@@ -14,7 +14,6 @@ import io
 import json
 import secrets
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -22,14 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from PIL import Image
-
+from jaxssl.analysis.atlas import of_file
 from jaxssl.analysis.label_table import LabelTable
 from jaxssl.analysis.tables import Together
 from jaxssl.errors import InputError
 
 _LARGEST = 256  # pixels of a picture's longer side
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _BODY = 1 << 20  # bytes of a request
 
 
@@ -122,16 +119,12 @@ class Session:
 
     def picture(self, row: int) -> tuple[bytes, str]:
         """Return an image's picture and its type: its file in its own shape, else the table's."""
-        path = self.images.paths[row]
-        with warnings.catch_warnings(), contextlib.suppress(Exception):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as file:
-                if file.mode in ("1", "L", "P", "RGB", "RGBA"):
-                    file.thumbnail((_LARGEST, _LARGEST))
-                    out = io.BytesIO()
-                    file.convert("RGBA" if "A" in file.mode else "RGB").save(out, "PNG")
-                    return out.getvalue(), "image/png"
-        return self.images.pictures[row], "image/png"
+        image = of_file(self.images.paths[row], self.images.sides[row], _LARGEST)
+        if image is None:
+            return self.images.pictures[row], "image/png"
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        return out.getvalue(), "image/png"
 
 
 @dataclasses.dataclass(frozen=True)

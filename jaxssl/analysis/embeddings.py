@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SIDES = ("height", "width")
 _SCALE = ("width", "pixel_size")
 COLUMNS = ("id", "path", "class_name", "class_index", "split", "embedding")
 
@@ -145,6 +146,14 @@ class Embeddings:
         """int32 `[n]` into `class_list`: class_index without its holes; -1 for no label."""
         indices, found = np.unique(self.class_index, return_inverse=True)
         return (found - int(np.sum(indices < 0))).astype(np.int32)
+
+    @property
+    def sides(self) -> list[tuple[int, int]]:
+        """Height and width of each file in pixels, (0, 0) where they are unknown."""
+        columns = [np.asarray(self.extra.get(n, np.zeros(len(self), int))) for n in _SIDES]
+        if any(column.dtype.kind not in "iu" for column in columns):
+            return [(0, 0)] * len(self)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     @property
     def micrometres(self) -> list[float]:

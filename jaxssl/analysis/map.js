@@ -582,6 +582,7 @@
   });
   panel.replaceChildren(element("p", "Click a point to keep it here with its nearest neighbours.", "muted"));
   if (layer) setMode(layer.name);
-  recall();
+  // The view of the address has pictures, whose sheets stand behind this script.
+  document.addEventListener("DOMContentLoaded", recall);
   window.addEventListener("hashchange", recall);
 })();

@@ -110,4 +110,5 @@ def _picture(images: Together, row: int) -> Picture:
         images.paths[row],
         png=images.pictures[row],
         micrometres=images.micrometres[row],
+        sides=images.sides[row],
     )

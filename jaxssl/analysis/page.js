@@ -9,6 +9,7 @@
     const room = Math.min(LARGEST, 0.92 * innerWidth - 40), high = Math.min(LARGEST, 0.55 * innerHeight);
     const times = Math.min(room / image.naturalWidth, high / image.naturalHeight);
     image.style.width = `${image.naturalWidth * times}px`;
+    image.style.imageRendering = times > 5 ? "pixelated" : "auto";
     showScale(scale, micrometres, image.naturalWidth * times, Math.min(160, room / 2));
   };
   document.addEventListener("click", (event) => {

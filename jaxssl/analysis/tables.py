@@ -126,6 +126,7 @@ class Together:
         pictures: n PNGs, b"" for none.
         distance: That of the embedding.
         micrometres: n, how many each picture is wide, 0 where that is not known; () for none.
+        sides: n, height and width of each file, (0, 0) where that is not known; () for none.
     """
 
     vectors: np.ndarray
@@ -136,10 +137,11 @@ class Together:
     pictures: tuple[bytes, ...]
     distance: Metric
     micrometres: tuple[float, ...] = ()
+    sides: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
-        if not self.micrometres:
-            object.__setattr__(self, "micrometres", (0.0,) * len(self))
+        for name, unknown in (("micrometres", 0.0), ("sides", (0, 0))):
+            object.__setattr__(self, name, getattr(self, name) or (unknown,) * len(self))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -158,10 +160,9 @@ def together(sets: Sets) -> Together:
         seen.update(table.ids)
 
     def column(name: str) -> tuple[Any, ...]:
+        columns = [getattr(table, name) for table in every]
         return tuple(
-            getattr(table, name)[row]
-            for table, rows in zip(every, kept, strict=True)
-            for row in rows
+            values[row] for values, rows in zip(columns, kept, strict=True) for row in rows
         )
 
     return Together(
@@ -175,6 +176,7 @@ def together(sets: Sets) -> Together:
         pictures=column("thumbnails"),
         distance=every[0].distance,
         micrometres=column("micrometres"),
+        sides=column("sides"),
     )
 
 
