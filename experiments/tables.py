@@ -25,7 +25,7 @@ def table_of(
     """Make a table of a set and its vectors; `about` stands in its metadata.
 
     With pictures, columns say how large the files are (`height`, `width`), and where it is known
-    how many micrometres a pixel of them shows (`pixel_size`).
+    how many micrometres a pixel of them shows (`pixel_size`) and EcoTaxa's `object_id`.
     """
     known: dict[str, np.ndarray] = {}
     if pictures and images.sides.any():
@@ -33,6 +33,8 @@ def table_of(
     if pictures and images.pixel_size.any():
         sizes = images.pixel_size
         known["pixel_size"] = np.where(sizes > 0, sizes, np.nan).astype(np.float32)
+    if pictures and any(images.object_ids):
+        known["object_id"] = np.array(images.object_ids, object)
     return analysis.Embeddings(
         ids=images.ids,
         paths=images.paths,

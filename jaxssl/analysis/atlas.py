@@ -155,7 +155,8 @@ def map_data(
         square, a point each; `label` uint16, `set` uint8, an image each; `neighbours` uint32
         `[points, NEIGHBOURS or fewer]`; where there is a column `predicted`, `guess` uint16, 65535
         for none. `sheets` are the pictures (`sprite_sheets`), `shapes` their widths and heights,
-        `um` the micrometres that each is wide, 0 where that is not known.
+        `um` the micrometres that each is wide, 0 where that is not known; `objects` EcoTaxa's names
+        of them, where these are known.
     """
     shown = {name: drawn(table) for name, table in tables.items()}
     xy = np.concatenate([coordinates(table) for table in shown.values()])
@@ -219,6 +220,7 @@ def map_data(
         "across": SHEET // tile,
         "shapes": shapes(thumbnails),
         "um": rounded(column("micrometres")),
+        "objects": column("object_ids") if any("object_id" in t.extra for t in every) else [],
         "sheets": sprite_sheets(thumbnails, tile=tile),
     }
 

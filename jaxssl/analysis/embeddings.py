@@ -156,6 +156,11 @@ class Embeddings:
         return list(zip(*(column.tolist() for column in columns), strict=True))
 
     @property
+    def object_ids(self) -> list[str]:
+        """EcoTaxa's names of what the images show, "" where they are not known."""
+        return [str(name or "") for name in self.extra.get("object_id", [""] * len(self))]
+
+    @property
     def micrometres(self) -> list[float]:
         """How many each picture is wide, by `width` and `pixel_size`; 0 where that is unknown."""
         columns = [np.asarray(self.extra.get(n, np.zeros(len(self)))) for n in _SCALE]

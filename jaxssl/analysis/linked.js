@@ -140,12 +140,29 @@
     find("save").disabled = !chosen.size;
     tell();
   };
-  // A selection is said in the address as it was made: in a box of a map, by search, by a click.
+  const swatch = (style) => {
+    const made = element("canvas"), pen = made.getContext("2d"), side = made.width = made.height = 28;
+    const one = pen.createImageData(side, side);
+    paintPoints(new Uint32Array(one.data.buffer), side, side, { x: [14], y: [14], count: 1, group: [0], shown: [1] },
+      { scale: 1, left: 0, top: 0, radius: 8.5, styles: [style] });
+    pen.putImageData(one, 0, 0);
+    return made;
+  };
+  data.classes.forEach((name, c) => {
+    const one = element("button");
+    one.type = "button";
+    one.append(swatch(styles[c]), name);
+    one.onclick = () => choose("class", String(c));
+    find("classes").append(one);
+  });
+
+  // A selection is said in the address as it was made: in a box of a map, by search, by a click on a point or a class.
   const ways = {
     box: (told) => {
       const [number, ...box] = told.split(",").map(Number);
       return panels[number] && box.length === 4 && box.every(Number.isFinite) ? panels[number].inBox(box) : [];
     },
+    class: (told) => (/^\d+$/.test(told) ? data.ids.map((_, i) => i).filter((i) => label[i] === Number(told)) : []),
     pick: (told) => (/^\d+$/.test(told) && Number(told) < total ? [Number(told)] : []),
     find: (told) => {
       const text = told.trim().toLowerCase();
@@ -154,7 +171,7 @@
   };
   const choose = (way, told) => {
     const list = ways[way] ? ways[way](told) : [];
-    how = list.length || way === "find" ? `${way}=${encodeURIComponent(told)}` : "";
+    how = list.length || way === "find" ? `${way}=${encodeURIComponent(told).replaceAll("%2C", ",")}` : "";
     if (way !== "find") find("search").value = "";
     select(list);
     if (how || location.hash.startsWith("#linked:")) history.replaceState(null, "", `#linked:${how}`);

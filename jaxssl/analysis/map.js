@@ -273,7 +273,7 @@
       ...chosen.map((i) => [data.ids[i], path(i), label[i] === data.unlabelled ? "" : data.classes[label[i]], data.sets[set[i]]])]), "text/csv"));
     const propose = element("input"), tsv = button("EcoTaxa import (TSV)", () => {
       if (!propose.value.trim()) return propose.focus();
-      save("ecotaxa_selection.tsv", ecotaxaText(chosen.map((i) => data.ids[i]), propose.value.trim()), "text/tab-separated-values");
+      save("ecotaxa_selection.tsv", ecotaxaText(chosen.map((i) => [data.ids[i], data.objects[i]]), propose.value.trim()), "text/tab-separated-values");
     });
     propose.setAttribute("list", "map-classes");
     propose.placeholder = "class for all of it";
@@ -317,6 +317,7 @@
       if (mode !== "class") parts.push(`color=${mode}`);
       if (off) parts.push(`off=${off}`);
       if (hidden.sets.size) parts.push(`sets=${[...hidden.sets].join(".")}`);
+      if (!names) parts.push("names=0");
       if (pinned >= 0) parts.push(`pin=${pinned}`);
       if (shape.length) parts.push(`sel=${shape.map(Math.round).join(",")}`);
       history.replaceState(null, "", `#map:${parts.join("&")}`);
@@ -329,6 +330,7 @@
     const [zoomed, cx, cy] = numbers(said.z, ",");
     if (zoomed > 0 && cy !== undefined) Object.assign(view, { zoom: Math.min(60, zoomed), cx, cy });
     if (modes[said.color]) setMode(said.color);
+    names = find("names").checked = said.names !== "0";
     numbers(said.off, ".").forEach((c) => hidden.classes.add(c));
     numbers(said.sets, ".").forEach((s) => hidden.sets.add(s));
     filter();
@@ -518,6 +520,7 @@
   find("names").onchange = (event) => {
     names = event.target.checked;
     redraw();
+    remember();
   };
   const setMode = (name) => {
     mode = name;

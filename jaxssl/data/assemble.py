@@ -96,6 +96,7 @@ def image_set(
         sides=np.array([(verdicts[i].height, verdicts[i].width) for i in rows], np.int32),
         pixel_size=np.array([reading.pixel_size or file.pixel_size for file in files], np.float32),
         fit=reading.fit,
+        object_ids=tuple(file.object_id for file in files),
     )
     # Of a TIFF `read_pages` has spoken already.
     more = [verdicts[i].frames - 1 for i in rows if ".tif" not in found.files[i].id.lower()]

@@ -35,6 +35,7 @@ class ImageSet:
       sides: int32 [n, 2], height and width of the files in pixels; 0 where there is no file.
       pixel_size: float32 [n], micrometres that a pixel of the file shows; 0 where it is not known.
       fit: how the files became squares (`Reading.fit`).
+      object_ids: EcoTaxa's names of what they show, "" where it is not known; () for none.
 
     Raises:
       ValueError: columns of different length, a repeated id, a label outside `class_names`, or an
@@ -71,6 +72,7 @@ class ImageSet:
     sides: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), np.int32))
     pixel_size: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
     fit: Fit = "squash"
+    object_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.split:
@@ -129,6 +131,7 @@ class ImageSet:
             split=tuple(self.split[i] for i in index),
             sides=self.sides[index],
             pixel_size=self.pixel_size[index],
+            object_ids=tuple(self.object_ids[i] for i in index) if self.object_ids else (),
             load=partial(_load_through, self.load, index),
         )
 

@@ -60,6 +60,8 @@ def address(tmp_path_factory):
     guesses = np.array([SEEN[0]] * 7 + [SEEN[1]] + [SEEN[0]] * 3 + [SEEN[1]] * 5)  # CLASSIFICATION
     tables["h"]["test"].extra["predicted"] = guesses
     for name, one in tables["h"].items():
+        if name == "test":
+            one.extra["object_id"] = np.array([f"of {id_}" for id_ in one.ids], object)
         if name != "val":
             # A class a column, so that a box takes whole classes.
             one.extra["x_umap"] = one.class_index + 10.0 * (name == "unseen")
@@ -177,9 +179,14 @@ def test_a_selection_is_counted_and_saved_row_by_row(opened, tool):
     with page.expect_download() as got:
         picked.get_by_text("EcoTaxa").click()
     head, types, *rows = rows_of(got.value, "\t")
-    assert head == ["object_id", "object_annotation_category", "object_annotation_status"]
-    assert types == ["[t]"] * 3
-    assert {tuple(row[1:]) for row in rows} == {("Copepoda<Maxillopoda", "predicted")}
+    columns = ["object_id", "object_annotation_category", "object_annotation_status"]
+    assert head == ["img_file_name", *columns]
+    assert types == ["[t]"] * 4
+    assert {tuple(row[2:]) for row in rows} == {("Copepoda<Maxillopoda", "predicted")}
+    own = {one for one in data["ids"][:84] if one.startswith("test/")}
+    assert len(own) == 16
+    for name, object_id, *_ in rows:  # EcoTaxa's own name, else as `predict` names it
+        assert object_id == (Path(name).stem if name not in own else f"of {name}")
     assert len(rows) == 84
 
 
