@@ -263,11 +263,13 @@ def label_page(state: Mapping[str, Any]) -> tuple[str, str]:
 def breakable(name: str) -> Markup:
     """Return a name that a narrow place may break after _ - / . and nowhere inside a word.
 
+    A number keeps its per cent sign beside it.
+
     Example:
         >>> breakable("copepod_<a>")
         Markup('copepod_<wbr>&lt;a&gt;')
     """
-    parts = re.split(r"(?<=[_\-/.])(?=[^_\-/.])", name)
+    parts = re.split(r"(?<=[_\-/.])(?=[^_\-/.])", re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", name))
     return Markup("<wbr>").join(parts)
 
 
