@@ -19,13 +19,15 @@
     const [tw, th] = [data.shapes[2 * i], data.shapes[2 * i + 1]], long = Math.max(tw, th);
     const wide = Math.max(1, Math.round((side * tw) / long)), high = Math.max(1, Math.round((side * th) / long));
     Object.assign(made, { width: wide, height: high });
-    made.title = title(i);
-    made.setAttribute("role", "img");
-    made.setAttribute("aria-label", title(i));
+    const larger = element("button");
+    Object.assign(larger, { type: "button", className: "picture", title: title(i) });
+    Object.assign(larger.dataset, { path: data.paths[i] || "", what: title(i), um: data.um[i] || 0 });
+    larger.setAttribute("aria-label", title(i));
+    larger.append(made);
     const left = (i % m) * side + (side - wide) / 2, top = Math.floor((i % (m * m)) / m) * side + (side - high) / 2;
     const draw = () => made.getContext("2d").drawImage(sheet, left, top, wide, high, 0, 0, wide, high);
     if (sheet) sheet.complete ? draw() : sheet.addEventListener("load", draw);
-    return made;
+    return larger;
   };
 
   const panels = data.panels.map((one, number) => {
@@ -188,7 +190,7 @@
   find("search").oninput = () => choose("find", find("search").value);
   find("none").onclick = () => choose("", "");
   find("save").onclick = () => {
-    const link = element("a"), rows = [["id", "class"], ...[...chosen].map((i) => [data.ids[i], label[i] === data.unlabelled ? "" : data.classes[label[i]]])];
+    const link = element("a"), rows = [["id", "path", "class"], ...[...chosen].map((i) => [data.ids[i], data.paths[i] || "", label[i] === data.unlabelled ? "" : data.classes[label[i]]])];
     link.href = URL.createObjectURL(new Blob([csvText(rows)], { type: "text/csv" }));
     link.download = "selection.csv";
     link.click();

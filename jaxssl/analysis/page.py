@@ -227,7 +227,7 @@ def _environment() -> jinja2.Environment:
     )
     environment.filters |= {"percent": percent, "cell": cell_text, "name": breakable}
     script, digest = _script("scale.js", "map_points.js", "map.js", "page.js")
-    linked, linked_digest = _script("map_points.js", "linked.js")
+    linked, linked_digest = _script("scale.js", "map_points.js", "linked.js", "page.js")
     environment.globals |= {
         "css": (_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),
         "script": script,

@@ -369,6 +369,10 @@ def test_maps_are_linked_in_a_browser(folder):
             assert f"{count} selected" in other.locator("#linked [data-part=said]").text_content()
             assert other.url == address
             other.close()
+        search.fill(data["ids"][0])
+        page.locator("#linked .chosen button.picture").click()
+        assert data["ids"][0] in page.locator("#larger .what").text_content()
+        page.keyboard.press("Escape")
         page.locator("#linked .key button").first.click()
         own = sum(one == 0 for one in np.frombuffer(base64.b64decode(data["label"]), "<u2"))
         assert told.text_content().startswith(f"{own} selected")
