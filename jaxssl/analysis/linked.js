@@ -8,9 +8,10 @@
   const find = (part) => root.querySelector(`[data-part=${part}]`);
   const element = (tag, text) => Object.assign(document.createElement(tag), text === undefined ? {} : { textContent: text });
   const label = new Uint16Array(bytes(data.label)), total = data.ids.length;
-  const NONE = "#80868f", FAINT = "#b9bfc6", PICTURES = 60;
+  const NONE = "#80868f", PICTURES = 60, dark = window.matchMedia("(prefers-color-scheme: dark)");
   const styles = data.classes.map((_, c) => (c === data.unlabelled ? { color: NONE, shape: 0, size: 0.75 } : { color: data.palette[c % 10], shape: Math.floor(c / 10) % 5, size: 1 }));
-  styles.push({ color: FAINT, shape: 0, size: 0.7 }); // the last: not selected
+  const faint = () => (dark.matches ? "#3d4650" : "#cfd5db");
+  styles.push({ color: faint(), shape: 0, size: 0.7 }); // the last: not selected
   let hover = -1, chosen = new Set(), how = ""; // how it was chosen, as the address says it
   const title = (i) => `${data.classes[label[i]]} · ${data.ids[i]}`;
   const sheets = data.sheets.map((source) => Object.assign(new Image(), { src: source }));
@@ -196,6 +197,10 @@
     link.click();
     setTimeout(() => URL.revokeObjectURL(link.href), 1000);
   };
+  dark.addEventListener("change", () => {
+    styles.at(-1).color = faint();
+    panels.forEach((panel) => { panel.paint(); panel.ring(); });
+  });
   select([]);
   recall();
   window.addEventListener("hashchange", recall);

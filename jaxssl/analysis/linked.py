@@ -24,7 +24,8 @@ def linked_data(runs: Mapping[str, Mapping[str, Embeddings]]) -> dict[str, Any] 
     Returns:
         JSON values: `classes`; of each image `ids`, `paths`, `label` (uint16 in base64) and, of the
         first 10,000, pictures (`sheets`, `shapes`, `um`); a panel a run of `name`, `x`, `y`
-        (uint16) and `image` (uint32, which image a point is). None for fewer than two runs with a map.
+        (uint16) and `image` (uint32, which image a point is). None for fewer than two runs with
+        a map.
 
     Example:
         >>> table = Embeddings(np.eye(2), ("1", "2"), ("", ""), ("a", "b"), np.array([0, 1]),
