@@ -13,6 +13,7 @@ import dataclasses
 import os
 import shlex
 import signal
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -72,7 +73,8 @@ def main(config: Label) -> None:
         try:
             thread.join()
         except KeyboardInterrupt:
-            pass
+            if sys.stderr.isatty():
+                print(file=sys.stderr)  # below the ^C
         finally:
             server.shutdown()
             server.server_close()

@@ -222,10 +222,8 @@ def test_ctrl_c_ends_in_one_line_and_loses_nothing(run):
     finally:
         started.kill()
     assert (started.returncode, out) == (75, "")
-    assert errors == (
-        f"label: 2 labels of 1 class are in {run / 'labels.csv'}; 26 images are left: the same command "
-        "goes on\n"
-    )
+    told = f"label: 2 labels of 1 class are in {run / 'labels.csv'}; 26 images are left"
+    assert errors == f"{told}: the same command goes on\n"
     assert [row["path"] for row in rows_of(run / "labels.csv")] == ["0.png", "./=5.png"]
     assert LabelTable(run / "labels.csv", [f"{i}.png" for i in range(5)] + ["=5.png"]).changes == 1
 
@@ -374,6 +372,9 @@ def test_the_keyboard_alone_labels_in_a_browser(server, run):
         if brought := importlib.util.find_spec("axe_playwright_python"):
             page.evaluate(Path(brought.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
             assert page.evaluate("axe.run(document)")["violations"] == []
+            page.emulate_media(color_scheme="dark")
+            colours = "axe.run(document, { runOnly: ['color-contrast'] })"
+            assert page.evaluate(colours)["violations"] == []
         browser.close()
     own = tuple(server.address[: -len(server.token) - 1] + part for part in (server.token, ""))
     assert all(url.startswith((own[0], "data:")) for url in asked_for)
