@@ -81,7 +81,7 @@ def of_file(path: str, sides: tuple[int, int], longest: int) -> Image.Image | No
         sides: Height and width as the table says them.
         longest: Most pixels of the picture's longer side.
     """
-    if not path or not all(sides):
+    if not all(sides) or not os.path.isfile(path):  # a pipe would never end
         return None
     with warnings.catch_warnings(), contextlib.suppress(Exception):
         warnings.simplefilter("error")  # Pillow's, of bombs and broken tags

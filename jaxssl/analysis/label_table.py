@@ -186,7 +186,7 @@ def checked_label(text: str) -> str:
 def _read_clicks(path: Path) -> dict[int, _Change]:
     """Read a log: number -> change, of the clicks that were not taken back, in their order.
 
-    A line that a kill cut short, or that is something else, is left out.
+    A line that a kill cut short, that has changed or is something else is left out.
     """
     try:
         lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
@@ -200,6 +200,9 @@ def _read_clicks(path: Path) -> dict[int, _Change]:
     for line in lines:
         try:
             told = json.loads(line)
+            told.pop("crc")
+            if line_of(told) != f"{line}\n":
+                continue
             if "undo" in told:
                 clicks.pop(told["undo"], None)
                 continue

@@ -25,6 +25,7 @@ from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.label_table import LabelTable
 from jaxssl.analysis.tables import read_tables, save_tables, together
 from jaxssl.errors import InputError
+from jaxssl.files import line_of
 
 SIZES = (12, 9, 7)
 NAMES = ("a", 'part<Crustacea "x", y', "=c")
@@ -149,7 +150,8 @@ def test_undo_goes_on_after_a_restart(tmp_path):
     assert table.undo() == [1]
     assert LabelTable(path, ids).changes == 2
     # A kill between the log and the table, and one within a line: neither click was.
-    log.write_text(log.read_text() + '{"click": 4, "labels": {"1.png": [null, "d"]}}\n{"click": 5')
+    never = line_of({"click": 4, "labels": {"1.png": [None, "d"]}})
+    log.write_text(log.read_text() + never + '{"click": 5')
     table = LabelTable(path, ids)
     assert table.labels == {0: "b", 2: "b"}
     table.assign([1], "e")
@@ -157,6 +159,10 @@ def test_undo_goes_on_after_a_restart(tmp_path):
     assert (table.undo(), table.undo(), table.changes) == ([1], [0, 2], 1)
     assert path.read_text() == "path,label\n0.png,a\n"
     assert LabelTable(path, ids[1:]).changes == 0  # of an image that is not there
+    log.write_text(log.read_text().replace('"a"]', '"o"]'))  # a flipped bit
+    assert LabelTable(path, ids).changes == 0
+    log.write_text(log.read_text().replace('"o"]', '"a"]'))
+    assert LabelTable(path, ids).changes == 1
     # What another hand has changed stays as it is.
     path.write_text("path,label\n0.png,z\n")
     assert LabelTable(path, ids).changes == 0
