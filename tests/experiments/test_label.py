@@ -50,6 +50,7 @@ def run(tmp_path):
         class_index=np.full(len(owner), -1),
         split=("train",) * len(owner),
         thumbnails=[picture(one) for one in owner],
+        extra={"object_id": np.array([f"object {i}" for i in range(len(owner))], object)},
         metadata={"distance": "euclidean"},
     )
     folder = tmp_path / "run"
@@ -71,11 +72,13 @@ def test_the_loop_from_no_label_to_the_next_ones(run, capsys):
     out = run / "label-next"
     first = rows_of(out / "label-next.csv")
     groups = np.repeat(np.arange(3), SIZES)
-    own = [groups[int(row["path"].strip("./=png"))] for row in first]
-    assert sorted(own) == [0, 1, 2]
     assert (out / "index.html").read_text().count('class="picture"') == 3
     _, *objects = rows_of(out / "ecotaxa_label_next.tsv", "\t")  # after the row of types
     assert {row["object_annotation_category"] for row in objects} == {""}
+    own = [row["path"].strip("./=png") for row in first]
+    assert [row["object_id"] for row in objects] == [f"object {i}" for i in own]
+    own = [groups[int(i)] for i in own]
+    assert sorted(own) == [0, 1, 2]
 
     # Filled in, the table is one of labels; and no image of it is proposed again.
     filled = run / "filled.csv"
