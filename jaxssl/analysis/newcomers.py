@@ -166,17 +166,15 @@ def _map(shown: Sets, new: Embeddings, files: FigureFiles) -> Any:
         "the run": (run, names),
         "new, as predicted" if guessed else "new": (coordinates(drawn(new)), of_new),
     }
+    places = coordinates(drawn(new)).tolist()
+    rows = [(i, n, x, y) for i, n, (x, y) in zip(drawn(new).ids, of_new, places, strict=True)]
     figure = files.add(
         "map",
-        [
-            {"id": id_, "class": name, "x": float(x), "y": float(y)}
-            for id_, name, (x, y) in zip(
-                drawn(new).ids, of_new, coordinates(drawn(new)), strict=True
-            )
-        ],
+        [{"id": id_, "class": name, "x": x, "y": y} for id_, name, x, y in rows],
         alt=f"{len(run):,} images of the run, and {len(of_new):,} new ones on the same map",
         wide=umap_panels(panels, classes),
         narrow=umap_panels(panels, classes, columns=1),
+        table=(("id", "class", "x", "y"), rows),
     )
     data = map_data({**shown, "new": new}, classes, metric=known[0].distance)
     files.sheets += data.pop("sheets")
