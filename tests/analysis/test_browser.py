@@ -229,6 +229,7 @@ def test_the_address_opens_the_same_view(opened, browser):
     opened.all_of("box")
     page.locator("[data-zoom='1.5']").click()
     opened.part("color").select_option("predicted")
+    opened.part("names").uncheck()
     opened.part("legend").locator(".switch").last.click()
     page.locator("[data-tool=move]").click()
     opened.over.press("Enter")
@@ -242,6 +243,7 @@ def test_the_address_opens_the_same_view(opened, browser):
         assert other.part(part).text_content() == opened.part(part).text_content(), part
         pictures = [one.part(part).locator("canvas").count() for one in (other, opened)]
         assert pictures[0] == pictures[1], part
+    assert not other.part("names").is_checked()
     other.page.wait_for_timeout(300)
     assert other.page.url == page.url
     assert other.said == []
