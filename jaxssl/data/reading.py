@@ -40,7 +40,7 @@ class Reading:
         that of a sample, and of those whose file was touched since.
 
     Raises:
-      ValueError: a size, number of channels, background or crop out of range.
+      ValueError: a size, number of channels, background, crop or pixel size out of range.
     """
 
     size: int
@@ -65,10 +65,11 @@ class Reading:
     def __post_init__(self) -> None:
         grey = self.background == "auto" or 0 <= self.background <= 255
         crop = self.crop_bottom == "auto" or self.crop_bottom >= 0
-        if self.size < 1 or self.channels not in (1, 3) or not grey or not crop:
+        scale = self.pixel_size is None or self.pixel_size > 0
+        if self.size < 1 or self.channels not in (1, 3) or not grey or not crop or not scale:
             raise ValueError(
-                "a reading needs size >= 1, channels 1 or 3, background 0 to 255 or 'auto' and "
-                f"crop_bottom >= 0 or 'auto', got {self}"
+                "a reading needs size >= 1, channels 1 or 3, background 0 to 255 or 'auto', "
+                f"crop_bottom >= 0 or 'auto' and pixel_size > 0 or None, got {self}"
             )
 
     def settings(self) -> dict[str, Any]:
