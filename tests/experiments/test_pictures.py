@@ -2,6 +2,7 @@
 
 import base64
 import io
+import os
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from PIL import Image
 
 from experiments.tables import table_of
 from jaxssl import data
+from jaxssl.analysis.atlas import of_file
 from jaxssl.analysis.embeddings import load, save
 from jaxssl.analysis.pictures import Pictures
 from jaxssl.analysis.tables import together, with_pixel_size
@@ -94,6 +96,8 @@ def test_a_page_shows_the_file_where_it_is_that_image(folder, tmp_path):
     assert np.asarray(shown("deep.png").convert("L")).mean() == pytest.approx(127, abs=5)
     (folder / "tiny.png").rename(folder / "moved.png")
     assert shown("tiny.png").size == (9, 6)
+    os.mkfifo(tmp_path / "pipe.png")  # which would never end
+    assert of_file(str(tmp_path / "pipe.png"), (5, 5), 9) is None
     Image.new("L", (70, 70)).save(folder / "tiny.png")  # another file of this name
     pictures = Pictures({"test": table})
     assert shown("tiny.png").size == (9, 6)
