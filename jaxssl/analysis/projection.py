@@ -8,11 +8,14 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from jaxssl.analysis.embeddings import Embeddings
+from jaxssl.analysis.exemplars import nearest_neighbours
 from jaxssl.analysis.sampling import stratified_sample
 from jaxssl.errors import InputError
 
 Maps = dict[str, tuple[np.ndarray, np.ndarray]]
 
+# Beyond this many points UMAP looks for neighbours by nearest-neighbour descent.
+_EXACT = 4096
 FEWEST = 5  # under this a neighbourhood means nothing, and the eigenvectors of UMAP do not exist
 
 
@@ -79,8 +82,18 @@ def _umap(points: np.ndarray, seed: int) -> np.ndarray:
         from umap import UMAP
 
         neighbours = min(15, len(points) - 1)
+        options = {}
+        if len(points) > _EXACT:
+            # Descent takes 18 seconds to compile; all distances of some thousand points take one.
+            warnings.filterwarnings("ignore", "precomputed_knn", UserWarning)
+            near, far = nearest_neighbours(
+                points, points, count=neighbours - 1, metric="euclidean", exclude_self=True
+            )
+            near = np.column_stack([np.arange(len(points)), near])  # UMAP counts the point itself
+            far = np.column_stack([np.zeros(len(points)), far]).astype(np.float32)
+            options["precomputed_knn"] = (near, far, None)
         # random_state forces n_jobs=1, and warns where that was not said.
-        reducer = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1)
+        reducer = UMAP(n_neighbors=neighbours, random_state=seed, n_jobs=1, **options)
         return reducer.fit_transform(points)
 
 

@@ -83,6 +83,31 @@ def test_umap_keeps_neighbourhoods_and_maps_small_and_collapsed_sets(tables):
     check_small(umap_together)
 
 
+def test_beyond_4096_points_umap_is_given_the_neighbours_that_there_are(monkeypatch):
+    """It would look for them by descent, which compiles for longer than all else takes."""
+    import umap
+    from sklearn.neighbors import NearestNeighbors
+
+    seen = {}
+
+    class Recorded(umap.UMAP):
+        def __init__(self, **options):
+            seen.update(options)
+
+        def fit_transform(self, points):
+            return points[:, :2]
+
+    monkeypatch.setattr(umap, "UMAP", Recorded)
+    points = np.random.default_rng(0).normal(size=(4100, 3))
+    projection._umap(points[:4096], 0)
+    assert "precomputed_knn" not in seen
+    projection._umap(points, 0)
+    near, far, _ = seen["precomputed_knn"]
+    distances, rows = NearestNeighbors(n_neighbors=15).fit(points).kneighbors(points)
+    np.testing.assert_array_equal(near, rows)
+    np.testing.assert_allclose(far, distances, atol=1e-5)
+
+
 def test_tsne_keeps_neighbourhoods_and_maps_small_and_collapsed_sets(tables):
     check_neighbourhoods(tsne_together, tables)
     check_small(tsne_together)
