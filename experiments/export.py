@@ -19,6 +19,7 @@ import tyro
 from experiments import cli
 from experiments.config import Network, flag
 from jaxssl import analysis
+from jaxssl.analysis.run import read_about
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,14 +49,26 @@ def main(config: Export) -> None:
     """Read the run, then write it."""
     if not config.to:
         raise InputError(f"--to is missing: choose one of {', '.join(get_args(Tool))}")
-    out = Path(config.out or Path(config.run_dir) / "export" / config.to).expanduser()
-    run = analysis.read_run(config.run_dir, embeddings=("h",))
+    folder = Path(config.run_dir).expanduser()
+    if not config.run_dir or not (folder / "config.json").is_file():
+        raise InputError(f"{config.run_dir!r} is no run folder: it has no config.json")
+    out = Path(config.out or folder / "export" / config.to).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     if config.to == "safetensors":
         written = _encoder(config, out)
     else:
-        written = importlib.import_module(f"jaxssl.integrations.{config.to}").export(run, out)
+        tool = importlib.import_module(f"jaxssl.integrations.{config.to}")
+        written = tool.export(_read(folder, config.to), out)
     print(f"{written.path}: {written.what}; open it by\n  {written.opened_by}")
+
+
+def _read(folder: Path, tool: str) -> analysis.Run:
+    """Read a run; for a tracker of curves also one that is training still."""
+    if tool not in ("wandb", "mlflow"):
+        return analysis.read_run(folder, embeddings=("h",))
+    numbers = folder / "results.json"
+    results = analysis.Results.read(numbers) if numbers.exists() else None
+    return dataclasses.replace(read_about(folder), results=results)
 
 
 def _encoder(config: Export, out: Path) -> Exported:
@@ -73,7 +86,7 @@ def _encoder(config: Export, out: Path) -> Exported:
         for name, value in about.items()
         if name in names[:3] or value != getattr(Network, name)
     ]
-    usage = ["jaxssl embed", *itertools.chain(*flags), "--pretrained", str(out / safetensors.FILE)]
+    usage = ["jaxssl embed", *itertools.chain(*flags), "--pretrained", safetensors.FILE]
     text = card.read_text(encoding="utf-8") if card.is_file() else ""
     about["weights"] = start
     return safetensors.export(encoder, out, about, " ".join([*usage, "--data-dir DIR"]), text)

@@ -13,7 +13,7 @@ from jaxssl.integrations.exported import Exported, all_images
 
 
 def export(run: Run, out: Path) -> Exported:
-    """Write `samples.json` and `metadata.json`, as FiftyOne's own format has them, and pictures.
+    """Write samples, labels and pictures in FiftyOne's form that needs no database.
 
     An image that is a file here is named where it lies; of any other the table's picture is
     written to `data/`. `embedding` is a field of each sample, as FiftyOne's brain takes it; `x` and
@@ -35,7 +35,7 @@ def export(run: Run, out: Path) -> Exported:
     left = f", {len(table) - len(kept):,} have neither file nor picture" * (len(kept) < len(table))
     name = run.folder.resolve().name
     opened = (
-        f"fiftyone datasets create -n {name} -d {out} -t fiftyone.types.FiftyOneDataset && "
+        f"fiftyone datasets create -n {name} -d {out} -t fiftyone.types.LegacyFiftyOneDataset && "
         f"fiftyone app launch {name}"
     )
     return Exported(f"{len(kept):,} images{left}", out, opened)

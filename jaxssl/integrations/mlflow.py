@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 
@@ -24,6 +25,7 @@ def export(run: Run, out: Path) -> Exported:
     from mlflow import MlflowClient
     from mlflow.entities import Metric, Param
 
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # tells of its tables
     store = f"sqlite:///{(out / 'mlflow.db').resolve()}"
     client = MlflowClient(tracking_uri=store)
     name = clean(f"{run.study} on {run.dataset}" if run.dataset else run.study)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +21,10 @@ tags: [jax, embeddings, contrastive-learning]
 {card}
 ## How to load it
 
-`{usage}` embeds with it; every program of jaxssl
-that trains an encoder begins with it by the same settings. Its tensors have {names}.
-Images come in as floats [b, h, w, c] in [0, 1].
+    {usage}
+
+embeds with it; every program of jaxssl that trains an encoder begins with it by the same settings.
+Its tensors have {names}. Images come in as floats [b, h, w, c] in [0, 1].
 """
 
 
@@ -37,7 +39,7 @@ def export(encoder: Any, out: Path, about: Mapping[str, Any], usage: str, card: 
       encoder: A module of `jaxssl.models`, with float32 parameters.
       out: A folder.
       about: What makes the encoder again: its name, the size of its images, and what else.
-      usage: The command that embeds with it.
+      usage: The command that embeds with it, in which `FILE` is the file's name.
       card: Markdown, such as the run's `MODEL_CARD.md`.
 
     Returns:
@@ -52,4 +54,5 @@ def export(encoder: Any, out: Path, about: Mapping[str, Any], usage: str, card: 
     write_json(out / "config.json", {**about, "tensors": source})
     names = "jaxssl's own names" if source == "jaxssl" else f"{source}'s names and layouts"
     write_text(out / "README.md", _CARD.format(card=card, names=names, usage=usage))
-    return Exported(f"{len(tensors)} tensors with {names}, and a card", out, usage)
+    opened = usage.replace(FILE, shlex.quote(str(out / FILE)))
+    return Exported(f"{len(tensors)} tensors with {names}, and a card", out, opened)

@@ -12,6 +12,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 class JaxsslEmbedder(TransformerMixin, BaseEstimator):
     """Images to embeddings: `make_pipeline(JaxsslEmbedder("runs/simclr-..."), LinearSVC())`.
 
+    With a model that takes images of any size it passes scikit-learn's `check_estimator`. A run, or
+    a model that was trained on one size, refuses rows of another length, which that check gives.
+
     It is trained already: `fit` only looks at the shape of the images, and learns nothing from
     them, so that cross-validation of what stands behind it is honest if none of the images was
     trained on.
@@ -60,7 +63,9 @@ class JaxsslEmbedder(TransformerMixin, BaseEstimator):
         """
         from jaxssl.embedding import embed
 
-        check_is_fitted(self, "n_features_in_")
+        check_is_fitted(self)
+        if self.source is None:
+            raise ValueError("source is None: give a run folder or a module")
         images = self._images(X, reset=False)
         return embed(images, self.source, checkpoint=self.checkpoint)
 
@@ -73,6 +78,12 @@ class JaxsslEmbedder(TransformerMixin, BaseEstimator):
         if np.prod(shape) != X.shape[1]:
             raise ValueError(f"rows of {X.shape[1]} numbers are no images of the shape {shape}")
         return X.reshape(len(X), *shape)
+
+    def __sklearn_tags__(self) -> Any:
+        """Say that embeddings are float32, whatever the images are."""
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
 
     def __sklearn_is_fitted__(self) -> bool:
         """Whether the shape of the images is known."""

@@ -7,20 +7,25 @@ classes and sets attack what reads them.
 from __future__ import annotations
 
 import io
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from flax import nnx
 from PIL import Image
+from sklearn.utils.estimator_checks import check_estimator
 
 from experiments import export as program
 from jaxssl import analysis
 from jaxssl.errors import InputError
 from jaxssl.files import read_json
 from jaxssl.integrations import atlas, exported, fiftyone, tensorboard
+from jaxssl.integrations.sklearn import JaxsslEmbedder
+from jaxssl.models import ConvNet, load_pretrained
 
 from .conftest import DEEP, METRICS
 
@@ -181,14 +186,21 @@ def test_fiftyone_samples_name_pictures_that_are_there(finished, tmp_path):
 
 
 @real
-def test_fiftyone_opens_it(finished, tmp_path):
-    fo = needs("fiftyone")
+def test_fiftyone_imports_it(finished, tmp_path):
+    """By the importer of the type that the command names; a data set would need its MongoDB."""
+    needs("fiftyone")
+    from fiftyone import types
+
     written = fiftyone.export(finished, tmp_path)
-    theirs = fo.Dataset.from_dir(str(written.path), dataset_type=fo.types.FiftyOneDataset)
-    assert len(theirs) == len(exported.all_images(finished))
-    assert theirs.distinct("ground_truth.label") == sorted(
-        set(exported.all_images(finished).class_names)
-    )
+    assert "LegacyFiftyOneDataset" in written.opened_by
+    importer = types.LegacyFiftyOneDataset().get_dataset_importer_cls()(str(written.path))
+    with importer:
+        samples = list(importer)
+    table = exported.all_images(finished)
+    assert [sample.ground_truth.label for sample in samples] == list(table.class_names)
+    assert [sample.tags for sample in samples] == [[name] for name in table.split]
+    np.testing.assert_allclose([s.embedding for s in samples], table.vectors, rtol=1e-6)
+    assert all(Path(sample.filepath).is_file() for sample in samples)
 
 
 @real
@@ -236,6 +248,61 @@ def test_a_data_set_of_hugging_face_becomes_a_folder_that_programs_read(tmp_path
         huggingface.unpack(part, tmp_path / "new", image="pixels")
 
 
+class Moments(nnx.Module):
+    """An encoder of images of any size: their mean and spread."""
+
+    def __call__(self, images):
+        return jnp.stack([images.mean((1, 2, 3)), images.std((1, 2, 3))], axis=1)
+
+
+@real
+@pytest.mark.optimised
+def test_the_embedder_passes_the_checks_of_scikit_learn():
+    done = check_estimator(JaxsslEmbedder(Moments()), on_skip=None)
+    assert sum(one["status"] == "passed" for one in done) > 40
+    skipped = [one["check_name"] for one in done if one["status"] != "passed"]
+    assert skipped in ([], ["check_array_api_input"])  # which wants SCIPY_ARRAY_API
+
+
+def test_the_embedder_takes_images_and_rows_of_one_shape():
+    images = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 1), np.uint8)
+    embedder = JaxsslEmbedder(Moments(), image_shape=(4, 6, 1))
+    h = embedder.fit_transform(images)
+    plain = images.reshape(5, -1) / 255
+    np.testing.assert_allclose(h, np.stack([plain.mean(1), plain.std(1)], 1), rtol=1e-5)
+    np.testing.assert_array_equal(embedder.fit_transform(images.reshape(5, -1)), h)
+    with pytest.raises(
+        ValueError, match=r"rows of 7 numbers are no images of the shape \(4, 6, 1\)"
+    ):
+        embedder.fit(np.zeros((2, 7)))
+    with pytest.raises(ValueError, match="source is None"):
+        JaxsslEmbedder().fit(images).transform(images)
+
+
+@real
+def test_safetensors_of_an_encoder_are_read_again_to_the_bit(tmp_path):
+    theirs = needs("safetensors.numpy")
+    from jaxssl.integrations import safetensors
+
+    encoder, other = (ConvNet(widths=(4, 4), channels=1, rngs=nnx.Rngs(i)) for i in (0, 1))
+    about = {"encoder": "convnet", "image_size": 8}
+    written = safetensors.export(encoder, tmp_path, about, "embed model.safetensors", "# A card\n")
+    file = tmp_path / "model.safetensors"
+    assert written.opened_by == f"embed {file}"
+    load_pretrained(other, file)
+    for kind in (nnx.Param, nnx.BatchStat):
+        states = (nnx.state(encoder, kind), nnx.state(other, kind))
+        jax.tree.map(np.testing.assert_array_equal, *states)
+    np.testing.assert_array_equal(
+        theirs.load_file(file)["convs.0.kernel"], encoder.convs[0].kernel[...]
+    )
+    card = (tmp_path / "README.md").read_text()
+    assert card.startswith("---\nlibrary_name: jaxssl\n")
+    assert "# A card" in card
+    assert str(tmp_path) not in card
+    assert read_json(tmp_path / "config.json") == {**about, "tensors": "jaxssl"}
+
+
 def test_the_program_says_what_it_wrote_and_how_to_open_it(run, tmp_path, capsys):
     program.main(program.Export(run_dir=str(run), to="atlas", out=str(tmp_path)))
     said = capsys.readouterr().out.splitlines()[-2:]
@@ -243,15 +310,15 @@ def test_the_program_says_what_it_wrote_and_how_to_open_it(run, tmp_path, capsys
     assert said[1].startswith("  embedding-atlas ")
     with pytest.raises(InputError, match="--to is missing: choose one of tensorboard, wandb"):
         program.main(program.Export(run_dir=str(run)))
+    with pytest.raises(InputError, match="is no run folder: it has no config.json"):
+        program.main(program.Export(run_dir=str(tmp_path), to="mlflow"))
 
 
-def test_no_package_is_imported_before_it_is_used():
-    names = sorted(path.stem for path in Path(exported.__file__).parent.glob("[!_]*.py"))
-    code = f"""
-import sys
-for name in {names!r}:
-    __import__(f"jaxssl.integrations.{{name}}")
-print({{"wandb", "mlflow", "datasets", "safetensors", "tensorboard", "torch"}} & sys.modules.keys())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "set()"
+def test_trackers_take_a_run_that_is_training_still(run, tmp_path):
+    for name in ("config.json", "metrics.jsonl"):
+        shutil.copy(run / name, tmp_path)
+    unfinished = program._read(tmp_path, "mlflow")
+    assert exported.curves(unfinished)[0][0] == 1
+    assert exported.numbers(unfinished) == {}
+    with pytest.raises(InputError, match="no embeddings"):
+        program._read(tmp_path, "atlas")
