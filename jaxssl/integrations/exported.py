@@ -90,7 +90,11 @@ def settings(run: Run) -> dict[str, Any]:
     """Return the settings and what stands beside them, without the paths of this machine."""
     kept = {name: value for name, value in run.settings.items() if name not in _PRIVATE}
     about = {name: run.provenance.get(name) for name in ("commit", "devices", "machine")}
-    about |= {"study": run.study, "dataset": run.dataset, "versions": run.provenance.get("versions")}
+    about |= {
+        "study": run.study,
+        "dataset": run.dataset,
+        "versions": run.provenance.get("versions"),
+    }
     return kept | {name: value for name, value in about.items() if value}
 
 

@@ -310,7 +310,7 @@ def test_the_program_says_what_it_wrote_and_how_to_open_it(run, tmp_path, capsys
     assert said[1].startswith("  embedding-atlas ")
     with pytest.raises(InputError, match="--to is missing: choose one of tensorboard, wandb"):
         program.main(program.Export(run_dir=str(run)))
-    with pytest.raises(InputError, match="is no run folder: it has no config.json"):
+    with pytest.raises(InputError, match=r"is no run folder: it has no config\.json"):
         program.main(program.Export(run_dir=str(tmp_path), to="mlflow"))
 
 
