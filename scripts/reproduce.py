@@ -234,7 +234,7 @@ BY_HAND = ("byol-digits.json", "predict-plankton.json")
 def main() -> None:
     """Choose the tables, measure them, and keep their numbers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tables", nargs="*", choices=[*TABLES, []], metavar="TABLE")
+    parser.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
     parser.add_argument("--list", action="store_true", help="name the tables and what they cost")
     parser.add_argument("--dry-run", action="store_true", help="print the commands")
     parser.add_argument("--plankton", default="", help="the folder of PlanktonSet 1.0's images")
@@ -244,6 +244,8 @@ def main() -> None:
         for name, table in TABLES.items():
             print(f"{name:20} {table.cost}\n{'':20} {table.page}")
         return
+    if unknown := [name for name in flags.tables if name not in TABLES]:
+        parser.error(f"there is no table {unknown[0]!r}: choose {', '.join(TABLES)}")
     commit = _git("rev-parse", "--short=12", "HEAD")
     places = {"PLANKTON": flags.plankton, "CIFAR": flags.cifar}
     folder = ROOT / "build" / "reproduce" / commit
