@@ -77,6 +77,8 @@ def _encoder(config: Export, out: Path) -> Exported:
     from jaxssl.integrations import safetensors
 
     run = finished.open(config.run_dir, method=config.method)
+    if run.record["program"] == "frozen":
+        raise InputError(f"{run.folder} was not trained: its weights are those it began with")
     encoder, start = run.encoder(config.checkpoint, seed=0)
     card = run.folder / "MODEL_CARD.md"
     names = ("encoder", "image_size", "color", "width", "layer", "leaky_relu")

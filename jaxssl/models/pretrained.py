@@ -17,6 +17,7 @@ from flax import nnx
 
 from jaxssl.errors import InputError
 from jaxssl.models.encoders import ENCODERS
+from jaxssl.models.folding import Identity
 from jaxssl.models.freezing import Frozen
 from jaxssl.models.published import Published
 from jaxssl.models.weight_files import read_file, tensors_of
@@ -123,12 +124,17 @@ def named_tensors(encoder: Any) -> tuple[str, dict[str, np.ndarray]]:
       "timm", ...), or where it has none, or not for its stem or channels, "jaxssl": paths in the
       module; and the tensors, contiguous float32.
 
+    Raises:
+      ValueError: its BatchNorm was folded away.
+
     Example:
       >>> from jaxssl.models import ConvNet
       >>> source, tensors = named_tensors(ConvNet(channels=1, rngs=nnx.Rngs(0)))
       >>> source, next(iter(tensors))
       ('jaxssl', 'convs.0.kernel')
     """
+    if any(isinstance(part, Identity) for _, part in nnx.iter_modules(encoder)):
+        raise ValueError("BatchNorm was folded away: name the encoder before it was")
     try:
         form = _published(encoder, "")
     except InputError:

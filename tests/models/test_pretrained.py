@@ -15,6 +15,7 @@ from jaxssl.models import (
     ConvNet,
     PlanktonBackbone,
     efficientnet_lite0,
+    fold_batch_norm,
     freeze,
     load_pretrained,
     named_tensors,
@@ -162,6 +163,12 @@ def test_what_is_named_is_read_again_to_the_bit(make, names, build, tmp_path):
         )
     freeze(other)  # what is frozen has the same names
     assert named_tensors(other)[1].keys() == tensors.keys()
+
+
+def test_an_encoder_without_its_batch_norm_is_not_named(build):
+    encoder = build(lambda: small_resnet(channels=3, stem="imagenet"))
+    with pytest.raises(ValueError, match="BatchNorm was folded away"):
+        named_tensors(fold_batch_norm(encoder))
 
 
 def small_resnet(**options) -> ResNet:
