@@ -34,8 +34,20 @@ STUDIES = ("simclr", "supcon", "triplet", "arcface", "softmax", "rnn", "finetune
 # The others.
 TOOLS = (
     *("predict", "embed", "label_next", "label", "linear_eval", "report", "compare", "tune"),
-    *("describe", "compile"),
+    *("export", "describe", "compile"),
 )
+# What is imported of each extra of pyproject.toml: what a missing package is installed by.
+EXTRAS = {
+    "experiments": (
+        *("PIL", "array_record", "grain", "importlib_resources", "jinja2", "matplotlib", "numpy"),
+        *("optuna", "orbax", "pyarrow", "scipy", "sklearn", "tensorboardX", "tensorflow_datasets"),
+        *("threadpoolctl", "tqdm", "tyro", "umap"),
+    ),
+    "wandb": ("wandb",),
+    "mlflow": ("mlflow",),
+    "huggingface": ("datasets",),
+    "safetensors": ("safetensors",),
+}
 _FRONT = ["jaxssl"]  # what the front door was called with, "jaxssl simclr"
 
 
@@ -188,9 +200,14 @@ def _heard(number: int) -> Iterator[None]:
 
 
 def _fault_of_the_system(error: BaseException) -> str:
-    """Say in one line what no program can mend: a full disk, a file that is gone; "" of others."""
+    """Say in one line what no program can mend: a full disk, a missing package; "" of others."""
     if isinstance(error, MemoryError):
         return "the memory does not suffice: take smaller batches or images, or a larger machine"
+    if isinstance(error, ModuleNotFoundError):
+        missing = (error.name or "").partition(".")[0]
+        extras = [extra for extra, packages in EXTRAS.items() if missing in packages]
+        way_out = f'pip install "jaxssl[{extras[0]}]"' if extras else ""
+        return way_out and f"the package {missing} is not installed: {way_out}"
     if not isinstance(error, OSError) or not error.strerror:
         return ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -108,7 +108,7 @@ def open_pool(config: Labelling, run_dir: str) -> Pool:
     table = Path(config.table).expanduser() if config.table else table
     own = images.class_names
     if table.is_file():
-        images = with_labels(images, _read(str(table), images.ids, Reading()))
+        images = with_table(images, table)
     return Pool(images, own, table, out, object_ids)
 
 
@@ -116,6 +116,11 @@ def with_labels(images: Together, told: Mapping[int, str]) -> Together:
     """Give rows another class."""
     names = [told.get(row, name) for row, name in enumerate(images.class_names)]
     return dataclasses.replace(images, class_names=tuple(names))
+
+
+def with_table(images: Together, path: Path) -> Together:
+    """Give the rows that a table of labels names the class that it gives them."""
+    return with_labels(images, _read(str(path), images.ids, Reading()))
 
 
 def rows_of(path: str, ids: Sequence[str]) -> list[int]:

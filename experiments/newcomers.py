@@ -79,7 +79,7 @@ def _map_of(run: Finished, about: Mapping[str, int]) -> Sets | str:
         return "the run has no tables yet: let it end"
     known = analysis.read_tables(run.folder, embeddings=["h"])["h"]
     for what, without in (("checkpoint", ""), ("views", "1")):
-        theirs = {str(table.metadata.get(what) or without) for table in known.values()}
+        theirs = {str(table.metadata.get(what, without)) for table in known.values()}
         if theirs != {str(about[what])}:
             listed = ", ".join(sorted(theirs))
             return f"the run's map is of {what} {listed}, and these are of {what} {about[what]}"

@@ -6,7 +6,8 @@ By the run's own classifier (softmax, arcface, rnn, finetune):
 By a classifier on h, fitted on the few labels that a table gives to images of NEW:
   `python -m experiments.predict RUN --data-dir NEW --labels-from TABLE`
 
-Without a label in NEW, on the labels of the run's own images. SVC, linear or kNN, whichever
+Without a label in NEW, on the labels of the run's own images: those it was given, and those of
+RUN/labels.csv, which `label RUN` writes. SVC, linear or kNN, whichever
 cross-validates best; the accuracy to expect is told with its interval.
 """
 
@@ -18,10 +19,11 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import tyro
 
-from experiments import cli, datasets, finished, newcomers, study
+from experiments import cli, datasets, finished, labelling, newcomers, study
 from experiments.config import AtLeast1, Devices, Reading, Share0
 from jaxssl import analysis, models, training
 from jaxssl import data as images_room
+from jaxssl.analysis.tables import together
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -152,19 +154,25 @@ def _labels(
     """Return the labelled vectors: of the new images, or where none has a label the run's own."""
     if len(names):
         return vectors, names
-    tables = analysis.read_tables(run.folder, embeddings=["h"])["h"].values()
-    kept = [table.select(table.class_index >= 0) for table in tables]
-    known = np.array([name for table in kept for name in table.class_names], object)
-    if not len(known):
-        raise InputError("no image has a label, here or in the run: give --labels-from a table")
-    views = {table.metadata.get("views", 1) for table in kept}
+    sets = analysis.read_tables(run.folder, embeddings=["h"])["h"]
+    images, grown = together(sets), run.folder / "labels.csv"
+    if grown.is_file():
+        images = labelling.with_table(images, grown)
+    known = np.array(images.class_names, object)
+    if not (known != "").any():
+        raise InputError(
+            "no image has a label, here or in the run: give --labels-from a table of images here, "
+            f"or label some of the run's own: jaxssl label {run.folder}"
+        )
+    views = {table.metadata.get("views", 1) for table in sets.values()}
     if views != {run.views(config.average_views)}:
         raise InputError(
             f"the labels are the run's, whose h is averaged over {views.pop()} views: leave "
             "--average-views out"
         )
-    print(f"labels: of the run's own {len(known):,} images, since none is given for these")
-    return np.concatenate([table.vectors for table in kept]), known
+    kept = known != ""
+    print(f"labels: of the run's own {kept.sum():,} images, since none is given for these")
+    return images.vectors[kept], known[kept]
 
 
 def _told_by(run: Finished) -> str:

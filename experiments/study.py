@@ -181,7 +181,7 @@ def not_trained(
     method: training.Method,
     make_method: Callable[[Any, Data], training.Method],
 ) -> Trained:
-    """Open the run folder for a network that is judged as it is.
+    """Open the run folder for a network that is judged as it is, and save it as its step 0.
 
     Args:
       run: From `open`.
@@ -192,6 +192,8 @@ def not_trained(
     print(f"encoder: {method.start}", flush=True)
     folder = run.closing.enter_context(folders.run_folder(run, data, method))
     state = run.placement.replicate(training.create_state(method))
+    with training.Checkpoints(folder.path / "checkpoints") as checkpoints:
+        checkpoints.save(0, state, {})  # embeds and predicts as any other run
     random = make_method(run.config.for_structure(), data)
     return Trained(
         method,

@@ -20,7 +20,7 @@ from jaxssl.errors import InputError
 from jaxssl.files import plain, read_object, read_record
 
 CLASSIFIED = ("training", "classification")
-MEASURED = ("training", "wall_seconds", "sets", "spread")
+MEASURED = ("training", "wall_seconds", "sets", "spread", "knn_accuracy", "retrieval", "nmi")
 NAMES = {
     "h": "**this embedding (h)**",
     "last": "h of the last epoch",
@@ -91,6 +91,9 @@ def print_label_efficiency(runs: list[Results]) -> None:
                 continue
             cells = [_mean_and_spread([scores[n] for scores in found]) for n in columns]
             print(f"| {name} | {title} | {' | '.join(cells)} |")
+    knn = [run.knn_accuracy for run in runs if run.knn_accuracy is not None]
+    if len(knn) == len(runs):
+        print(f"\nkNN on h, the seen classes' test images: {_mean_and_spread(knn)}")
 
 
 def told(run: Results) -> list[LabelRow]:

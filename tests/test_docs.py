@@ -8,8 +8,10 @@ import importlib
 import re
 import shutil
 import subprocess
+import tomllib
 import types
 from pathlib import Path
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import cli, config, datasets, simclr
+from experiments import cli, config, datasets, export, simclr
 from jaxssl import augment, files, models
 from jaxssl.models import encoders
 
@@ -216,6 +218,19 @@ def test_programs_and_flags_of_the_pages_are_those_there_are():
         if name != "frozen":  # it is `embed --encoder`
             assert re.search(rf"jaxssl {spelled}\b|`{spelled}[ `]", text), name
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+\b", text)) <= every_flag()
+
+
+def test_the_page_of_other_tools_names_each_once_with_its_extra():
+    page = (PAGES / "integrations.md").read_text(encoding="utf-8")
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    rows = re.findall(r"jaxssl export RUN --to (\w+)`.*\[(\w+)\]\"`", page)
+    assert [tool for tool, _ in rows] == [extra for _, extra in rows]
+    assert {tool for tool, _ in rows} == set(get_args(export.Tool))
+    assert {extra for _, extra in rows} <= extras.keys()
+    for code in blocks("integrations.md").values():
+        run("\n".join(line for line in code.splitlines() if "import" in line))
 
 
 @pytest.fixture(scope="module")

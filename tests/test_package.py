@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+
+from experiments import cli
+
+from .test_rooms import imports
 
 ROOT = Path(__file__).parents[1]
 pytest.importorskip("hatchling", reason="it builds the packages")
@@ -111,3 +118,41 @@ def test_the_front_door_of_the_wheel_opens(installed, tmp_path):
     assert not done.returncode, done.stderr
     assert "simclr" in done.stdout
     assert "usage: jaxssl PROGRAM" in done.stdout
+
+
+@pytest.mark.parametrize("start", ["-m experiments.simclr", "-c front_door simclr"])
+def test_a_program_without_its_extra_is_one_line_that_says_which(start, installed, tmp_path):
+    """Where nothing is installed at all: `-S` leaves out site-packages."""
+    how, what, *flags = start.split()
+    if what == "front_door":
+        what = "import experiments.cli; experiments.cli.front_door()"
+    done = subprocess.run(
+        [sys.executable, "-S", how, what, *flags],
+        cwd=tmp_path,
+        env={"PYTHONPATH": str(installed)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.endswith('pip install "jaxssl[experiments]"')
+
+
+def test_every_package_that_is_not_of_the_core_has_an_extra_that_brings_it():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    bring = {
+        extra: {re.split(r"[\[<>=]", one)[0].lower().replace("_", "-") for one in wanted}
+        for extra, wanted in project["optional-dependencies"].items()
+    }
+    distributions = packages_distributions()
+    for extra, packages in cli.EXTRAS.items():
+        for package in packages:
+            named = {n.lower().replace("_", "-") for n in distributions.get(package, ())}
+            # Those that are not installed here have their own names.
+            assert (named or {package}) & bring[extra], (extra, package)
+    known = {package for packages in cli.EXTRAS.values() for package in packages}
+    known |= {"markupsafe", "sqlalchemy"}  # brought by jinja2 and optuna
+    programs = set((ROOT / "experiments").glob("*.py")) - {ROOT / "experiments" / "colab.py"}
+    for file in (*(ROOT / "jaxssl").rglob("*.py"), *programs):
+        used = {name.split(".")[0] for name in imports(file)} - set(sys.stdlib_module_names)
+        assert used - {"jax", "flax", "optax", "jaxssl", "experiments"} <= known, file

@@ -1,10 +1,16 @@
 """The table of docs/pages/results.md, by hand."""
 
+import importlib.util
 import json
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from experiments import cli
 from jaxssl.analysis.results import Embedded, ImageCounts, LabelRow, Results
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "results_table.py"
@@ -86,3 +92,66 @@ def test_linear_evaluation_by_embedding(tmp_path):
     (tmp_path / "linear_eval" / "results.json").write_text(json.dumps(results))
     done = table(str(tmp_path), "--linear-eval")
     assert "| untrained network | .500 | .800 | 1.000 | .500 | .800 | 1.000 | 1 |" in done.stdout
+
+
+@pytest.fixture(scope="module")
+def reproduce():
+    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT.parent / "reproduce.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["reproduce"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_file_of_results_is_of_a_table_that_can_be_measured_again(reproduce):
+    written = [file for table in reproduce.TABLES.values() for file in table.results]
+    assert len(written) == len(set(written))
+    there = {file.name for file in (SCRIPT.parents[1] / "results").glob("*.json")}
+    assert there <= {*written, *reproduce.BY_HAND}
+    for table in reproduce.TABLES.values():
+        text = "\n".join(table.commands)
+        assert all(f"OUT/{file}" in text for file in table.results)
+        for page in re.findall(r"[\w/]+\.md", table.page):
+            assert (SCRIPT.parents[1] / page).is_file()
+
+
+def test_the_commands_of_the_tables_parse(reproduce):
+    """Flags of programs by their parser; of scripts by name."""
+    for table in reproduce.TABLES.values():
+        for line in table.commands:
+            python, first, *rest = shlex.split(line)
+            assert python == "python"
+            if first != "-m":
+                text = (SCRIPT.parents[1] / first).read_text()
+                text += (SCRIPT.parent / "benchmarks" / "_measure.py").read_text()
+                flags = [word for word in rest if word.startswith("--")]
+                if first.startswith("scripts/"):
+                    assert all(f'"{flag}"' in text for flag in flags), line
+                continue
+            name, *flags = rest
+            module = name.removeprefix("experiments.")
+            if module == "embed":
+                module = "frozen"
+            program = importlib.import_module(f"experiments.{module}")
+            presets = getattr(program, "PRESETS", None) or {module: program.LinearEval()}
+            cli.parse(flags, presets)
+
+
+def test_a_dirty_tree_is_not_measured(reproduce, monkeypatch, capsys):
+    def git(*words):
+        return "abc" if words[0] == "rev-parse" else " M jaxssl/files.py\n?? x"
+
+    monkeypatch.setattr(reproduce, "_git", git)
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "digits"])
+    with pytest.raises(SystemExit):
+        reproduce.main()
+    assert "the tree is not clean (M jaxssl/files.py ...): commit first" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "plankton-wide"])
+    with pytest.raises(SystemExit):
+        reproduce.main()
+    assert "--plankton DIR is missing" in capsys.readouterr().err
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", "digits", "--dry-run"])
+    reproduce.main()
+    *trained, told = capsys.readouterr().out.splitlines()
+    assert [line.split()[4] for line in trained] == ["0", "1", "2"]
+    assert told.startswith("python scripts/results_table.py ")

@@ -23,6 +23,14 @@ ROOMS = {
         *("threadpoolctl", "markupsafe"),
     },
 }
+# What a file of jaxssl/integrations imports where it is used: the tool that it writes for.
+TOOLS = {
+    "tensorboard": {"tensorboardX"},
+    "wandb": {"wandb"},
+    "mlflow": {"mlflow"},
+    "huggingface": {"datasets", "pyarrow"},
+    "safetensors": {"safetensors"},
+}
 # The front door for programmers: images, a model and a run folder meet in no room.
 FRONT = "embedding.py"
 LIBRARY = sorted((ROOT / "jaxssl").rglob("*.py"))
@@ -70,12 +78,26 @@ def test_what_all_rooms_stand_on_imports_nothing():
         assert {n.rsplit(".", 1)[0] for n in others} <= {"jaxssl.errors"}, name
 
 
+def test_integrations_stand_on_the_rooms_and_import_their_tools_where_they_are_used():
+    folder = ROOT / "jaxssl" / "integrations"
+    for file in LIBRARY:
+        inside, start = imports(file), imports(file, inside=False)
+        if file.parent != folder:
+            assert not any(name.startswith("jaxssl.integrations") for name in inside), file
+            continue
+        own = {"numpy"} | ({"sklearn"} if file.stem == "sklearn" else set())
+        for found, allowed in ((start, own), (inside, own | TOOLS.get(file.stem, set()))):
+            packages = {name.split(".")[0] for name in found} - set(sys.stdlib_module_names)
+            assert packages <= allowed | {"jaxssl"}, file
+
+
 def test_one_module_crosses_the_rooms_and_asks_the_programs_and_says_why():
     crossing = set()
     for file in LIBRARY:
         found = imports(file)
         rooms = {n.split(".")[1] for n in found if n.startswith("jaxssl.")} & ROOMS.keys()
-        if any(name.startswith("experiments") for name in found) or len(rooms) > 1:
+        inside = file.parent.name != "integrations" and len(rooms) > 1
+        if any(name.startswith("experiments") for name in found) or inside:
             crossing.add(file.name)
     assert crossing == {FRONT}
     lines = (ROOT / "jaxssl" / FRONT).read_text().splitlines()
@@ -168,6 +190,7 @@ def test_messages_of_the_library_name_settings_and_spell_no_flags():
         # git's own; and the commands of scripts/prepare_cifar10.py, as the way out.
         and node.value not in ("--short=12", "--porcelain")
         and file.name not in ("cifar.py", "cifar_source.py")
+        and file.parent.name != "integrations"  # commands of other tools
     }
     assert flags == set()
 

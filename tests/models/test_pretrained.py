@@ -4,22 +4,33 @@ import json
 import struct
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
 from jaxssl.errors import InputError
-from jaxssl.models import ConvNet, PlanktonBackbone, load_pretrained, pretrained, resnet18
+from jaxssl.models import (
+    ConvNet,
+    PlanktonBackbone,
+    efficientnet_lite0,
+    fold_batch_norm,
+    freeze,
+    load_pretrained,
+    named_tensors,
+    pretrained,
+    resnet18,
+)
 from jaxssl.models.resnet import BasicBlock, ResNet
 
 
-def save(path: Path, tensors: dict[str, np.ndarray]) -> Path:
+def save(path: Path, tensors: dict[str, np.ndarray], kind: type = np.float16) -> Path:
     header, body = {}, b""
     for name, array in tensors.items():
-        data = array.astype(np.float16).tobytes()
+        data = array.astype(kind).tobytes()
         header[name] = {
-            "dtype": "F16",
+            "dtype": {np.float16: "F16", np.float32: "F32"}[kind],
             "shape": list(array.shape),
             "data_offsets": [len(body), len(body) + len(data)],
         }
@@ -125,6 +136,43 @@ def test_encoders_that_no_file_fits_are_named(build, tmp_path):
     for make, message in refused:
         with pytest.raises(InputError, match=message):
             load_pretrained(nnx.eval_shape(make), path)
+
+
+@pytest.mark.parametrize(
+    ("make", "names"),
+    [
+        (lambda: ConvNet(channels=1, rngs=nnx.Rngs(0)), "jaxssl"),
+        # Other names than its own would leave out what the study added behind its trunk.
+        (lambda: PlanktonBackbone(image_size=16, channels=3, rngs=nnx.Rngs(0)), "jaxssl"),
+        (lambda: small_resnet(channels=1, stem="cifar"), "jaxssl"),
+        (lambda: small_resnet(channels=3, stem="imagenet"), "torchvision"),
+        (lambda: efficientnet_lite0(channels=3, rngs=nnx.Rngs(0)), "efficientnet-lite-pytorch"),
+    ],
+)
+def test_what_is_named_is_read_again_to_the_bit(make, names, build, tmp_path):
+    """That files with published names are read right is proven against torch elsewhere."""
+    encoder, other = build(make, 1), build(make, 2)
+    source, tensors = named_tensors(encoder)
+    assert source == names
+    path = save(tmp_path / "net.safetensors", tensors, np.float32)
+    report = load_pretrained(other, path)
+    assert (report.loaded, report.missing, report.left_over) == (len(tensors), (), ())
+    for kind in (nnx.Param, nnx.BatchStat):
+        jax.tree.map(
+            np.testing.assert_array_equal, nnx.state(encoder, kind), nnx.state(other, kind)
+        )
+    freeze(other)  # what is frozen has the same names
+    assert named_tensors(other)[1].keys() == tensors.keys()
+
+
+def test_an_encoder_without_its_batch_norm_is_not_named(build):
+    encoder = build(lambda: small_resnet(channels=3, stem="imagenet"))
+    with pytest.raises(ValueError, match="BatchNorm was folded away"):
+        named_tensors(fold_batch_norm(encoder))
+
+
+def small_resnet(**options) -> ResNet:
+    return ResNet(BasicBlock, (1, 1), width=2, rngs=nnx.Rngs(0), **options)
 
 
 def test_the_backbone_says_which_layers_stay_random(build, tmp_path):
