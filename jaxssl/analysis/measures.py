@@ -20,6 +20,7 @@ from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.exemplars import exemplars, nearest_neighbours
 from jaxssl.analysis.health import spread
 from jaxssl.analysis.outliers import find_outliers
+from jaxssl.analysis.parallel import in_order
 from jaxssl.analysis.results import (
     ClassExemplars,
     Distances,
@@ -197,29 +198,36 @@ def _geometry(tables: Tables) -> dict[str, Any]:
     """Compute what `Results` has of distances, separation, retrieval, NMI and silhouette."""
     found: dict[str, dict[str, Any]] = {"distances": {}, "separation": {}, "retrieval": {}}
     found |= {"nmi": {}, "silhouette": {}}
-    for name, embedding, table in judged(tables):
-        metric, v, y, classes = table.distance, table.vectors, table.labels, table.class_list
-        # Every pair once: the matrices and the silhouette come from the same sums.
-        sums = {m: distance_sums(v, y, len(classes), metric=m) for m in METRICS}
-        means = {m: class_means(sums[m], y) for m in METRICS}
+    entries = list(judged(tables))
+    # k-means with a centre a class takes most of the time, and one core.
+    scores = in_order(_geometry_of, [table for _, _, table in entries])
+    for (name, embedding, table), (means, values) in zip(entries, scores, strict=True):
         if embedding == "h":
             matrices = {m: _matrix(means[m]) for m in METRICS}
-            found["distances"][name] = Distances(classes, **matrices)
-        if len(classes) < 2:
-            continue
-        scores = retrieval(v, y, metric=metric)
-        values = {
-            "separation": Separation(**{m: _number(separation(means[m])) for m in METRICS}),
-            "retrieval": RetrievalScores(
-                **{name: _number(scores[name]) for name in scores if name != "queries"},
-                queries=int(scores["queries"]),
-            ),
-            "nmi": clustering_nmi(v, y, metric=metric, seed=SEED),
-            "silhouette": _number(mean_silhouette(sums[metric], y)),
-        }
+            found["distances"][name] = Distances(table.class_list, **matrices)
         for key, value in values.items():
             found[key].setdefault(name, {})[embedding] = value
     return found
+
+
+def _geometry_of(table: Embeddings) -> tuple[dict[Metric, np.ndarray], dict[str, Any]]:
+    """Compute a table's mean distances by metric, and of two classes or more the other scores."""
+    metric, v, y, classes = table.distance, table.vectors, table.labels, table.class_list
+    # Every pair once: the matrices and the silhouette come from the same sums.
+    sums = {m: distance_sums(v, y, len(classes), metric=m) for m in METRICS}
+    means = {m: class_means(sums[m], y) for m in METRICS}
+    if len(classes) < 2:
+        return means, {}
+    scores = retrieval(v, y, metric=metric)
+    return means, {
+        "separation": Separation(**{m: _number(separation(means[m])) for m in METRICS}),
+        "retrieval": RetrievalScores(
+            **{name: _number(scores[name]) for name in scores if name != "queries"},
+            queries=int(scores["queries"]),
+        ),
+        "nmi": clustering_nmi(v, y, metric=metric, seed=SEED),
+        "silhouette": _number(mean_silhouette(sums[metric], y)),
+    }
 
 
 def _number(value: float) -> float | None:
