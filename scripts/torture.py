@@ -17,21 +17,22 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this copy of the package, whatever is installed
+# This copy of the package, whatever is installed.
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+import _forked  # noqa: E402
+
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 SMALL = (
     *("--dataset", "digits", "--seen", "0", "1", "2", "--unseen", "6", "7", "--image-size", "16"),
@@ -175,77 +176,50 @@ def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Kill a run again and again, start it again each time, and compare the end.
+    """Kill a run of `--processes` again and again, and compare its end with one left alone."""
+    import _kills
 
-    A third of the kills wait for a save under way, some for the judging after training.
-    """
-    steps = ("--steps", "24")
-    whole = trained(folder / "whole", *steps)
-    if whole.returncode:
-        raise SystemExit(whole.stdout + whole.stderr)
-    expected = end_of(folder / "whole")
-    chance = random.Random(options.seed)
-    where: Counter[str] = Counter()
-    faults: list[str] = []
-    ends = same = 0
-    deadline = time.monotonic() + (options.seconds or 1e9)
-    while sum(where.values()) < (options.count or 40) and time.monotonic() < deadline:
-        run = folder / f"run-{ends}"
-        for aim in (chance.choice(("anywhere", "a save", "a save")), "a save", "judging"):
-            hit, said = _killed(run, steps, aim, chance)
-            where[hit] += 1
-            if TRACE in said:
-                faults.append(f"killed in {hit}: {said[-400:]}")
-        done = trained(run, *steps)
-        ends += 1
-        if done.returncode or TRACE in done.stderr:
-            faults.append(f"run {ends} did not resume: {done.stderr[-400:]}")
-        elif end_of(run) != expected:
-            faults.append(f"run {ends} ended otherwise")
-        else:
-            same += 1
-        left = [path.name for path in run.rglob("*") if path.name.endswith(".tmp")]
-        faults += [f"left over: {name}" for name in left]
-        shutil.rmtree(run)
-    return {"kills": dict(where), "ends": ends, "bit-identical ends": same, "faults": faults}
+    flags = [*SMALL, "--steps", "24"]
+    if options.processes == 1:  # as from a shell: a fork must be no other program
+        whole = trained(folder / "whole", "--steps", "24")
+        if whole.returncode:
+            raise SystemExit(whole.stdout + whole.stderr)
+        _forked.warm()
+    else:
+        _forked.warm()
+        whole = _kills.Session(folder / "whole", flags, processes=options.processes)
+        if fault := whole.fault():
+            raise SystemExit(fault)
+    found = _kills.torture(
+        folder,
+        flags,
+        end_of_fork,
+        end_of_fork(folder / "whole"),
+        kills=options.count or 40,
+        seconds=options.seconds or 1e9,
+        seed=options.seed,
+        processes=options.processes,
+    )
+    return found | {"processes": options.processes}
 
 
-def _killed(run: Path, steps: tuple[str, ...], aim: str, chance: random.Random) -> tuple[str, str]:
-    """Start the run and kill it where it is wanted, or where it happens to be."""
-    command, environment = program(run, *steps)
-    with (
-        tempfile.TemporaryFile("w+") as err,
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=err, text=True
-        ) as process,
-    ):
-        said: list[str] = []
-        reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
-        reader.start()
-        begin, patience = time.monotonic(), chance.uniform(5, 30)
-        hit = "training"
-        while process.poll() is None and time.monotonic() - begin < 300:
-            saving = any((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
-            judging = any("embedding ..." in line for line in said)
-            if aim == "a save" and saving:
-                hit = "a save"
-                break
-            if aim == "judging" and judging:
-                time.sleep(chance.uniform(0, 4))
-                hit = "judging"
-                break
-            if aim == "anywhere" and time.monotonic() - begin > patience:
-                hit = "a save" if saving else "judging" if judging else "training"
-                break
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        else:
-            hit = "already ended"
-        process.wait()
-        reader.join(10)
-        err.seek(0)
-        return hit, err.read()
+def end_of_fork(folder: Path) -> str:
+    """Return `end_of`, from a process of its own: this one must not touch a device."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                os.write(writing, end_of(folder).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        text = pipe.read().decode()
+    os.waitpid(pid, 0)
+    return text or f"no end of {folder}: {time.monotonic()}"
 
 
 # --------------------------------------------------------------------- disks, folders, devices
@@ -351,7 +325,8 @@ def main() -> None:
     """Torture, print what happened, add it to the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
-    parser.add_argument("--count", type=int, default=0, help="damages, or kills")
+    parser.add_argument("--count", type=int, default=0, help="damages, mutations, kills or sizes")
+    parser.add_argument("--processes", type=int, default=1, help="of a run that is killed")
     parser.add_argument("--seconds", type=float, default=0.0, help="of each part; default: its own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to add what happened")
