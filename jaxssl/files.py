@@ -172,6 +172,20 @@ def checksum_fits(path: Path) -> bool:
         return size >= 0 and b"%08x" % _crc(file, size) == file.read()
 
 
+def read_numbers(path: Path) -> Any:
+    """Map the array of a `.npy` that ends in `add_checksum`'s; None where it is absent or damaged.
+
+    Returns:
+      An np.memmap.
+    """
+    import numpy as np
+
+    try:
+        return np.load(path, mmap_mode="r") if checksum_fits(path) else None
+    except Exception:  # a header is a Python literal, and its reader raises whatever Python does
+        return None
+
+
 def seal_parquet(out: IO[bytes]) -> None:
     """Put the CRC-32 of a Parquet file that `atomic` opened into it, before its footer.
 
@@ -258,7 +272,7 @@ def read_json(path: Path, *, sealed: bool = False, most: int = MOST_JSON) -> Any
     """
     try:
         value = json.loads(
-            _content(path, most).decode("utf-8"),
+            content_of(path, most).decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_no_number,
         )
@@ -275,8 +289,17 @@ def read_json(path: Path, *, sealed: bool = False, most: int = MOST_JSON) -> Any
     return value
 
 
-def _content(path: Path, most: int) -> bytes:
-    """Read a regular file of a size within reason: a pipe would never end."""
+def content_of(path: Path, most: int) -> bytes:
+    """Read a regular file of a size within reason: a pipe would never end.
+
+    Args:
+      path: The file.
+      most: Bytes of the largest one that is read.
+
+    Raises:
+      OSError: It cannot be read.
+      ValueError: It is a folder, a pipe or a device, or larger.
+    """
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode) or not stat.S_ISREG(status.st_mode):
         raise ValueError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
@@ -397,7 +420,7 @@ def read_lines(path: Path, *, say: Callable[[str], object] | None = None) -> lis
     if not os.path.lexists(path):
         return []
     try:
-        lines = _content(path, MOST_LINES).split(b"\n")
+        lines = content_of(path, MOST_LINES).split(b"\n")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({why}); restore or remove it") from None

@@ -169,7 +169,16 @@ def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Mutate small valid files of every reader of foreign bytes."""
     import _fuzz
 
-    return _fuzz.fuzz(options.seconds or 300, first=options.seed * 10**6)
+    most = -(-options.count // len(_fuzz.TARGETS)) if options.count else 10**9
+    seconds = options.seconds or (1e6 if options.count else 300)
+    return _fuzz.fuzz(seconds, first=options.seed * 10**6, most=most)
+
+
+def drawn(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Let hypothesis draw files for every reader of foreign bytes, a minute each."""
+    import _fuzz
+
+    return _fuzz.fuzz(options.seconds or 60 * len(_fuzz.TARGETS), drawn=True)
 
 
 # ------------------------------------------------------------------------------------------- kills
@@ -344,7 +353,8 @@ def main() -> None:
             from jaxssl.files import write_json
 
             every = json.loads(options.json.read_text()) if options.json.exists() else {}
-            write_json(options.json, every | {part: found})
+            name = f"{part}, two processes" if part == "kill" and options.processes > 1 else part
+            write_json(options.json, every | {name: found})
     sys.exit(1 if faults else 0)
 
 
@@ -358,6 +368,7 @@ def _about() -> dict[str, str]:
 PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "damage": damage,
     "fuzz": fuzz,
+    "drawn": drawn,
     "kill": kill,
     "disk": disk,
     "readonly": readonly,

@@ -39,8 +39,9 @@ def read_rois(found: Found) -> None:
             continue
         try:
             added += _rois(roi, adc, stem)
-        except (ValueError, IndexError) as error:
-            raise InputError(f"{adc.source} is no table of an IFCB ({error})") from error
+        except (ValueError, OverflowError, IndexError, csv.Error) as error:
+            why = str(error)[:120]
+            raise InputError(f"{adc.source} is no table of an IFCB ({why})") from error
     if bins:
         found.said.append(f"{len(added):,} images in {len(bins):,} IFCB bins (.roi and .adc)")
     if added:

@@ -59,6 +59,10 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, int]]:
     """Open an image, not decoded yet if it is a file of its own, and count its frames."""
     if source.raw is not None:
         offset, height, width = source.raw
+        if offset < 0 or min(height, width) < 1:
+            raise Refused("its place lies outside the file")
+        if height * width > MAX_PIXELS:
+            raise Refused(too_large())
         content = _content(source.path, source.member, offset, height * width)
         if len(content) < height * width:
             raise Refused("the file ends before its pixels do")
@@ -87,6 +91,8 @@ def open_file(path: str, member: str = "") -> IO[bytes]:
 
 def _content(path: str, member: str, offset: int, length: int) -> bytes:
     with open_file(path, member) as file:
+        if offset > file.seek(0, os.SEEK_END):
+            return b""
         file.seek(offset)
         return file.read(length)
 

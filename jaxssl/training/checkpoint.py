@@ -261,12 +261,12 @@ def damage(path: Path) -> str | None:
         expected = read_manifest(path)["files"]
     except InputError:
         return f"{MANIFEST} cannot be read, or was changed after it was written"
-    for name, (size, sha256) in expected.items():
-        file = path / name
+    for name, written in expected.items():
+        file, name = path / name, name[-80:]
         try:
             if not file.is_file():
                 return f"{name} is missing"
-            if _digest(file) != [size, sha256]:
+            if _digest(file) != written:
                 return f"{name} was changed after it was written"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
@@ -279,7 +279,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
       InputError: It is missing or damaged, or was changed: one without its own sha256 is none.
     """
-    return read_json(path / MANIFEST, sealed=True)
+    found = read_json(path / MANIFEST, sealed=True)
+    facts, files = found.get("facts"), found.get("files")
+    if not isinstance(facts, dict) or not isinstance(files, dict):
+        raise InputError(f"{path / MANIFEST}: facts or files are no objects; remove the checkpoint")
+    score = facts.get("score")
+    if score is not None and not isinstance(score, int | float):
+        raise InputError(f"{path / MANIFEST}: the score is no number; remove the checkpoint")
+    return found
 
 
 def _digest(file: Path) -> list[int | str]:
