@@ -19,9 +19,10 @@ from PIL import Image
 
 from jaxssl.data.cifar_kinds import COUNTS, KINDS, PAGE, VERSION, Cifar, Progress, Split
 from jaxssl.data.images import ImageSet
+from jaxssl.data.pixels import read_cached
 from jaxssl.data.scan import remove_stale
 from jaxssl.errors import InputError
-from jaxssl.files import add_checksum, atomic, cache_dir, read_json, read_numbers
+from jaxssl.files import add_checksum, atomic, cache_dir, read_json
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 _COMMAND = "python scripts/prepare_cifar10.py"
@@ -166,9 +167,9 @@ def _rows(kind: Cifar, folder: Path, split: Split, progress: Progress | None) ->
     """Read the packed split from the cache, or decode it and put it there."""
     cache = cache_dir() / f"{kind.name}-{_digest(os.path.realpath(folder))}"
     packed = cache / f"{split}-{_identity(kind, folder)}.npy"
-    found = read_numbers(packed)
+    found = read_cached(packed)
     if found is not None and found.dtype == _ROW:
-        return found.view(np.ndarray)  # rows of an np.memmap cost twenty times as much to slice
+        return found
     rows = _decode_all(kind, folder, split, progress)
     try:
         cache.mkdir(parents=True, exist_ok=True)
