@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import resource
 import signal
 import sys
 import time
@@ -48,15 +49,22 @@ class Forked:
       arguments: Of `experiments.simclr`.
       said: The files of its two outputs: this path with .out and .err.
       devices: Of its own.
+      limit: Bytes of the largest file that it can write.
     """
 
-    def __init__(self, arguments: list[str], said: Path, *, devices: int = 1):
+    def __init__(
+        self, arguments: list[str], said: Path, *, devices: int = 1, limit: int | None = None
+    ):
         self._paths = [said.with_suffix(end) for end in (".out", ".err")]
+        for path in self._paths:
+            path.unlink(missing_ok=True)
         self.code: int | None = None
         sys.stdout.flush()
         sys.stderr.flush()
         self.pid = os.fork()
         if self.pid == 0:
+            if limit is not None:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
             _become(arguments, self._paths, devices)
 
     @property

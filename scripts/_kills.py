@@ -12,7 +12,7 @@ import shutil
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,18 @@ class Session:
       flags: Of the program.
       processes: How many.
       devices: Of each.
+      limits: Process -> bytes of the largest file that it can write: a disk full for it alone.
     """
 
-    def __init__(self, run: Path, flags: list[str], *, processes: int = 1, devices: int = 1):
+    def __init__(
+        self,
+        run: Path,
+        flags: list[str],
+        *,
+        processes: int = 1,
+        devices: int = 1,
+        limits: Mapping[int, int] | None = None,
+    ):
         flags = [*flags, "--run-dir", str(run)]
         if processes > 1:
             with socket.socket() as free:
@@ -50,6 +59,7 @@ class Session:
                 flags + (["--process", str(i)] if processes > 1 else []),
                 run.with_name(f"{run.name}-{i}"),
                 devices=devices,
+                limit=(limits or {}).get(i),
             )
             for i in range(processes)
         ]
@@ -119,7 +129,7 @@ def strike(session: Session, aim: str, chance: random.Random) -> str:
     while not session.over() and not there() and time.monotonic() - begin < 600:
         if aim == "training":
             saves.update(path.name for path in (run / "checkpoints").glob("[0-9]*"))
-        time.sleep(0.002)
+        time.sleep(0.003 if aim in ("a save", "a write in judging") else 0.02)
     if aim in ("a save", "judging"):
         time.sleep(late)
     if session.over():

@@ -188,28 +188,56 @@ def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Kill a run of `--processes` again and again, and compare its end with one left alone."""
     import _kills
 
-    flags = [*SMALL, "--steps", "24"]
     if options.processes == 1:  # as from a shell: a fork must be no other program
         whole = trained(folder / "whole", "--steps", "24")
         if whole.returncode:
             raise SystemExit(whole.stdout + whole.stderr)
         _forked.warm()
+        flags, expected = [*SMALL, "--steps", "24"], end_of_fork(folder / "whole")
     else:
-        _forked.warm()
-        whole = _kills.Session(folder / "whole", flags, processes=options.processes)
-        if fault := whole.fault():
-            raise SystemExit(fault)
+        expected, flags = _left_alone(folder, options.processes)
     found = _kills.torture(
         folder,
         flags,
         end_of_fork,
-        end_of_fork(folder / "whole"),
+        expected,
         kills=options.count or 40,
         seconds=options.seconds or 1e9,
         seed=options.seed,
         processes=options.processes,
     )
     return found | {"processes": options.processes}
+
+
+def interrupt(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Send a run Ctrl-C or SIGTERM, and again while it leaves."""
+    import _leaving
+
+    expected, flags = _left_alone(folder, 1)
+    count, seconds = options.count or 40, options.seconds or 1e9
+    return _leaving.interrupts(
+        folder, flags, end_of_fork, expected, count=count, seconds=seconds, seed=options.seed
+    )
+
+
+def peers(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Let a save fail in one of two processes, and end one before training."""
+    import _leaving
+
+    expected, flags = _left_alone(folder, 2)
+    return _leaving.peers(folder, flags, end_of_fork, expected)
+
+
+def _left_alone(folder: Path, processes: int) -> tuple[str, list[str]]:
+    """Run forks that nobody touches; return their end and the flags."""
+    import _kills
+
+    _forked.warm()
+    flags = [*SMALL, "--steps", "24"]
+    session = _kills.Session(folder / "whole", flags, processes=processes)
+    if fault := session.fault():
+        raise SystemExit(fault)
+    return end_of_fork(folder / "whole"), flags
 
 
 def end_of_fork(folder: Path) -> str:
@@ -370,6 +398,8 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "fuzz": fuzz,
     "drawn": drawn,
     "kill": kill,
+    "interrupt": interrupt,
+    "peers": peers,
     "disk": disk,
     "readonly": readonly,
     "devices": devices,
