@@ -36,6 +36,7 @@ class Session:
       processes: How many.
       devices: Of each.
       limits: Process -> bytes of the largest file that it can write: a disk full for it alone.
+      said: Where its outputs are kept, with endings; beside the folder where it is None.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Session:
         processes: int = 1,
         devices: int = 1,
         limits: Mapping[int, int] | None = None,
+        said: Path | None = None,
     ):
         flags = [*flags, "--run-dir", str(run)]
         if processes > 1:
@@ -57,7 +59,7 @@ class Session:
         self.all = [
             Forked(
                 flags + (["--process", str(i)] if processes > 1 else []),
-                run.with_name(f"{run.name}-{i}"),
+                (said or run).with_name(f"{(said or run).name}-{i}"),
                 devices=devices,
                 limit=(limits or {}).get(i),
             )

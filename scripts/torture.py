@@ -264,10 +264,9 @@ def end_of_fork(folder: Path) -> str:
 
 def disk(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run on a disk that is too small, make room, and run the same command again."""
-    whole = trained(folder / "whole", "--steps", "12")
-    if whole.returncode:
-        raise SystemExit(whole.stdout + whole.stderr)
-    expected = end_of(folder / "whole")
+    import _kills
+
+    expected, flags = _left_alone(folder, 1)
     used = sum(path.stat().st_blocks for path in (folder / "whole").rglob("*")) // 2  # KiB
     faults, ended = [], Counter[str]()
     sizes = [round(used * share) for share in (0.002, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8)]
@@ -277,19 +276,22 @@ def disk(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if time.monotonic() > deadline:
             break
         with _small_disk(folder / "disk", size) as place:
-            done = trained(place / "run", "--steps", "12")
-            ended[f"exit {done.returncode}"] += 1
-            if done.returncode == 0:
+            # What they print is beside the folder, and not on that disk.
+            (folder / "said").mkdir(exist_ok=True)
+            run = place / "run"
+            session = _kills.Session(run, flags, said=folder / "said" / f"{size}")
+            (code,) = session.wait()
+            said = session.all[0].err.strip()
+            ended[f"exit {code}"] += 1
+            print(f"{size} KiB: exit {code}: {said}", flush=True)
+            if code == 0:
                 continue
-            said = done.stderr.strip()
-            if TRACE in said or len(said.splitlines()) != 1:
-                faults.append(f"{size} KiB: {len(said.splitlines())} lines: {said[-1500:]}")
+            if code != 2 or TRACE in said or len(said.splitlines()) != 1:
+                faults.append(f"{size} KiB: exit {code}: {said[-1500:]}")
             subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
-            again = trained(place / "run", "--steps", "12")
-            if again.returncode or end_of(place / "run") != expected:
-                faults.append(
-                    f"{size} KiB: not the same after room was made: {again.stderr[-400:]}"
-                )
+            session = _kills.Session(run, flags, said=folder / "said" / f"{size}-again")
+            if (wrong := session.fault()) or end_of_fork(run) != expected:
+                faults.append(f"{size} KiB: not the same after room was made: {wrong}")
     return {"KiB of a whole run": used, "sizes": sum(ended.values()), **ended, "faults": faults}
 
 
@@ -306,53 +308,77 @@ def _small_disk(place: Path, size: int) -> Iterator[Path]:
 
 def readonly(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run where nothing can be written, and in a folder that is removed while it trains."""
+    import _kills
+
+    _forked.warm()
     faults = []
     with _small_disk(folder / "disk", 10_000) as place:
         subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
-        done = trained(place / "run", "--steps", "3")
-        lines = done.stderr.strip().splitlines()
-        if done.returncode != 2 or len(lines) != 1:
-            faults.append(f"read-only: exit {done.returncode}: {done.stderr[-400:]}")
-    command, environment = program(folder / "run", "--steps", "2000", "--evaluate-epochs", "100")
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        metrics = folder / "run" / "metrics.jsonl"
-        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-            time.sleep(0.1)
-        shutil.rmtree(folder / "run", ignore_errors=True)
-        begin = time.monotonic()
-        _, said = process.communicate(timeout=300)
-    if process.returncode != 2 or len(said.strip().splitlines()) != 1:
-        faults.append(f"removed: exit {process.returncode}: {said[-600:]}")
+        session = _kills.Session(place / "run", [*SMALL, "--steps", "3"], said=folder / "readonly")
+        (code,), said = session.wait(), session.all[0].err.strip()
+        print(f"read-only: exit {code}: {said}", flush=True)
+        if code != 2 or len(said.splitlines()) != 1:
+            faults.append(f"read-only: exit {code}: {said[-400:]}")
+    flags = [*SMALL, "--steps", "2000", "--evaluate-epochs", "100"]
+    session = _kills.Session(folder / "run", flags, said=folder / "removed")
+    metrics = folder / "run" / "metrics.jsonl"
+    while not session.over() and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.1)
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    begin = time.monotonic()
+    (code,), said = session.wait(300), session.all[0].err.strip()
+    print(f"removed: exit {code}: {said}", flush=True)
+    if code != 2 or len(said.splitlines()) != 1:
+        faults.append(f"removed: exit {code}: {said[-600:]}")
     noticed = round(time.monotonic() - begin, 1)
     return {"cases": 2, "removal noticed after s": noticed, "faults": faults}
 
 
 def devices(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train a run on 1, then 8, 2 and 1 devices; it ends as on one, within float32."""
+    """Train a run on 1, then 8, 2 and 1 devices, and one in 2, 1 and 2 processes.
+
+    Each part of it is killed when it has trained; the losses are those of one device, in float32.
+    """
     from jaxssl.files import read_lines
 
-    faults, run = [], folder / "run"
-    for count, steps in ((1, 6), (8, 12), (2, 18), (1, 24)):
-        done = trained(run, "--steps", str(steps), devices=count)
-        if done.returncode:
-            faults.append(f"{count} devices to step {steps}: {done.stderr[-400:]}")
-            break
-    trained(folder / "one", "--steps", "24")
-    losses = [
-        {(r["step"], r["split"]): r["loss"] for r in read_lines(path / "metrics.jsonl")}
-        for path in (run, folder / "one")
-    ]
-    most = max((abs(losses[0].get(key, 1e9) - loss) for key, loss in losses[1].items()), default=9)
-    if most > 1e-2:
-        faults.append(f"a loss is {most} from that of one device")
-    return {"devices": [1, 8, 2, 1], "largest difference of a loss": most, "faults": faults}
+    _forked.warm()
+    found: dict[str, Any] = {"devices": [1, 8, 2, 1], "processes": [2, 1, 2]}
+    faults: list[str] = []
+    runs = {
+        "one": [(1, 1, 24)],
+        "devices": [(1, 1, 6), (8, 1, 12), (2, 1, 18), (1, 1, 24)],
+        "processes": [(1, 2, 6), (1, 1, 12), (1, 2, 18)],
+    }
+    losses: dict[str, dict[Any, float]] = {}
+    for name, parts in runs.items():
+        for many, processes, steps in parts:
+            if fault := _train_to(folder / name, steps, devices=many, processes=processes):
+                faults.append(f"{name}: {many} x {processes} to step {steps}: {fault}")
+        rows = read_lines(folder / name / "metrics.jsonl")
+        losses[name] = {(row["step"], row["split"]): row["loss"] for row in rows}
+    for name in ("devices", "processes"):
+        steps = runs[name][-1][2]
+        wanted = {key: loss for key, loss in losses["one"].items() if key[0] <= steps}
+        most = max(abs(losses[name].get(key, 1e9) - loss) for key, loss in wanted.items())
+        found[f"largest difference of a loss, {name}"] = most
+        if most > 1e-2:
+            faults.append(f"{name}: a loss is {most} from that of one device")
+    return found | {"faults": faults}
+
+
+def _train_to(run: Path, steps: int, *, devices: int, processes: int) -> str:
+    """Train to a step and kill in what comes after; say what was wrong before."""
+    import _kills
+
+    flags = [*SMALL, "--steps", str(steps)]
+    session = _kills.Session(run, flags, processes=processes, devices=devices)
+    while not session.over() and "embedding ..." not in session.all[0].out:
+        time.sleep(0.02)
+    ended, said = session.over(), [process.err[-400:] for process in session.all]
+    for process in session.all:
+        process.kill()
+    print(run.name, devices, processes, steps, ended, flush=True)
+    return str(said) if ended or any(TRACE in text for text in said) else ""
 
 
 # -------------------------------------------------------------------------------------------- main
