@@ -568,6 +568,7 @@ def corpus(folder: Path) -> None:
         place = folder / target.replace(", ", "-").replace(" ", "-")
         place.mkdir(parents=True, exist_ok=True)
         (place / name).write_bytes(wrap(make()))
+        (place / "target.txt").write_text(target)
 
 
 def fuzz(
