@@ -212,6 +212,7 @@ FORMS: dict[str, Callable[[bytes], Bytes]] = {
     "labels.csv": of_cells(","),
     "zip": of_zip,
     "IFCB": of_rois,
+    "FlowCam": of_cells("|"),
     "metrics.jsonl": of_lines,
     "config.json": of_json,
     "config.json, sealed": of_json,

@@ -198,6 +198,13 @@ def _adc() -> bytes:
     return "\n".join(",".join(row) for row in [*rows, [*row, "0", "0", "0"]]).encode()
 
 
+def _lst() -> bytes:
+    """Write what a FlowCam says of the images in a collage."""
+    columns = ["id|int", "collage_file|str", "image_x|int", "image_y|int", "image_w|int"]
+    rows = [f"{i}|run_000001.png|{4 * i}|2|4|5" for i in range(5)]
+    return "\n".join(["015", *columns, "image_h|int", *rows]).encode()
+
+
 def _own_labels() -> bytes:
     return b"path,label\n" + b"".join(b"a/%d.png,class %d\n" % (i, i % 3) for i in range(30))
 
@@ -353,6 +360,20 @@ def _ifcb(path: Path) -> Any:
     return _decoded(found.files, path)
 
 
+def _flowcam(path: Path) -> Any:
+    from jaxssl.data.flowcam import read_collages
+    from jaxssl.data.source import Source
+    from jaxssl.data.walk import Found, ImageFile
+
+    sheet = path.with_name("run_000001.png")
+    sheet.write_bytes(_image("PNG")())
+    found = Found(str(path.parent))
+    found.files = [ImageFile(sheet.name, Source(str(sheet)), (0, 0))]
+    found.other[path.name] = ImageFile(path.name, Source(str(path)), (0, 0))
+    read_collages(found)
+    return _decoded(found.files, sheet)
+
+
 def _decoded(files: list[Any], path: Path) -> list[Any]:
     from jaxssl.data.decode import UnreadableImage, decode
 
@@ -438,6 +459,7 @@ TARGETS: dict[str, tuple[str, Callable[[], bytes], Callable[[bytes], bytes], Rea
     "cached pixels, sealed": ("x.npy", _cached_pixels, _resealed, _pixel_cache),
     "TIFF of pages": ("x.tif", _pages, _as_is, _stack),
     "IFCB": ("D20130526T095207_IFCB013.adc", _adc, _as_is, _ifcb),
+    "FlowCam": ("run.lst", _lst, _as_is, _flowcam),
     "labels.csv": ("labels.csv", _own_labels, _as_is, _label_table),
 }  # fmt: skip
 

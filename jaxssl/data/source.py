@@ -71,7 +71,12 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, int]]:
     if source.box is not None:
         left, top, width, height = source.box
         whole = _collage(source.path, source.member, os.stat(source.path).st_mtime_ns)
-        if left < 0 or top < 0 or left + width > whole.width or top + height > whole.height:
+        if (
+            min(left, top) < 0
+            or min(width, height) < 1
+            or left + width > whole.width
+            or top + height > whole.height
+        ):
             raise Refused("its place lies outside the collage")
         yield whole.crop((left, top, left + width, top + height)), 1
         return
