@@ -222,7 +222,8 @@ def _not_saved(path: Path, error: Exception) -> CheckpointError:
     with contextlib.suppress(OSError):
         free = f", {shutil.disk_usage(path.parent).free / 1e6:.0f} MB free there"
     # Of a full disk Orbax says three lines of paths and offsets, and the reason at the end.
-    known = [w for w in ("No space left", "No such file", "Read-only file") if w in str(error)]
+    faults = ("No space left", "File too large", "No such file", "Read-only file")
+    known = [fault for fault in faults if fault in str(error)]
     reason = known[0] if known else " ".join(str(error).split())[:160]
     return CheckpointError(
         f"saving checkpoint {path} failed{free}: {reason}; see to the disk, and the same command "
