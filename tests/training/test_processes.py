@@ -235,7 +235,7 @@ def test_who_waits_hears_that_another_failed(together, failing, wait):
 
 
 ABORTED = """
-import os, threading, time
+import ctypes, os, threading, time
 from jaxssl.training import processes
 processes._outlive_abort()
 def end():
@@ -243,7 +243,7 @@ def end():
     print("process 0 died", flush=True)
     os._exit(75)
 threading.Thread(target=end).start()
-os.abort()
+ctypes.CDLL(None).abort()  # without the lock of the interpreter, as in C++
 """
 
 
