@@ -61,6 +61,8 @@ def imagenet(run: Run, judged: Sets, about: Mapping[str, Any]) -> dict[str, dict
     found = {}
     for part, images in {"test": data.test, **data.unseen}.items():
         if part in judged and images.ids == judged[part].ids:
-            vectors = embedding.embed_set(encode, state, images, run.placement)
+            vectors = embedding.embed_set(
+                encode, state, images, run.placement, title=f"ImageNet's of {part}"
+            )
             found[part] = tables.table_of(images, part, vectors, facts)
     return {"imagenet": found}

@@ -64,7 +64,8 @@ def main(config: Embed) -> None:
     views = run.views(config.average_views)
     output = models.average_views(run.method.encode, views)
     encode = embedding.compile_output(run.method.model, output, placement)
-    vectors = embedding.embed_set(encode, run.restore(step, placement), images, placement)
+    state = run.restore(step, placement)
+    vectors = embedding.embed_set(encode, state, images, placement, title="embedding")
     name = datasets.name_of(config.data_dir)
     out = Path(config.out or run.folder / "embeddings" / "other" / f"{name}.parquet").expanduser()
     about = {"checkpoint": step, "views": views}

@@ -100,7 +100,9 @@ def main(config: LinearEval) -> None:
 
     # Features and numbers, of the network and of the baselines.
     def features(state: TrainState, sets: Sets) -> Features:
-        return {n: embedding.embed_set(encode, state, x, placement) for n, x in sets.items()}
+        return {
+            n: embedding.embed_set(encode, state, x, placement, title=n) for n, x in sets.items()
+        }
 
     vectors = features(state, sets)
     row, scores = evaluation.evaluate(vectors, _labels(sets))

@@ -81,7 +81,7 @@ def main(config: Predict) -> None:
     def of_all(output: Any) -> np.ndarray:
         output = models.average_views(output, views)
         encode = embedding.compile_output(run.method.model, output, placement)
-        return embedding.embed_set(encode, state, images, placement)
+        return embedding.embed_set(encode, state, images, placement, title="embedding")
 
     labelled = images.labels >= 0
     if config.by == "own" and run.method.logits is None:

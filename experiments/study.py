@@ -249,11 +249,15 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
         "views": settings.average_views,
     }
     begin = time.monotonic()
-    print("embedding ...", flush=True)
+    number = sum(len(x) for x in wanted["h"][1].values())
+    print(f"embedding {number:,} images ...", flush=True)
     output = models.average_views(method.encode, settings.average_views)
     encode = embedding.compile_output(method.model, output, placement)
     vectors = {
-        name: {part: embedding.embed_set(encode, state, x, placement) for part, x in sets.items()}
+        name: {
+            part: embedding.embed_set(encode, state, x, placement, title=f"{name} of {part}")
+            for part, x in sets.items()
+        }
         for name, (state, sets) in wanted.items()
     }
     # In all processes: each has a part of every batch.

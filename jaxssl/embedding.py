@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
+from tqdm import tqdm
 
 from jaxssl.augment import to_float
 from jaxssl.data import ImageSet, eval_batches
 from jaxssl.models import average_views
-from jaxssl.training import Placement, TrainState, data_placement, make_eval_step
+from jaxssl.training import Placement, TrainState, data_placement, make_eval_step, processes
 from jaxssl.training.method import Output
 from jaxssl.training.state import model_state
 
@@ -85,18 +87,39 @@ def compile_output(model: nnx.Module, output: Output, placement: Placement) -> E
 
 
 def embed_set(
-    encode: Encode, state: TrainState, images: ImageSet | np.ndarray, placement: Placement
+    encode: Encode,
+    state: TrainState,
+    images: ImageSet | np.ndarray,
+    placement: Placement,
+    *,
+    title: str = "",
 ) -> np.ndarray:
-    """Collect what `encode` makes of every image, float32 [n, d], in the set's order."""
+    """Collect what `encode` makes of every image.
+
+    Args:
+      encode: From `compile_output`.
+      state: On all devices.
+      images: Set or array of n images.
+      placement: That `encode` was compiled for.
+      title: Of a bar with rate and time left, on a terminal, where it takes more than 2 seconds;
+        none: no bar.
+
+    Returns:
+      float32 [n, d], in the set's order.
+    """
     if not isinstance(images, ImageSet):
         images = _as_set(np.asarray(images))
     key = jax.random.key(0)  # evaluation draws nothing; a compiled step takes a key
     many = placement.device_count
     size = max(BATCH // many, 1) * many
-    rows = [
-        jax.device_get(encode(state, placement.put(batch), key))
-        for batch in eval_batches(images, batch_size=size, part=placement.part(size))
-    ]
+    rows = []
+    shown = title and processes.is_first() and sys.stderr.isatty()
+    with tqdm(
+        total=len(images), desc=title, unit="image", delay=2, leave=False, disable=not shown
+    ) as bar:
+        for batch in eval_batches(images, batch_size=size, part=placement.part(size)):
+            rows.append(jax.device_get(encode(state, placement.put(batch), key)))
+            bar.update(min(size, len(images) - bar.n))
     return np.concatenate(rows)[: len(images)]
 
 

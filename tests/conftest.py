@@ -35,11 +35,21 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_disable_most_optimizations", True)
 
 
+DEVICES, DEVICE_COUNT = jax.devices, jax.device_count
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Most tests wait for the compiler; those that embed much, for what it made."""
+    """Compile for what a test is about: the markers `optimised` and `one_device`.
+
+    Most tests wait for the compiler; those that embed much, for what it made. Programs of eight
+    devices take twice the time of one device's to trace, load and run, on two cores.
+    """
     optimised = item.get_closest_marker("optimised") is not None
     jax.config.update("jax_disable_most_optimizations", not optimised)
+    one = item.get_closest_marker("one_device") is not None
+    jax.devices = (lambda *backend: DEVICES(*backend)[:1]) if one else DEVICES
+    jax.device_count = (lambda *backend: 1) if one else DEVICE_COUNT
 
 
 def pytest_configure(config):

@@ -113,14 +113,18 @@ def label_efficiency(
 def default_sizes(pool: int) -> list[int]:
     """List numbers of labels under `pool`: 30 to 90 by 10, to 900 by 100, then 1,000 times 2^i.
 
-    The plankton study's up to 1,000; beyond, each doubling costs as much as all before it.
+    The plankton study's up to 1,000; beyond, each doubling costs as much as all before it, and
+    those above two thirds of the pool would tell what the whole pool tells.
 
     Example:
         >>> default_sizes(250)
         [30, 40, 50, 60, 70, 80, 90, 100, 200]
+        >>> default_sizes(4200)[-3:]
+        [900, 1000, 2000]
     """
-    sizes = [*range(30, 100, 10), *range(100, 1000, 100), *(1000 * 2**i for i in range(20))]
-    return [n for n in sizes if n < pool]
+    studied = [*range(30, 100, 10), *range(100, 1001, 100)]
+    doubled = (1000 * 2**i for i in range(1, 20))
+    return [n for n in studied if n < pool] + [n for n in doubled if n <= 2 / 3 * pool]
 
 
 def knn_accuracy(

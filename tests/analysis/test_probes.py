@@ -96,7 +96,8 @@ def test_the_interval_stays_within_what_an_accuracy_can_be():
 def test_default_sizes_are_the_studys():
     assert default_sizes(30) == []
     assert default_sizes(101) == [30, 40, 50, 60, 70, 80, 90, 100]
-    assert default_sizes(4300)[7:] == [*range(100, 1000, 100), 1000, 2000, 4000]
+    assert default_sizes(4300)[7:] == [*range(100, 1000, 100), 1000, 2000]
+    assert default_sizes(6000)[-2:] == [2000, 4000]
 
 
 def test_sizes_under_the_classes_or_over_the_pool_are_left_out(cloud):

@@ -78,6 +78,7 @@ def test_label_efficiency_is_of_unseen_classes_alone(results):
             (DEEP, "h"),
         )
         for classifier in ("svc", "linear", "knn")
+        if (embedding, classifier) != ("raw_pixels", "linear")
     }
     for row in results.label_efficiency:
         assert 0 <= row.low <= row.mean <= row.high <= 1

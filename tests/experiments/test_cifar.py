@@ -19,6 +19,7 @@ from jaxssl.data.cifar_tfds import prepare_cifar
 REAL = Path(os.environ.get("JAXSSL_DATA", "absent")) / "cifar10-jpeg.tar.gz"
 pytestmark = [
     pytest.mark.program,
+    pytest.mark.one_device,
     pytest.mark.skipif(
         not REAL.is_file(), reason="JAXSSL_DATA names no folder that holds cifar10-jpeg.tar.gz"
     ),
@@ -48,6 +49,12 @@ def pretrained(images, tmp_path_factory):
     return SimpleNamespace(folder=folder, images=images)
 
 
+@pytest.fixture
+def no_page(monkeypatch):
+    """Results without their page: the same sections are drawn of SimCLR's run above."""
+    monkeypatch.setattr(analysis, "write_report", lambda folder, tables, results: folder)
+
+
 def read(folder: Path, name: str = "results.json") -> dict:
     return json.loads((folder / name).read_text())
 
@@ -72,7 +79,7 @@ def test_linear_evaluation(pretrained):
 
 
 @pytest.mark.parametrize("random", [False, True], ids=["from simclr", "from random weights"])
-def test_fine_tuning_on_a_part_of_the_labels(pretrained, random, tmp_path):
+def test_fine_tuning_on_a_part_of_the_labels(pretrained, no_page, random, tmp_path):
     finetune.main(
         finetune.FineTune(
             start=str(pretrained.folder),
@@ -92,7 +99,7 @@ def test_fine_tuning_on_a_part_of_the_labels(pretrained, random, tmp_path):
     )
 
 
-def test_softmax(images, tmp_path):
+def test_softmax(images, no_page, tmp_path):
     preset = softmax.PRESETS["cifar10-cpu"]
     folder = tmp_path / "run"
     small = SMALL | {"label_fraction": 0.5, "data_dir": images, "run_dir": str(folder)}
@@ -101,7 +108,7 @@ def test_softmax(images, tmp_path):
     assert len(read(folder)["classification"]["per_class"]) == 10
 
 
-def test_row_classifier(images, tmp_path):
+def test_row_classifier(images, no_page, tmp_path):
     preset = rnn.PRESETS["cifar10"]
     folder = tmp_path / "run"
     small = SMALL | {"hidden": 8, "data_dir": images, "run_dir": str(folder), "cell": "lstm"}

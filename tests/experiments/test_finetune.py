@@ -25,7 +25,7 @@ from jaxssl.files import read_json, read_lines
 
 from .conftest import small
 
-pytestmark = pytest.mark.program
+pytestmark = [pytest.mark.program, pytest.mark.one_device]
 
 CONFIG = small(simclr, seen=tuple("01234"), unseen=("6", "7"), steps=4, freeze="trunk")
 

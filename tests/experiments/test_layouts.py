@@ -18,6 +18,7 @@ DATA = Path(os.environ.get("JAXSSL_DATA", "absent"))
 SCRIPT = DATA.parent / "cases" / "layouts.py"
 pytestmark = [
     pytest.mark.program,
+    pytest.mark.one_device,
     pytest.mark.skipif(
         not (SCRIPT.is_file() and (DATA / "planktonset1.tar.gz").is_file()),
         reason="JAXSSL_DATA names no folder with planktonset1.tar.gz, cases/layouts.py beside it",

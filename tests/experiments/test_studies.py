@@ -131,7 +131,14 @@ def first_loss(name: str, run) -> float:
             return margin_loss(unit(h) @ unit(model.class_weights()).T, labels, config)
 
 
-@pytest.mark.parametrize("name", PROGRAMS)
+# Where a loss is of the whole batch, or of classes over devices, on eight devices.
+EIGHT = ("triplet", "arcface")
+ONCE = [
+    pytest.param(name, marks=[] if name in EIGHT else pytest.mark.one_device) for name in PROGRAMS
+]
+
+
+@pytest.mark.parametrize("name", ONCE)
 def test_the_first_loss_is_the_formula(name, whole):
     run = whole(name)
     assert numbers(run.rows, "train")[0]["loss"] == pytest.approx(first_loss(name, run), rel=1e-3)
@@ -143,7 +150,8 @@ def test_validation_is_on_images_as_they_are_with_the_state_that_is_saved(name, 
     images, placement = run.data.val, run.run.placement
     with Checkpoints(run.folder / "checkpoints") as checkpoints:
         state, _ = checkpoints.restore(run.last, step=4)
-    order = np.random.default_rng(0).permutation(len(images))[:24]  # what eight devices divide
+    whole_batch = len(images) // placement.device_count * placement.device_count
+    order = np.random.default_rng(0).permutation(len(images))[:whole_batch]
     classify = embedding.compile_output(run.method.model, run.method.logits, placement)
     logits = embedding.embed_set(classify, state, images, placement)[order]
     labels = images.labels[order]
@@ -167,6 +175,7 @@ def test_class_weights_move_and_are_saved(whole):
     np.testing.assert_array_equal(state.params["class_weights"]["weights"], weights)
 
 
+@pytest.mark.one_device
 def test_the_curriculum_switches_without_a_trace(tmp_path, monkeypatch):
     true_loss = losses.triplet_loss_and_stats
     traced, hard_negatives = [], []

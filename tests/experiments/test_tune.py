@@ -20,7 +20,7 @@ from jaxssl import training
 from jaxssl.errors import InputError, NonFiniteLoss, Stopped
 from jaxssl.files import read_lines
 
-pytestmark = pytest.mark.program
+pytestmark = [pytest.mark.program, pytest.mark.one_device]
 
 
 @dataclasses.dataclass(frozen=True)
