@@ -149,10 +149,11 @@ def damage(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Damage every kind of file of a run folder in every way."""
     global ORIGINAL
     import _damages
+    import _kills
 
-    done = trained(folder / "run", "--steps", "12")
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
+    _forked.warm()
+    if fault := _kills.Session(folder / "run", [*SMALL, "--steps", "12"]).fault():
+        raise SystemExit(fault)
     ORIGINAL = folder / "run"
     unread = ("tensorboard", "report")  # written for people; no program reads them
     return _damages.torture(
