@@ -362,8 +362,9 @@ def devices(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         wanted = {key: loss for key, loss in losses["one"].items() if key[0] <= steps}
         most = max(abs(losses[name].get(key, 1e9) - loss) for key, loss in wanted.items())
         found[f"largest difference of a loss, {name}"] = most
-        if most > 1e-2:
-            faults.append(f"{name}: a loss is {most} from that of one device")
+        if most > 2e-2:
+            key = max(wanted, key=lambda key: abs(losses[name].get(key, 1e9) - wanted[key]))
+            faults.append(f"{name}: the loss of {key} is {most} from that of one device")
     return found | {"faults": faults}
 
 
