@@ -118,6 +118,9 @@ class Reading:
     """Pixels to cut off below (a scale bar, a caption); auto finds it."""
     on_bad_image: Evaluation[Literal["fail", "skip"]] = "fail"
     """fail: stop and list the unreadable images; skip: leave them out, list in skipped.json."""
+    pixel_size: Evaluation[Positive[float | None]] = None
+    """Micrometres that a pixel of the files shows, for the scale bars of the report. Default: the
+    table's column (EcoTaxa's acq_pixel, process_pixel and the like), if it has one."""
     hash_all: Session[bool] = False
     """Compare the content of every image with what was checked before, not that of a sample."""
 

@@ -177,7 +177,7 @@ def reading_of(settings: Images, **changes: Any) -> images_room.Reading:
     if settings.crop_bottom != "auto":
         crop = _number(settings.crop_bottom, "crop_bottom", most=10_000)
     names = ("labels_from", "image_column", "label_column", "validated_only", "group_by")
-    more = ("image_root", "follow_links", "pages", "fit", "on_bad_image", "hash_all")
+    more = ("image_root", "follow_links", "pages", "fit", "on_bad_image", "hash_all", "pixel_size")
     reading = images_room.Reading(
         size=settings.image_size,
         channels=settings.channels,

@@ -4,7 +4,7 @@
 
 Opens a small page on this machine alone (127.0.0.1) and prints its address; Ctrl-C ends it. The
 table grows in RUN/labels.csv, which `jaxssl label-next` reads by itself and every other program
-with `--labels-from`. The same command again goes on from there.
+with `--labels-from`. The same command again goes on from there, and undo with it.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import dataclasses
 import os
 import shlex
 import signal
+import sys
 import threading
 from collections import Counter
 from pathlib import Path
@@ -27,7 +28,7 @@ from experiments.label_server import Session, make_server
 from experiments.labelling import Labelling, Pool
 from jaxssl.analysis.acquisition import look_alikes
 from jaxssl.analysis.label_table import LabelTable
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
 from jaxssl.files import read_record
 
 
@@ -61,19 +62,28 @@ def main(config: Label) -> None:
         server = make_server(session, config.port)
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
-        left = sum(len(group) for group in session.groups)
-        print(f"{left:,} images without a label in {len(session.groups):,} groups of look-alikes")
+        print(
+            f"{session.left:,} images without a label in {len(session.groups):,} groups of "
+            "look-alikes"
+        )
         print(f"table: {pool.table}, {len(session.table.labels):,} labels so far")
+        print(_then(config, pool.table))
         print(f"open {server.address} (this machine only); Ctrl-C ends", flush=True)
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         try:
             thread.join()
         except KeyboardInterrupt:
-            pass
+            if sys.stderr.isatty():
+                print(file=sys.stderr)  # below the ^C
         finally:
             server.shutdown()
             server.server_close()
-    print(f"\n{_ending(config, session.table)}")
+    labels = session.table.labels
+    classes = len(set(labels.values()))
+    told = f"{len(labels):,} labels of {classes} class{'es' * (classes != 1)} are in {pool.table}"
+    if session.left:
+        raise Stopped(f"{told}; {session.left:,} images are left: the same command goes on")
+    print(told)
 
 
 def make_session(config: Label, pool: Pool) -> Session:
@@ -85,30 +95,31 @@ def make_session(config: Label, pool: Pool) -> Session:
     if config.only:
         named = labelling.rows_of(config.only, images.ids)
         rows = np.array([row for row in sorted(named) if wanted[row]], np.int64)
-    if not len(rows):
+    if not len(rows) and not table.changes:
         what = f"images of {config.only}" if config.only else "images"
         raise InputError(
             f"all {what} have a label: name others with --data-dir, or give --labels-from none or "
             "a table for the labels that count"
         )
-    found = look_alikes(
-        images.vectors[rows], size=config.group, metric=images.distance, seed=config.seed
-    )
+    found = [rows[:0]]  # nothing but clicks to take back
+    if len(rows):
+        found = look_alikes(
+            images.vectors[rows], size=config.group, metric=images.distance, seed=config.seed
+        )
     counts = Counter(name for name in pool.own if name)
     return Session(images, table, [rows[group].tolist() for group in found], counts)
 
 
-def _ending(config: Label, table: LabelTable) -> str:
-    labels = table.labels
-    run, classes = shlex.quote(config.run_dir), len(set(labels.values()))
+def _then(config: Label, table: Path) -> str:
+    """Say what the labels are for."""
+    run = shlex.quote(config.run_dir)
     place = config.data_dir
     if not place and (Path(config.run_dir).expanduser() / "config.json").is_file():
         place = read_record(Path(config.run_dir).expanduser())["config"].get("data_dir", "")
     predict = f"jaxssl predict {run} --data-dir {shlex.quote(place) if place else 'IMAGES'}"
     return (
-        f"{len(labels):,} labels of {classes} class{'es' * (classes != 1)}: {table.path}\n"
-        f"what to label next: jaxssl label-next {run}{config.again()}\n"
-        f"classes for all: {predict} --labels-from {shlex.quote(str(table.path))}"
+        f"then what to label next: jaxssl label-next {run}{config.again()}\n"
+        f"and classes for all: {predict} --labels-from {shlex.quote(str(table))}"
     )
 
 

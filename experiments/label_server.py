@@ -14,7 +14,6 @@ import io
 import json
 import secrets
 import threading
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
@@ -22,14 +21,12 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from PIL import Image
-
+from jaxssl.analysis.atlas import of_file
 from jaxssl.analysis.label_table import LabelTable
 from jaxssl.analysis.tables import Together
 from jaxssl.errors import InputError
 
 _LARGEST = 256  # pixels of a picture's longer side
-_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
 _BODY = 1 << 20  # bytes of a request
 
 
@@ -39,7 +36,8 @@ class Session:
     Args:
         images: All images.
         table: Where labels go.
-        groups: Rows of look-alikes, those without a label at the start.
+        groups: Rows of look-alikes, those without a label at the start; at least one, if an empty
+            one.
         counts: Labels that were there before, by class.
     """
 
@@ -50,7 +48,8 @@ class Session:
         groups: Sequence[Sequence[int]],
         counts: Mapping[str, int],
     ):
-        self.images, self.table, self.groups = images, table, groups
+        self.images, self.table = images, table
+        self.groups = [[*group] for group in groups]
         self._counts = counts
         self._open = [row for group in groups for row in group]
         self._lock = threading.Lock()
@@ -77,9 +76,18 @@ class Session:
     def undo(self, group: int) -> dict[str, Any]:
         """Take the last change back, then return what the page shows: the group it was of."""
         with self._lock:
-            rows = set(self.table.undo())
-            home = [i for i, members in enumerate(self.groups) if rows & set(members)]
+            rows = [row for row in self.table.undo() if row not in self.table.labels]
+            home = [i for i, members in enumerate(self.groups) if set(rows) & set(members)]
+            if rows and not home:  # labelled on another day
+                self.groups.append(rows)
+                self._open += rows
+                home = [len(self.groups) - 1]
             return self._state(home[0] if home else group)
+
+    @property
+    def left(self) -> int:
+        """How many images have no label."""
+        return sum(row not in self.table.labels for row in self._open)
 
     def _state(self, group: int, by: int = 1) -> dict[str, Any]:
         labels = self.table.labels
@@ -94,7 +102,12 @@ class Session:
             "group": group,
             "groups": many,
             "images": [
-                {"row": row, "id": images.ids[row], "path": images.paths[row]}
+                {
+                    "row": row,
+                    "id": images.ids[row],
+                    "path": images.paths[row],
+                    "um": images.micrometres[row],
+                }
                 for row in left[group]
             ],
             "classes": [{"name": name, "count": counts[name]} for name in self._classes],
@@ -106,16 +119,12 @@ class Session:
 
     def picture(self, row: int) -> tuple[bytes, str]:
         """Return an image's picture and its type: its file in its own shape, else the table's."""
-        path = self.images.paths[row]
-        with warnings.catch_warnings(), contextlib.suppress(Exception):
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path, formats=_FORMATS) as file:
-                if file.mode in ("1", "L", "P", "RGB", "RGBA"):
-                    file.thumbnail((_LARGEST, _LARGEST))
-                    out = io.BytesIO()
-                    file.convert("RGBA" if "A" in file.mode else "RGB").save(out, "PNG")
-                    return out.getvalue(), "image/png"
-        return self.images.pictures[row], "image/png"
+        image = of_file(self.images.paths[row], self.images.sides[row], _LARGEST)
+        if image is None:
+            return self.images.pictures[row], "image/png"
+        out = io.BytesIO()
+        image.save(out, "PNG")
+        return out.getvalue(), "image/png"
 
 
 @dataclasses.dataclass(frozen=True)

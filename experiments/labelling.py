@@ -91,7 +91,14 @@ def open_pool(config: Labelling, run_dir: str) -> Pool:
         images, name = together({"other": new}), datasets.name_of(config.data_dir)
         out, table = folder / "label-next" / name, folder / f"labels-{name}.csv"
     else:
-        images = together(analysis.read_tables(folder, embeddings=["h"])["h"])
+        told = analysis.read_tables(folder, embeddings=["h"])["h"]
+        object_ids = {
+            id_: name
+            for one in told.values()
+            for id_, name in zip(one.ids, one.object_ids, strict=True)
+            if name
+        }
+        images = together(analysis.with_pixel_size(told, config.pixel_size))
         out, table = folder / "label-next", folder / "labels.csv"
         if config.labels_from not in ("auto", "folders"):
             bare = dataclasses.replace(images, class_names=("",) * len(images))

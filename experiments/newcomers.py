@@ -53,7 +53,8 @@ def show(
     """
     table = table_of(run, about, images, vectors)
     if predicted:
-        table = dataclasses.replace(table, extra={"predicted": np.array(predicted, object)})
+        guesses = {"predicted": np.array(predicted, object)}
+        table = dataclasses.replace(table, extra=table.extra | guesses)
     known = _map_of(run, about)
     if isinstance(known, str):
         print(f"no map of the new images: {known}")

@@ -11,7 +11,7 @@ from pathlib import Path
 import tyro
 
 from experiments import cli, study
-from experiments.config import AtLeast2
+from experiments.config import AtLeast2, Positive, check_ranges
 from jaxssl import analysis
 
 
@@ -27,16 +27,21 @@ class Report:
     """Numbers of labels on the label-efficiency curves. Default: the run's."""
     propagate: bool = False
     """Add propagated labels to the curves, which learn from how all judged images lie."""
+    pixel_size: Positive[float | None] = None
+    """Micrometres that a pixel of the files shows, for scale bars. Default: as the run knows."""
     redraw: bool = False
     """Only draw the page again from the numbers there are."""
 
 
 def main(config: Report) -> None:
     """Read the tables, then make numbers and page."""
+    check_ranges(config)
     run = analysis.read_run(config.run_dir)
     folder = Path(config.run_dir)
+    h = analysis.with_pixel_size(run.tables["h"], config.pixel_size)
+    tables = {**run.tables, "h": h}
     if config.redraw and run.results is not None:
-        print(f"report: {analysis.write_report(folder, run.tables, run.results)}")
+        print(f"report: {analysis.write_report(folder, tables, run.results)}")
         return
     facts = analysis.Facts()
     if not run.results:
@@ -47,7 +52,7 @@ def main(config: Report) -> None:
         facts = analysis.Facts(**{name: getattr(run.results, name) for name in names})
     labels = config.labels or tuple(run.settings.get("labels", ()))
     propagate = config.propagate or bool(run.settings.get("propagate"))
-    embedded = study.Embedded(folder, run.tables, facts, propagate)
+    embedded = study.Embedded(folder, tables, facts, propagate)
     study.report(embedded, draws=config.draws, labels=labels)
 
 

@@ -285,8 +285,8 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     if logits is not None:
         found = analysis.classification(logits, labels, names)
         guesses = np.array(names, object)[logits.argmax(1)]
-        test = dataclasses.replace(tables["h"]["test"], extra={"predicted": guesses})
-        tables["h"]["test"] = test
+        test = tables["h"]["test"]
+        tables["h"]["test"] = dataclasses.replace(test, extra={**test.extra, "predicted": guesses})
     facts = analysis.Facts(
         protocol={
             "seed": settings.seed,

@@ -22,7 +22,19 @@ def table_of(
     *,
     pictures: bool = False,
 ) -> analysis.Embeddings:
-    """Make a table of a set and its vectors; `about` stands in its metadata."""
+    """Make a table of a set and its vectors; `about` stands in its metadata.
+
+    With pictures, columns say how large the files are (`height`, `width`), and where it is known
+    how many micrometres a pixel of them shows (`pixel_size`) and EcoTaxa's `object_id`.
+    """
+    known: dict[str, np.ndarray] = {}
+    if pictures and images.sides.any():
+        known = {"height": images.sides[:, 0], "width": images.sides[:, 1]}
+    if pictures and images.pixel_size.any():
+        sizes = images.pixel_size
+        known["pixel_size"] = np.where(sizes > 0, sizes, np.nan).astype(np.float32)
+    if pictures and any(images.object_ids):
+        known["object_id"] = np.array(images.object_ids, object)
     return analysis.Embeddings(
         ids=images.ids,
         paths=images.paths,
@@ -31,5 +43,6 @@ def table_of(
         split=(split,) * len(images),
         vectors=vectors,
         thumbnails=images_room.thumbnails(images) if pictures else [],
+        extra=known,
         metadata=dict(about),
     )

@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from jaxssl.analysis.results import Classification, Facts, Results
     from jaxssl.analysis.run import Run, read_run
     from jaxssl.analysis.suspects import find_suspects
-    from jaxssl.analysis.tables import Tables, read_tables, save_tables, with_map
+    from jaxssl.analysis.tables import Tables, read_tables, save_tables, with_map, with_pixel_size
     from jaxssl.analysis.terminal import headline
     from jaxssl.analysis.triplets import draw_triplets
     from jaxssl.analysis.whitening import Whitening, fit_whitening
@@ -88,6 +88,7 @@ __all__ = [
     "umap_together",
     "whitened_graph",
     "with_map",
+    "with_pixel_size",
     "with_places",
     "write_comparison",
     "write_newcomers",
@@ -113,7 +114,7 @@ _MODULES = {
     "results": ("Classification", "Facts", "Results"),
     "run": ("Run", "read_run"),
     "suspects": ("find_suspects",),
-    "tables": ("Tables", "read_tables", "save_tables", "with_map"),
+    "tables": ("Tables", "read_tables", "save_tables", "with_map", "with_pixel_size"),
     "terminal": ("headline",),
     "triplets": ("draw_triplets",),
     "whitening": ("Whitening", "fit_whitening"),

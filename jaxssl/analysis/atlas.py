@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import os
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +22,9 @@ SHEET = 2016  # pixels a side: small enough for every browser's canvas, and 42 t
 NEIGHBOURS = 8
 MOST = 40_000  # images whose pictures go into a page
 UNKNOWN = 65535
+_FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP")
+_MODES = ("1", "L", "LA", "P", "RGB", "RGBA")
+_ORIENTATION = 0x0112  # of Exif; from 5 on height and width change places
 
 
 def thumbnail(data: bytes, side: int) -> Image.Image | None:
@@ -62,6 +67,36 @@ def opened(data: bytes, longest: int | None = None) -> Image.Image | None:
     if longest and max(image.size) > longest:
         image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
     return image
+
+
+def of_file(path: str, sides: tuple[int, int], longest: int) -> Image.Image | None:
+    """Open an image's file itself, upright, as RGB; None unless it is that image and no other.
+
+    A path can name a stack or a collage that the image is a part of, or a file that has changed: it
+    counts where it has one frame of the size that the table says. Of more than 8 bits a channel the
+    table's picture is the better one, whose range is right.
+
+    Args:
+        path: The file, "" for none.
+        sides: Height and width as the table says them.
+        longest: Most pixels of the picture's longer side.
+    """
+    if not all(sides) or not os.path.isfile(path):  # a pipe would never end
+        return None
+    with warnings.catch_warnings(), contextlib.suppress(Exception):
+        warnings.simplefilter("error")  # Pillow's, of bombs and broken tags
+        with Image.open(path, formats=_FORMATS) as file:
+            turned = file.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+            same = file.size == (sides if turned else sides[::-1])
+            if not same or getattr(file, "n_frames", 1) > 1 or file.mode not in _MODES:
+                return None
+            file.thumbnail((longest, longest))
+            upright = ImageOps.exif_transpose(file)
+            if upright.has_transparency_data:
+                above = upright.convert("RGBA")
+                upright = Image.alpha_composite(Image.new("RGBA", above.size, "white"), above)
+            return upright.convert("RGB")
+    return None
 
 
 def data_uri(image: Image.Image, *, quality: int = 60) -> str:
@@ -119,7 +154,9 @@ def map_data(
         JSON values: names, and base64 of little-endian arrays: `x`, `y` uint16 over the whole
         square, a point each; `label` uint16, `set` uint8, an image each; `neighbours` uint32
         `[points, NEIGHBOURS or fewer]`; where there is a column `predicted`, `guess` uint16, 65535
-        for none. `sheets` are the pictures (`sprite_sheets`), `shapes` their widths and heights.
+        for none. `sheets` are the pictures (`sprite_sheets`), `shapes` their widths and heights,
+        `um` the micrometres that each is wide, 0 where that is not known; `objects` EcoTaxa's names
+        of them, where these are known.
     """
     shown = {name: drawn(table) for name, table in tables.items()}
     xy = np.concatenate([coordinates(table) for table in shown.values()])
@@ -181,13 +218,25 @@ def map_data(
         "of": "of all images" if whole else "on the map",
         "tile": tile,
         "across": SHEET // tile,
-        "shapes": [side for data in thumbnails for side in _shape(data)] if any(thumbnails) else [],
+        "shapes": shapes(thumbnails),
+        "um": rounded(column("micrometres")),
+        "objects": column("object_ids") if any("object_id" in t.extra for t in every) else [],
         "sheets": sprite_sheets(thumbnails, tile=tile),
     }
 
 
 def _is_drawn(table: Embeddings) -> np.ndarray:
     return np.isfinite(table.extra.get("x_umap", np.full(len(table), np.nan)))
+
+
+def shapes(thumbnails: Sequence[bytes]) -> list[int]:
+    """Return width, height, width, height, ... of PNGs; [] if there is no picture at all."""
+    return [side for data in thumbnails for side in _shape(data)] if any(thumbnails) else []
+
+
+def rounded(micrometres: Sequence[float]) -> list[float]:
+    """Return widths with four digits; [] where none is known."""
+    return [float(f"{width:.4g}") for width in micrometres] if any(micrometres) else []
 
 
 def _shape(data: bytes) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from jaxssl.analysis.linked import linked_data
 from jaxssl.analysis.methods import Judged, Method, differing, label_rows, protocol, read_methods
 from jaxssl.analysis.names import labels_title, listed, set_title
 from jaxssl.analysis.page import FigureFiles, render
-from jaxssl.analysis.scores import judged_table, markdown_table, seen_table
+from jaxssl.analysis.scores import judged_table, markdown_table, seen_table, spreadsheet
 from jaxssl.analysis.sections import labels, overview
 from jaxssl.analysis.sections.settings import words
 from jaxssl.analysis.umap_figure import umap_panels
@@ -64,8 +64,11 @@ def write_comparison(
         protocol={n.replace("_", " "): words(value) or "none" for n, value in about.items()},
         verdicts=verdicts,
         curves=labels.curves(rows, first.results.sets, files),
-        tables={labels_title(name): table for name, table in tables.items()},
-        seen=seen,
+        tables={
+            labels_title(name): (table, files.table(f"table-{name}", *spreadsheet(table)))
+            for name, table in tables.items()
+        },
+        seen=(seen, files.table("table-seen", *spreadsheet(seen))),
         maps=_maps(trained, list(dict.fromkeys(["test", *sets])), files),
         linked=linked_data({m.name: m.runs[0].run.tables["h"] for m in trained}),
         trained=[method.name for method in trained],
@@ -110,6 +113,14 @@ def _maps(
                 alt=f"UMAP of the {set_title(name)} images by {listed(list(maps))}",
                 wide=umap_panels(maps, list(classes), columns=4 if len(maps) == 4 else 3),
                 narrow=umap_panels(maps, list(classes), columns=1),
+                table=(
+                    ("method", "class", "x", "y"),
+                    [
+                        (method, label, x, y)
+                        for method, (xy, labels) in maps.items()
+                        for label, (x, y) in zip(labels, xy.tolist(), strict=True)
+                    ],
+                ),
             ),
         }
         for name, maps in panels.items()

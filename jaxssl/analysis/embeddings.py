@@ -2,8 +2,9 @@
 
 Columns `id, path, class_name, class_index, split, embedding` (a fixed-size list of d float32), and
 where there are any `image` (a struct of PNG bytes and path) and further columns (`predicted`,
-`score`, `x_umap`, …). The schema's metadata holds a JSON object under `jaxssl`. The file opens in
-pandas, DuckDB and embedding-atlas as it is.
+`score`, `x_umap`, `height` and `width` of the file, `pixel_size` in micrometres, …). The schema's
+metadata holds a JSON object under `jaxssl`. The file opens in pandas, DuckDB and embedding-atlas as
+it is.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+_SIDES = ("height", "width")
+_SCALE = ("width", "pixel_size")
 COLUMNS = ("id", "path", "class_name", "class_index", "split", "embedding")
 
 
@@ -143,6 +146,28 @@ class Embeddings:
         """int32 `[n]` into `class_list`: class_index without its holes; -1 for no label."""
         indices, found = np.unique(self.class_index, return_inverse=True)
         return (found - int(np.sum(indices < 0))).astype(np.int32)
+
+    @property
+    def sides(self) -> list[tuple[int, int]]:
+        """Height and width of each file in pixels, (0, 0) where they are unknown."""
+        columns = [np.asarray(self.extra.get(n, np.zeros(len(self), int))) for n in _SIDES]
+        if any(column.dtype.kind not in "iu" for column in columns):
+            return [(0, 0)] * len(self)
+        return list(zip(*(column.tolist() for column in columns), strict=True))
+
+    @property
+    def object_ids(self) -> list[str]:
+        """EcoTaxa's names of what the images show, "" where they are not known."""
+        return [str(name or "") for name in self.extra.get("object_id", [""] * len(self))]
+
+    @property
+    def micrometres(self) -> list[float]:
+        """How many each picture is wide, by `width` and `pixel_size`; 0 where that is unknown."""
+        columns = [np.asarray(self.extra.get(n, np.zeros(len(self)))) for n in _SCALE]
+        if any(column.dtype.kind not in "iuf" for column in columns):
+            return [0.0] * len(self)
+        wide = columns[0].astype(np.float64) * columns[1]
+        return np.where(np.isfinite(wide) & (wide > 0), wide, 0.0).tolist()
 
     @property
     def labelled(self) -> Embeddings:

@@ -198,18 +198,23 @@ def _map(
         # Their units are their own: each fills its panel.
         places = (places - places.min(axis=0)) / max(np.ptp(places, axis=0).max(), 1e-9)
         panels[way] = (places, [names[row] for row in rows])
+    numbers = {
+        way: [
+            {"row": row, "class": names[row], "x": x, "y": y}
+            for row, (x, y) in zip(rows.tolist(), places.tolist(), strict=True)
+        ]
+        for way, (rows, places) in points.items()
+    }
     return files.add(
         "map",
-        {
-            way: [
-                {"row": row, "class": names[row], "x": x, "y": y}
-                for row, (x, y) in zip(rows.tolist(), places.tolist(), strict=True)
-            ]
-            for way, (rows, places) in points.items()
-        },
+        numbers,
         alt=", ".join(f"{way} of {len(rows):,} test images" for way, (rows, _) in points.items()),
         wide=umap_panels(panels, classes),
         narrow=umap_panels(panels, classes, columns=1),
+        table=(
+            ("way", "row", "class", "x", "y"),
+            [(way, *one.values()) for way, ones in numbers.items() for one in ones],
+        ),
     )
 
 
@@ -224,6 +229,7 @@ def _epochs(rows: Sequence[Mapping[str, Any]], files: FigureFiles) -> dict[str, 
         f"kNN {percent(last['knn'])} %",
         wide=figures.accuracy_over_epochs(rows),
         narrow=figures.accuracy_over_epochs(rows),
+        table=(tuple(last), [[row.get(name) for name in last] for row in rows]),
     )
 
 

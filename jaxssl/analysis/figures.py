@@ -281,7 +281,9 @@ def image_sheet(
     padding = ((0, 0), (0, 0), (0, gap), (0, gap), (0, 0))
     spaced = np.pad(sheet, padding, constant_values=255).transpose(0, 2, 1, 3, 4)
     picture = spaced.reshape(rows * (h + gap), across * (w + gap), 3)[:-gap, :-gap]
-    figure = Figure(figsize=(0.75 * across, 0.75 * rows * (h + gap) / (w + gap)))
+    # Inches of an image. Of many, thumbnails of 64 px are saved as they are, not twice as large.
+    side = 0.75 if rows <= 30 else 0.45
+    figure = Figure(figsize=(side * across, side * rows * (h + gap) / (w + gap)))
     ax = figure.add_axes((0, 0, 1, 1))
     ax.imshow(picture)
     ax.grid(False)

@@ -25,7 +25,15 @@
 
   const showLarge = () => {
     const image = state.images[at];
-    find("large").replaceChildren(...(image ? [picture(image)] : []));
+    const large = image && picture(image), frame = find("large");
+    frame.replaceChildren(...(image ? [large] : []));
+    find("scale").hidden = true;
+    if (image?.um) {
+      large.addEventListener("load", () => {
+        const times = Math.min(frame.clientWidth / large.naturalWidth, frame.clientHeight / large.naturalHeight);
+        if (state.images[at] === image) showScale(find("scale"), image.um, large.naturalWidth * times, 100);
+      });
+    }
     find("name").textContent = image ? image.path || image.id : "";
   };
   const mark = () => [...grid.children].forEach((tile, i) => {
@@ -47,7 +55,7 @@
     const done = state.total - state.left;
     find("where").textContent = `${many(done, "image")} of ${state.total.toLocaleString("en")} labelled here. Table: ${state.table}`;
     find("group").textContent = state.left ? `group ${state.group + 1} of ${state.groups}: ${many(state.images.length, "image")}` : "no image left";
-    find("bar").style.width = `${(100 * done) / state.total}%`;
+    find("bar").style.width = `${state.total ? (100 * done) / state.total : 100}%`;
     find("undo").disabled = !state.changes;
     find("done").hidden = Boolean(state.left);
     grid.replaceChildren(...state.images.map((image, i) => {

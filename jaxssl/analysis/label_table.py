@@ -1,15 +1,27 @@
-"""A table of labels that grows: every change is on the disk before it is anywhere else."""
+"""A table of labels that grows: every change is on the disk before it is anywhere else.
+
+Beside it a log of the clicks, `labels.clicks.jsonl` of `labels.csv`: a line a click, with what each
+image's label was before and after, and a line for each that was taken back. It is read back when
+the table is opened, so that a click can be taken back another day. The table alone says what the
+labels are: of the log counts what agrees with it.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-from collections.abc import Sequence
+import json
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from jaxssl.errors import InputError
-from jaxssl.files import content_of, write_text
+from jaxssl.files import content_of, line_of, write_text
 
+# Image -> label before and after, None for none.
+_Change = dict[str, tuple[str | None, str]]
 COLUMNS = ["path", "label"]
 _FORMULA = ("=", "+", "-", "@")
 _LONGEST = 200
@@ -19,8 +31,9 @@ _MOST = 2**28  # bytes of a table that is read: ten million images
 class LabelTable:
     """Labels of images as CSV of `path` and `label`, the form that a table of labels is read in.
 
-    Each change writes the table anew beside the old one and renames it (`files.atomic`): a kill
-    leaves the table before or after it. Rows of images that are not among `ids` stay as they are.
+    Each change is written to the log, then the table is written anew beside the old one and renamed
+    (`files.atomic`): a kill leaves the table before or after it. Rows of images that are not among
+    `ids` stay as they are.
 
     Args:
         path: The file, which need not be there yet.
@@ -46,7 +59,10 @@ class LabelTable:
         self._names = [safe_path(one) for one in ids]
         self._row = {name: row for row, name in enumerate(self._names)}
         self._labels = _read(path)
-        self._done: list[dict[str, str | None]] = []
+        self._log = path.with_suffix(".clicks.jsonl")
+        clicks = _read_clicks(self._log)
+        self._next = max(clicks, default=0) + 1
+        self._done = self._that_can_be_undone(clicks)
 
     @property
     def labels(self) -> dict[int, str]:
@@ -65,32 +81,71 @@ class LabelTable:
             InputError: A label that is empty, too long, or that a spreadsheet would run.
             OSError: It cannot be saved; nothing has changed.
         """
-        names = [self._names[row] for row in dict.fromkeys(rows)]
-        before = {name: self._labels.get(name) for name in names}
-        self._save(self._labels | dict.fromkeys(names, checked_label(label)))
-        self._done.append(before)
+        names, label = [self._names[row] for row in dict.fromkeys(rows)], checked_label(label)
+        change: _Change = {name: (self._labels.get(name), label) for name in names}
+        self._save(
+            {"click": self._next, "labels": change}, self._labels | dict.fromkeys(names, label)
+        )
+        self._done.append((self._next, change))
+        self._next += 1
 
     def undo(self) -> list[int]:
         """Take the last change back, saved when this returns; return its rows, [] for none."""
         if not self._done:
             return []
-        before = self._done[-1]
-        wanted = dict(self._labels)
-        for name, label in before.items():
-            if label is None:
-                wanted.pop(name, None)
-            else:
-                wanted[name] = label
-        self._save(wanted)
+        number, change = self._done[-1]
+        self._save({"undo": number}, _without(change, self._labels))
         self._done.pop()
-        return [self._row[name] for name in before]
+        return [self._row[name] for name in change]
 
-    def _save(self, labels: dict[str, str]) -> None:
+    def _save(self, told: dict[str, Any], labels: dict[str, str]) -> None:
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerows([COLUMNS, *labels.items()])
-        write_text(self.path, out.getvalue())
+        with _appended(self._log, line_of(told)):
+            write_text(self.path, out.getvalue())
         self._labels = labels
+
+    def _that_can_be_undone(self, clicks: dict[int, _Change]) -> list[tuple[int, _Change]]:
+        """Keep the newest clicks as far back as the table is what they left."""
+        labels, kept = self._labels, []
+        for number, change in sorted(clicks.items(), reverse=True):
+            known = all(name in self._row for name in change)
+            if known and all(labels.get(name) == after for name, (_, after) in change.items()):
+                kept.append((number, change))
+                labels = _without(change, labels)
+            elif any(labels.get(name) != before for name, (before, _) in change.items()):
+                break  # the table was changed by another hand; else a kill came before the table
+        return kept[::-1]
+
+
+def _without(change: _Change, labels: dict[str, str]) -> dict[str, str]:
+    """Return the labels as they were before a change."""
+    wanted = dict(labels)
+    for name, (before, _) in change.items():
+        if before is None:
+            wanted.pop(name, None)
+        else:
+            wanted[name] = before
+    return wanted
+
+
+@contextlib.contextmanager
+def _appended(path: Path, line: str) -> Iterator[None]:
+    """Append a line, on the disk when this is entered, and take it away if what follows fails."""
+    with open(path, "a+b") as file:
+        size = file.seek(0, os.SEEK_END)
+        try:
+            file.seek(max(0, size - 1))
+            torn = file.read(1) not in (b"", b"\n")  # a kill cut the last line short
+            file.write(b"\n" * torn + line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+            yield
+        except BaseException:
+            with contextlib.suppress(OSError):
+                file.truncate(size)
+            raise
 
 
 def safe_path(name: str) -> str:
@@ -127,6 +182,37 @@ def checked_label(text: str) -> str:
             "begin with another character"
         )
     return text
+
+
+def _read_clicks(path: Path) -> dict[int, _Change]:
+    """Read a log: number -> change, of the clicks that were not taken back, in their order.
+
+    A line that a kill cut short, that has changed or is something else is left out.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as error:
+        raise InputError(
+            f"{path}: the log of labels cannot be read ({error.strerror}): mend or remove it"
+        ) from None
+    clicks: dict[int, _Change] = {}
+    for line in lines:
+        try:
+            told = json.loads(line)
+            told.pop("crc")
+            if line_of(told) != f"{line}\n":
+                continue
+            if "undo" in told:
+                clicks.pop(told["undo"], None)
+                continue
+            change = {name: (before, after) for name, (before, after) in told["labels"].items()}
+            if type(told["click"]) is int:
+                clicks[told["click"]] = change
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            continue
+    return clicks
 
 
 def _read(path: Path) -> dict[str, str]:

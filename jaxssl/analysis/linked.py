@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis.atlas import SHEET, coordinates, drawn, packed, sprite_sheets
+from jaxssl.analysis.atlas import SHEET, coordinates, drawn, packed, rounded, shapes, sprite_sheets
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.names import NO_LABEL
 
@@ -22,9 +22,10 @@ def linked_data(runs: Mapping[str, Mapping[str, Embeddings]]) -> dict[str, Any] 
         runs: Name of the run -> set -> table; rows with `x_umap`, `y_umap` are drawn.
 
     Returns:
-        JSON values: `classes`; of each image `ids`, `label` (uint16 in base64) and, of the first
-        10,000, pictures (`sheets`); a panel a run of `name`, `x`, `y` (uint16) and `image`
-        (uint32, which image a point is). None for fewer than two runs with a map.
+        JSON values: `classes`; of each image `ids`, `paths`, `label` (uint16 in base64) and, of the
+        first 10,000, pictures (`sheets`, `shapes`, `um`); a panel a run of `name`, `x`, `y`
+        (uint16) and `image` (uint32, which image a point is). None for fewer than two runs with
+        a map.
 
     Example:
         >>> table = Embeddings(np.eye(2), ("1", "2"), ("", ""), ("a", "b"), np.array([0, 1]),
@@ -42,20 +43,26 @@ def linked_data(runs: Mapping[str, Mapping[str, Embeddings]]) -> dict[str, Any] 
         return None
     place: dict[str, int] = {}
     ids: list[str] = []
+    files: list[str] = []
     names: list[str] = []
     pictures: list[bytes] = []
+    wide: list[float] = []
     panels = []
     for name, parts in shown.items():
         rows = []
         for table in parts:
-            columns = zip(table.ids, table.paths, table.class_names, table.thumbnails, strict=True)
-            for row_id, path, class_name, picture in columns:
+            columns = (table.ids, table.paths, table.class_names, table.thumbnails)
+            for row_id, path, class_name, picture, micrometres in zip(
+                *columns, table.micrometres, strict=True
+            ):
                 key = path or row_id
                 if key not in place:
                     place[key] = len(ids)
                     ids.append(row_id)
+                    files.append(path)
                     names.append(class_name or NO_LABEL)
                     pictures.append(picture)
+                    wide.append(micrometres)
                 rows.append(place[key])
         xy = np.concatenate([coordinates(table) for table in parts])
         low, high = xy.min(axis=0), xy.max(axis=0)
@@ -75,9 +82,12 @@ def linked_data(runs: Mapping[str, Mapping[str, Embeddings]]) -> dict[str, Any] 
         "classes": classes,
         "unlabelled": index.get(NO_LABEL, -1),
         "ids": ids,
+        "paths": files if any(files) else [],
         "label": packed(np.array([index[name] for name in names]), "<u2"),
         "panels": panels,
         "tile": _TILE,
         "across": SHEET // _TILE,
         "sheets": sprite_sheets(pictures[:MOST], tile=_TILE),
+        "shapes": shapes(pictures[:MOST]),
+        "um": rounded(wide[:MOST]),
     }

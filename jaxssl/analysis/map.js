@@ -241,7 +241,12 @@
     }
     const head = element("div", title(i), "head");
     head.tabIndex = -1;
-    panel.replaceChildren(picture(i, 120), head, element("small", data.ids[i]));
+    const larger = button(undefined, undefined, "picture"), bar = element("div", undefined, "scale"), shown = picture(i, 120);
+    Object.assign(larger.dataset, { path: path(i), what: `${data.ids[i]} · ${title(i)}`, um: data.um[i] || 0 });
+    larger.setAttribute("aria-label", "larger");
+    larger.append(shown);
+    showScale(bar, data.um[i], parseFloat(shown.style.width), 90);
+    panel.replaceChildren(...(data.shapes.length ? [larger, bar] : []), head, element("small", data.ids[i]));
     if (path(i)) panel.append(copyButton(path(i)));
     if (data.near) panel.append(element("p", `${same} of its ${data.near} nearest ${data.of} share the class`), list);
     if (inside) head.focus(); // what was pressed is gone
@@ -268,7 +273,7 @@
       ...chosen.map((i) => [data.ids[i], path(i), label[i] === data.unlabelled ? "" : data.classes[label[i]], data.sets[set[i]]])]), "text/csv"));
     const propose = element("input"), tsv = button("EcoTaxa import (TSV)", () => {
       if (!propose.value.trim()) return propose.focus();
-      save("ecotaxa_selection.tsv", ecotaxaText(chosen.map((i) => data.ids[i]), propose.value.trim()), "text/tab-separated-values");
+      save("ecotaxa_selection.tsv", ecotaxaText(chosen.map((i) => [data.ids[i], data.objects[i]]), propose.value.trim()), "text/tab-separated-values");
     });
     propose.setAttribute("list", "map-classes");
     propose.placeholder = "class for all of it";
@@ -312,6 +317,7 @@
       if (mode !== "class") parts.push(`color=${mode}`);
       if (off) parts.push(`off=${off}`);
       if (hidden.sets.size) parts.push(`sets=${[...hidden.sets].join(".")}`);
+      if (!names) parts.push("names=0");
       if (pinned >= 0) parts.push(`pin=${pinned}`);
       if (shape.length) parts.push(`sel=${shape.map(Math.round).join(",")}`);
       history.replaceState(null, "", `#map:${parts.join("&")}`);
@@ -324,6 +330,7 @@
     const [zoomed, cx, cy] = numbers(said.z, ",");
     if (zoomed > 0 && cy !== undefined) Object.assign(view, { zoom: Math.min(60, zoomed), cx, cy });
     if (modes[said.color]) setMode(said.color);
+    names = find("names").checked = said.names !== "0";
     numbers(said.off, ".").forEach((c) => hidden.classes.add(c));
     numbers(said.sets, ".").forEach((s) => hidden.sets.add(s));
     filter();
@@ -513,6 +520,7 @@
   find("names").onchange = (event) => {
     names = event.target.checked;
     redraw();
+    remember();
   };
   const setMode = (name) => {
     mode = name;
@@ -577,6 +585,7 @@
   });
   panel.replaceChildren(element("p", "Click a point to keep it here with its nearest neighbours.", "muted"));
   if (layer) setMode(layer.name);
-  recall();
+  // The view of the address has pictures, whose sheets stand behind this script.
+  document.addEventListener("DOMContentLoaded", recall);
   window.addEventListener("hashchange", recall);
 })();

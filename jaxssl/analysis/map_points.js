@@ -105,9 +105,15 @@ const csvText = (rows) => "\ufeff" + rows.map((row) => row.map((cell) => {
   return /[",\r\n]/.test(text) ? `"${text.replaceAll('"', '""')}"` : text;
 }).join(",") + "\r\n").join("");
 
-// An EcoTaxa import table: names, a row of types, then a line an object.
-const ecotaxaText = (ids, category) => [
-  ["object_id", "object_annotation_category", "object_annotation_status"],
-  ["[t]", "[t]", "[t]"],
-  ...ids.map((id) => [id, category, "predicted"]),
+// A file's name without its ending.
+const stem = (id) => {
+  const name = id.split("/").pop(), dot = name.lastIndexOf(".");
+  return dot > 0 ? name.slice(0, dot) : name;
+};
+
+// An EcoTaxa import table: names, a row of types, then a line an image, named as `predict` names it.
+const ecotaxaText = (images, category) => [
+  ["img_file_name", "object_id", "object_annotation_category", "object_annotation_status"],
+  ["[t]", "[t]", "[t]", "[t]"],
+  ...images.map(([id, object]) => [id, object || stem(id), category, "predicted"]),
 ].map((row) => row.map((cell) => cell.replace(/[\t\r\n]+/g, " ")).join("\t") + "\n").join("");

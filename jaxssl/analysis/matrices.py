@@ -14,6 +14,8 @@ from jaxssl.analysis.drawing import INK, STYLE, cell_text, short
 
 __all__ = ["confusion_matrix", "distance_matrix"]
 
+TOLD = 50  # classes; beyond, a cell has the room of a name, none for a number
+
 
 def distance_matrix(matrix: ArrayLike, classes: Sequence[str], *, unit: str) -> Figure:
     """Draw mean distances class by class.
@@ -94,7 +96,8 @@ def _draw(
     cmap: str = "cividis",
 ) -> Figure:
     k = len(classes)
-    side = 2.6 + 0.42 * k
+    told = k <= TOLD
+    side = 2.6 + (0.42 if told else 0.16) * k
     figure = Figure(figsize=(side + 0.9, side), layout="constrained")
     ax = figure.subplots()
     image = ax.imshow(levels, cmap=cmap, vmin=limits[0], vmax=limits[1])
@@ -105,9 +108,10 @@ def _draw(
     ax.set_yticks(range(k), names)
     ax.tick_params(length=0)
     for i in range(k):
-        frame = Rectangle((i - 0.46, i - 0.46), 0.92, 0.92, fill=False, ec="white", lw=2)
+        width = 2 if told else 1
+        frame = Rectangle((i - 0.46, i - 0.46), 0.92, 0.92, fill=False, ec="white", lw=width)
         ax.add_patch(frame)
-    if k <= 50:
+    if told:
         middle = sum(limits) / 2
         for row, column in np.ndindex(k, k):
             level = levels[row, column]

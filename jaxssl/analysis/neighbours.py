@@ -71,6 +71,14 @@ class Neighbours:
             alt=f"{len(self.names)} test images, each with its {self.nearest.shape[1]} nearest "
             f"training images; {right} of {self.angles.size} are of its class",
             wide=neighbour_sheet(self),
+            table=(
+                ("id", "class", "nearest", "its class", "degrees"),
+                [
+                    (one["id"], one["class"], *near.values())
+                    for one in self.record()
+                    for near in one["nearest"]
+                ],
+            ),
         )
         rows = [
             {

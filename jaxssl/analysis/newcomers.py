@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis.atlas import coordinates, data_uri, drawn, map_data, thumbnail
+from jaxssl.analysis.atlas import coordinates, drawn, map_data
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.exemplars import nearest_neighbours
 from jaxssl.analysis.names import NO_LABEL, set_title
 from jaxssl.analysis.page import FigureFiles, fragment, render
+from jaxssl.analysis.pictures import Pictures
 from jaxssl.analysis.placing import NEIGHBOURS, place, unlike
 from jaxssl.analysis.tables import Sets
 from jaxssl.analysis.umap_figure import umap_panels
@@ -135,8 +136,18 @@ def _labelled(known: Sets) -> Embeddings | None:
         class_index=np.array([index[name] for name in names]),
         split=[split for table in tables for split in table.split],  # type: ignore[arg-type]
         thumbnails=[picture for table in tables for picture in table.thumbnails],
+        extra=_scale(tables),
         metadata=tables[0].metadata,
     )
+
+
+def _scale(tables: Sequence[Embeddings]) -> dict[str, np.ndarray]:
+    """Join the columns that say how large pictures are, where all tables have them."""
+    return {
+        name: np.concatenate([table.extra[name] for table in tables])
+        for name in ("height", "width", "pixel_size")
+        if all(name in table.extra for table in tables)
+    }
 
 
 def _map(shown: Sets, new: Embeddings, files: FigureFiles) -> Any:
@@ -155,17 +166,15 @@ def _map(shown: Sets, new: Embeddings, files: FigureFiles) -> Any:
         "the run": (run, names),
         "new, as predicted" if guessed else "new": (coordinates(drawn(new)), of_new),
     }
+    places = coordinates(drawn(new)).tolist()
+    rows = [(i, n, x, y) for i, n, (x, y) in zip(drawn(new).ids, of_new, places, strict=True)]
     figure = files.add(
         "map",
-        [
-            {"id": id_, "class": name, "x": float(x), "y": float(y)}
-            for id_, name, (x, y) in zip(
-                drawn(new).ids, of_new, coordinates(drawn(new)), strict=True
-            )
-        ],
+        [{"id": id_, "class": name, "x": x, "y": y} for id_, name, x, y in rows],
         alt=f"{len(run):,} images of the run, and {len(of_new):,} new ones on the same map",
         wide=umap_panels(panels, classes),
         narrow=umap_panels(panels, classes, columns=1),
+        table=(("id", "class", "x", "y"), rows),
     )
     data = map_data({**shown, "new": new}, classes, metric=known[0].distance)
     files.sheets += data.pop("sheets")
@@ -211,26 +220,15 @@ def _rows(labelled: Embeddings, new: Embeddings, rows: np.ndarray) -> list[dict[
         new.vectors[rows], labelled.vectors, count=_NEAREST, metric=labelled.distance
     )
     guesses = new.extra.get("predicted")
+    mine, theirs = Pictures({"new": new}), Pictures({"the run": labelled})
     return [
         {
-            "id": new.ids[row],
-            "class": new.class_names[row],
+            "image": mine[new.ids[row]],
             "predicted": "" if guesses is None else str(guesses[row]),
-            "source": _picture(new.thumbnails[row]),
             "nearest": [
-                {
-                    "id": labelled.ids[j],
-                    "class": labelled.class_names[j],
-                    "source": _picture(labelled.thumbnails[j]),
-                    "distance": float(distance),
-                }
+                {"image": theirs[labelled.ids[j]], "distance": float(distance)}
                 for j, distance in zip(found, row_distances, strict=True)
             ],
         }
         for row, found, row_distances in zip(rows, near, distances, strict=True)
     ]
-
-
-def _picture(data: bytes) -> str:
-    image = thumbnail(data, 64)
-    return "" if image is None else data_uri(image)

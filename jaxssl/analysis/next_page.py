@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from jaxssl.analysis.acquisition import By, Proposals
-from jaxssl.analysis.atlas import data_uri, opened
 from jaxssl.analysis.drawing import cell_text
 from jaxssl.analysis.label_table import safe_path
 from jaxssl.analysis.page import FigureFiles, render
@@ -16,7 +15,6 @@ from jaxssl.analysis.pictures import Picture
 from jaxssl.analysis.tables import Together
 from jaxssl.files import write_text
 
-_LONGEST = 128
 _WAYS = {
     "margin": "The images that a classifier on the labels there are is least sure of: small is the "
     "probability of the likeliest class less that of the second.",
@@ -106,6 +104,11 @@ def _why(by: By, score: float, distance: str) -> str:
 
 
 def _picture(images: Together, row: int) -> Picture:
-    image = opened(images.pictures[row], _LONGEST)
-    source = data_uri(image, quality=80) if image else ""
-    return Picture(images.ids[row], images.sets[row], images.paths[row], "", source)
+    return Picture(
+        images.ids[row],
+        images.sets[row],
+        images.paths[row],
+        png=images.pictures[row],
+        micrometres=images.micrometres[row],
+        sides=images.sides[row],
+    )

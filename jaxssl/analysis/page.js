@@ -1,14 +1,25 @@
 "use strict";
-// Pictures larger on click, with the path to copy.
+// Pictures larger on click, in their own shape, with the scale and the path to copy.
 (() => {
   const dialog = document.getElementById("larger");
   if (!dialog) return;
-  const [image, text, path, copy] = ["img", ".what", "code", ".copy"].map((part) => dialog.querySelector(part));
+  const [image, scale, text, path, copy] = ["img", ".scale", ".what", "code", ".copy"].map((part) => dialog.querySelector(part));
+  const LARGEST = 480;
+  const fit = (micrometres) => {
+    const room = Math.min(LARGEST, 0.92 * innerWidth - 40), high = Math.min(LARGEST, 0.55 * innerHeight);
+    const times = Math.min(room / image.naturalWidth, high / image.naturalHeight);
+    image.style.width = `${image.naturalWidth * times}px`;
+    image.style.imageRendering = times > 5 ? "pixelated" : "auto";
+    showScale(scale, micrometres, image.naturalWidth * times, Math.min(160, room / 2));
+  };
   document.addEventListener("click", (event) => {
     const pressed = event.target.closest("button.picture");
     if (!pressed) return;
-    image.src = pressed.querySelector("img").src;
-    image.alt = pressed.querySelector("img").alt;
+    const small = pressed.querySelector("img, canvas");
+    image.src = small.src || small.toDataURL();
+    image.alt = small.alt || pressed.dataset.what;
+    scale.hidden = true;
+    image.decode().then(() => fit(Number(pressed.dataset.um)), () => {});
     text.textContent = pressed.dataset.what;
     path.textContent = pressed.dataset.path;
     copy.hidden = !pressed.dataset.path;
@@ -39,7 +50,7 @@
       if (image.source) {
         const open = document.createElement("button"), picture = document.createElement("img");
         Object.assign(open, { type: "button", className: "picture" });
-        Object.assign(open.dataset, { path: image.path, what: `${image.id} · ${cell.title}` });
+        Object.assign(open.dataset, { path: image.path, what: `${image.id} · ${cell.title}`, um: image.um });
         Object.assign(picture, { src: image.source, alt: image.id });
         open.append(picture);
         item.append(open);

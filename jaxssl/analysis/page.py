@@ -227,8 +227,8 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"percent": percent, "cell": cell_text, "name": breakable}
-    script, digest = _script("map_points.js", "map.js", "page.js")
-    linked, linked_digest = _script("map_points.js", "linked.js")
+    script, digest = _script("scale.js", "map_points.js", "map.js", "page.js")
+    linked, linked_digest = _script("scale.js", "map_points.js", "linked.js", "page.js")
     environment.globals |= {
         "css": (_HERE / "report.css").read_text(encoding="utf-8") + shades_css(),
         "script": script,
@@ -253,7 +253,7 @@ def label_page(state: Mapping[str, Any]) -> tuple[str, str]:
     Args:
         state: What it shows at first, as JSON values.
     """
-    script, digest = _script("label.js")
+    script, digest = _script("scale.js", "label.js")
     policy = (
         "default-src 'none'; img-src 'self' data:; connect-src 'self'; style-src 'unsafe-inline'; "
         f"script-src '{digest}'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -264,11 +264,13 @@ def label_page(state: Mapping[str, Any]) -> tuple[str, str]:
 def breakable(name: str) -> Markup:
     """Return a name that a narrow place may break after _ - / . and nowhere inside a word.
 
+    A number keeps its per cent sign beside it.
+
     Example:
         >>> breakable("copepod_<a>")
         Markup('copepod_<wbr>&lt;a&gt;')
     """
-    parts = re.split(r"(?<=[_\-/.])(?=[^_\-/.])", name)
+    parts = re.split(r"(?<=[_\-/.])(?=[^_\-/.])", re.sub(r"(?<=\d) %", "\N{NO-BREAK SPACE}%", name))
     return Markup("<wbr>").join(parts)
 
 

@@ -173,6 +173,23 @@ def markdown_table(title: str, table: Table) -> str:
     return "\n".join([*written, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
 
 
+def spreadsheet(table: Table) -> tuple[tuple[str, ...], list[tuple[Any, ...]]]:
+    """Return columns and rows for `FigureFiles.table`: each number with its 95 % interval.
+
+    Example:
+        >>> cell = Cell(0.971, 0.96, 0.98, (0.971,), "97.1", "96–98")
+        >>> columns, rows = spreadsheet(Table(("P@1",), (Row("SimCLR", (0,), (cell,)),)))
+        >>> columns, rows
+        (('method', 'seeds', 'P@1', 'P@1, low', 'P@1, high'), [('SimCLR', 1, 0.971, 0.96, 0.98)])
+    """
+    titles = [f"{name}{part}" for name in table.columns for part in ("", ", low", ", high")]
+    rows: list[tuple[Any, ...]] = []
+    for row in table.rows:
+        cells = [(c.mean, c.low, c.high) if c else (None, None, None) for c in row.cells]
+        rows.append((row.name, len(row.seeds), *(value for three in cells for value in three)))
+    return ("method", "seeds", *titles), rows
+
+
 def as_markdown(text: str) -> str:
     r"""Escape what Markdown or HTML would act on, so that a name is shown as it is.
 

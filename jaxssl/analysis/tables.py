@@ -127,6 +127,8 @@ class Together:
         sets: n names of sets.
         pictures: n PNGs, b"" for none.
         distance: That of the embedding.
+        micrometres: n, how many each picture is wide, 0 where that is not known; () for none.
+        sides: n, height and width of each file, (0, 0) where that is not known; () for none.
     """
 
     vectors: np.ndarray
@@ -136,6 +138,12 @@ class Together:
     sets: tuple[str, ...]
     pictures: tuple[bytes, ...]
     distance: Metric
+    micrometres: tuple[float, ...] = ()
+    sides: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, unknown in (("micrometres", 0.0), ("sides", (0, 0))):
+            object.__setattr__(self, name, getattr(self, name) or (unknown,) * len(self))
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -154,10 +162,9 @@ def together(sets: Sets) -> Together:
         seen.update(table.ids)
 
     def column(name: str) -> tuple[Any, ...]:
+        columns = [getattr(table, name) for table in every]
         return tuple(
-            getattr(table, name)[row]
-            for table, rows in zip(every, kept, strict=True)
-            for row in rows
+            values[row] for values, rows in zip(columns, kept, strict=True) for row in rows
         )
 
     return Together(
@@ -170,7 +177,20 @@ def together(sets: Sets) -> Together:
         sets=tuple(name for name, rows in zip(sets, kept, strict=True) for _ in rows),
         pictures=column("thumbnails"),
         distance=every[0].distance,
+        micrometres=column("micrometres"),
+        sides=column("sides"),
     )
+
+
+def with_pixel_size(sets: Sets, micrometres: float | None) -> Sets:
+    """Say how many micrometres a pixel of the files shows, whatever the tables say; None: as is."""
+    if micrometres is None:
+        return sets
+    told = {name: np.full(len(table), micrometres, np.float32) for name, table in sets.items()}
+    return {
+        name: replace(table, extra={**table.extra, "pixel_size": told[name]})
+        for name, table in sets.items()
+    }
 
 
 def with_map(tables: Tables, *, limit: int = 2500, seed: int = 0) -> Tables:

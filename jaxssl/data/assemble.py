@@ -93,6 +93,10 @@ def image_set(
         groups=_groups(hashes, [file.group for file in files], [file.object_id for file in files]),
         shape=(reading.size, reading.size, reading.channels),
         split=tuple(file.split for file in files),
+        sides=np.array([(verdicts[i].height, verdicts[i].width) for i in rows], np.int32),
+        pixel_size=np.array([reading.pixel_size or file.pixel_size for file in files], np.float32),
+        fit=reading.fit,
+        object_ids=tuple(file.object_id for file in files),
     )
     # Of a TIFF `read_pages` has spoken already.
     more = [verdicts[i].frames - 1 for i in rows if ".tif" not in found.files[i].id.lower()]

@@ -24,6 +24,7 @@ from jaxssl.data.source import (
 from jaxssl.errors import InputError
 
 Fit = Literal["squash", "pad"]
+_ORIENTATION = 0x0112  # of Exif; from 5 on height and width change places
 
 
 class UnreadableImage(InputError):
@@ -46,6 +47,8 @@ class Decoded(NamedTuple):
       border: the median stored grey value of the outermost pixels.
       frames: how many the file has.
       filled: whether the fill colour shows in the pixels.
+      height: rows of the picture itself, upright, without what was taken off its bottom.
+      width: its columns.
     """
 
     pixels: NDArray[np.uint8]
@@ -53,6 +56,8 @@ class Decoded(NamedTuple):
     border: int
     frames: int
     filled: bool
+    height: int
+    width: int
 
 
 def decode(
@@ -146,8 +151,11 @@ def inspect(
         with opened(source) as (image, frames):
             if image.width * image.height > MAX_PIXELS:
                 raise Refused(too_large())
+            stored = image.size
             if not crop_bottom and source.box is None:
                 image.draft(None, (2 * size, 2 * size))  # type: ignore[arg-type]  # the mode stays
+            turned = image.getexif().get(_ORIENTATION) in (5, 6, 7, 8)
+            width, height = stored[::-1] if turned else stored
             ImageOps.exif_transpose(image, in_place=True)
             shown = _without_bottom(image, crop_bottom)
             high, border = _range_of(shown)
@@ -162,7 +170,8 @@ def inspect(
     except Exception as error:
         reason = _reason(error)
         raise UnreadableImage(f"{source}: {reason}", reason) from error
-    return Decoded(pixels.reshape(size, size, channels), high, border, frames, filled)
+    shape = (height - crop_bottom, width)
+    return Decoded(pixels.reshape(size, size, channels), high, border, frames, filled, *shape)
 
 
 def _without_bottom(image: Image.Image, rows: int) -> Image.Image:
@@ -224,12 +233,24 @@ def _flatten(image: Image.Image, fill: int) -> Image.Image:
 def _resize(image: Image.Image, size: int, fill: int, fit: Fit) -> Image.Image:
     if fit == "squash":
         return image.resize((size, size), Image.Resampling.BILINEAR)
-    scale = size / max(image.size)
-    width, height = (max(1, round(side * scale)) for side in image.size)
+    box = padded_box(size, *image.size)
     canvas = Image.new(image.mode, (size, size), fill if image.mode == "L" else (fill,) * 3)
-    shrunk = image.resize((width, height), Image.Resampling.BILINEAR)
-    canvas.paste(shrunk, ((size - width) // 2, (size - height) // 2))
+    shrunk = image.resize((box[2] - box[0], box[3] - box[1]), Image.Resampling.BILINEAR)
+    canvas.paste(shrunk, box[:2])
     return canvas
+
+
+def padded_box(size: int, width: int, height: int) -> tuple[int, int, int, int]:
+    """Return where a picture stands in its square: left, top, right, bottom.
+
+    Example:
+      >>> padded_box(8, 20, 10)
+      (0, 2, 8, 6)
+    """
+    scale = size / max(width, height)
+    wide, high = (max(1, round(side * scale)) for side in (width, height))
+    left, top = (size - wide) // 2, (size - high) // 2
+    return left, top, left + wide, top + high
 
 
 def _reason(error: Exception) -> str:

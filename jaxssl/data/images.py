@@ -5,12 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from jaxssl.data.decode import Fit
 
 SPLITS = ("train", "val", "test")
 
@@ -30,6 +32,10 @@ class ImageSet:
       groups: int64 [n]; images of equal number must not straddle a split (byte-identical files).
       shape: (h, w, c) of every image; c is 1 (grey) or 3 (RGB).
       split: n times "train", "val", "test", or "" where the data says nothing; () is all "".
+      sides: int32 [n, 2], height and width of the files in pixels; 0 where there is no file.
+      pixel_size: float32 [n], micrometres that a pixel of the file shows; 0 where it is not known.
+      fit: how the files became squares (`Reading.fit`).
+      object_ids: EcoTaxa's names of what they show, "" where it is not known; () for none.
 
     Raises:
       ValueError: columns of different length, a repeated id, a label outside `class_names`, or an
@@ -63,15 +69,24 @@ class ImageSet:
     groups: NDArray[np.int64]
     shape: tuple[int, int, int]
     split: tuple[str, ...] = ()
+    sides: NDArray[np.int32] = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    pixel_size: NDArray[np.float32] = field(default_factory=lambda: np.zeros(0, np.float32))
+    fit: Fit = "squash"
+    object_ids: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.split:
             object.__setattr__(self, "split", ("",) * len(self.ids))
+        if not len(self.sides):
+            object.__setattr__(self, "sides", np.zeros((len(self.ids), 2), np.int32))
+        if not len(self.pixel_size):
+            object.__setattr__(self, "pixel_size", np.zeros(len(self.ids), np.float32))
         columns = (self.ids, self.paths, self.labels, self.groups, self.split)
-        lengths = list(map(len, columns))
+        lengths = [*map(len, columns), len(self.sides), len(self.pixel_size)]
         if len(set(lengths)) > 1:
             raise ValueError(
-                f"ids, paths, labels, groups, split must be equally long, got {lengths}"
+                "ids, paths, labels, groups, split, sides, pixel_size must be equally long, got "
+                f"{lengths}"
             )
         if len(set(self.ids)) < len(self.ids):
             raise ValueError("ids must be unique")
@@ -114,6 +129,9 @@ class ImageSet:
             labels=self.labels[index],
             groups=self.groups[index],
             split=tuple(self.split[i] for i in index),
+            sides=self.sides[index],
+            pixel_size=self.pixel_size[index],
+            object_ids=tuple(self.object_ids[i] for i in index) if self.object_ids else (),
             load=partial(_load_through, self.load, index),
         )
 

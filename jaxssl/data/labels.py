@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from jaxssl.data import tables
+from jaxssl.data import scale, tables
 from jaxssl.data.layout import split_of
 from jaxssl.data.matching import Index
 from jaxssl.data.source import Source
@@ -49,6 +49,7 @@ class Row:
     group: str
     object_id: str
     predicted: bool
+    pixel_size: float = 0.0
 
 
 def find_tables(found: Found, columns: Columns) -> list[ImageFile]:
@@ -120,9 +121,10 @@ def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
     objects = optional([tables.ECOTAXA_OBJECT])
     splits = optional(tables.SPLITS)
     groups = optional([columns.group] if columns.group else tables.GROUPS)
+    sizes = scale.pixel_sizes(table)[1] or [0.0] * len(images)
     rows = []
-    for image, label, state, split, group, object_id in zip(
-        images, labels, status, splits, groups, objects, strict=True
+    for image, label, state, split, group, object_id, size in zip(
+        images, labels, status, splits, groups, objects, sizes, strict=True
     ):
         unsure = bool(state) and state.strip().casefold() not in ("v", "validated")
         kept = label if not (unsure and columns.validated_only) else ""
@@ -136,6 +138,7 @@ def read_rows(table: Table, number: int, columns: Columns) -> list[Row]:
                 group,
                 object_id,
                 unsure and bool(label),
+                size,
             )
         )
     return rows
@@ -210,6 +213,7 @@ def join(found: Found, files: Sequence[ImageFile], columns: Columns) -> None:
         file.split = row.split or file.split
         file.group = row.group or file.group
         file.object_id = row.object_id or file.object_id
+        file.pixel_size = row.pixel_size or file.pixel_size
     if rows and not seen:
         raise none_found(read, rows, found.root, len(found.files))
     found.grouped = bool(columns.group) and any(table.find([columns.group]) for table in read)
@@ -263,6 +267,7 @@ def _say(
             f"{len(objects):,} objects with up to {max(objects.values())} images each; those of "
             "one object stay on one side of every split"
         )
+    found.said += [said for table in read for said in [scale.pixel_sizes(table)[0]] if said]
     if len(seen) < len(found.files):
         found.said.append(f"{len(found.files) - len(seen):,} images have no row in {which}")
     if missing:

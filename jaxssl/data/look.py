@@ -15,7 +15,7 @@ _DEPTHS = tuple(2**bits - 1 for bits in (8, 10, 12, 14, 16))
 class Verdict:
     """What one full decode said: the sha256 of file or part, or the reason why it is of no use.
 
-    `high`, `border`, `frames` and `filled` are those of `jaxssl.data.decode.Decoded`.
+    From `high` to `width` they are those of `jaxssl.data.decode.Decoded`.
     """
 
     sha256: str
@@ -24,6 +24,8 @@ class Verdict:
     border: int = 255
     frames: int = 1
     filled: bool = False
+    height: int = 0
+    width: int = 0
     lasting: bool = True  # False: the system's fault (permission, memory, disk); ask again
 
 

@@ -2,7 +2,7 @@
 
 `scripts/pack_images.py` writes it. One record an image, its bytes [h, w, c]; then one record of
 JSON: what they were made with, and what was known of each file: id, path, label, split, group,
-sha256 and, where it was left out, why.
+pixel size, height, width, sha256 and, where it was left out, why.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from jaxssl.data.source import Source
 from jaxssl.data.walk import Found, ImageFile
 from jaxssl.errors import InputError
 
-FORMAT = "jaxssl images 2"
+FORMAT = "jaxssl images 3"
 
 
 def table_of(
@@ -48,7 +48,8 @@ def table_of(
         "images": [
             [
                 *(file.id, "" if file.source.member else file.source.path),
-                *(file.label, file.split, file.group, file.object_id),
+                *(file.label, file.split, file.group, file.object_id, file.pixel_size),
+                *(verdict.height, verdict.width),
                 *(verdict.frames, verdict.sha256, verdict.reason),
             ]
             for file, verdict in zip(found.files, verdicts, strict=True)
@@ -89,8 +90,8 @@ def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
     found = Found(
         os.path.abspath(path),
         files=[
-            ImageFile(id_, Source(place), (-1, -1), label, split, group, object_id)
-            for id_, place, label, split, group, object_id, *_ in table["images"]
+            ImageFile(id_, Source(place), (-1, -1), *known)
+            for id_, place, *known in (image[:7] for image in table["images"])
         ],
         unreadable=table["unreadable"],
         left_out=table["left_out"],
@@ -100,7 +101,8 @@ def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
         empty=table["empty"],
     )
     verdicts = {
-        image[0]: Verdict(image[-2], image[-1], frames=image[-3]) for image in table["images"]
+        id_: Verdict(sha256, reason, frames=frames, height=height, width=width)
+        for id_, *_, height, width, frames, sha256, reason in table["images"]
     }
     good = (id_ for id_, verdict in verdicts.items() if not verdict.reason)
     records = {id_: record for record, id_ in enumerate(good)}

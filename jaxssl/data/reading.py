@@ -35,11 +35,12 @@ class Reading:
       image_root: the folder that the paths of a table begin at; "" is the table's own.
       pages: "all" takes every page of a TIFF as an image, "first" its first alone.
       cache_dir: where checked images are kept; None is `jaxssl.files.cache_dir()`.
+      pixel_size: micrometres that a pixel of the files shows; None: as a table says, where it does.
       hash_all: whether the content of every image is compared with what was checked before; else
         that of a sample, and of those whose file was touched since.
 
     Raises:
-      ValueError: a size, number of channels, background or crop out of range.
+      ValueError: a size, number of channels, background, crop or pixel size out of range.
     """
 
     size: int
@@ -57,16 +58,18 @@ class Reading:
     follow_links: bool = False
     image_root: str = ""
     pages: Literal["all", "first"] = "all"
+    pixel_size: float | None = None
     cache_dir: str | Path | None = None
     hash_all: bool = False
 
     def __post_init__(self) -> None:
         grey = self.background == "auto" or 0 <= self.background <= 255
         crop = self.crop_bottom == "auto" or self.crop_bottom >= 0
-        if self.size < 1 or self.channels not in (1, 3) or not grey or not crop:
+        scale = self.pixel_size is None or self.pixel_size > 0
+        if self.size < 1 or self.channels not in (1, 3) or not grey or not crop or not scale:
             raise ValueError(
-                "a reading needs size >= 1, channels 1 or 3, background 0 to 255 or 'auto' and "
-                f"crop_bottom >= 0 or 'auto', got {self}"
+                "a reading needs size >= 1, channels 1 or 3, background 0 to 255 or 'auto', "
+                f"crop_bottom >= 0 or 'auto' and pixel_size > 0 or None, got {self}"
             )
 
     def settings(self) -> dict[str, Any]:

@@ -43,7 +43,7 @@ from jaxssl.files import cache_dir as default_cache_dir
 # decoding; above it images are decoded when they are asked for.
 MAX_CACHED_BYTES = 2 * 1024**3
 # Change the number whenever `decode` gives other pixels or other verdicts.
-DECODER = f"3, Pillow {PIL.__version__}"
+DECODER = f"4, Pillow {PIL.__version__}"
 MOST_VERDICTS = 2**30  # bytes; of a million images 0.2 GB
 _CHUNK = 128
 _SAMPLE = 64  # known files hashed at each opening
@@ -174,8 +174,7 @@ def examine(
         try:
             seen = inspect(source, **settings)
             digest = digest_of(source, seen.pixels)
-            verdict = Verdict(digest, "", seen.high, seen.border, seen.frames, seen.filled)
-            return verdict, seen.pixels
+            return Verdict(digest, "", *seen[1:]), seen.pixels
         except UnreadableImage as error:
             cause = error.__cause__
             errno_ = getattr(cause, "errno", None)  # None: Pillow finds fault with the content

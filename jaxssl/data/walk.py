@@ -33,6 +33,7 @@ class ImageFile:
       split: "train", "val", "test", or "".
       group: images of an equal name that is not "" must stay on one side of every split.
       object_id: EcoTaxa's name of it, "" elsewhere.
+      pixel_size: micrometres that one of its pixels shows, 0 where it is not known.
     """
 
     id: str
@@ -42,6 +43,7 @@ class ImageFile:
     split: str = ""
     group: str = ""
     object_id: str = ""
+    pixel_size: float = 0.0
 
 
 @dataclass

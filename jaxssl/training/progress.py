@@ -188,7 +188,8 @@ class Log:
         values = ", ".join(filter(None, told))
         done = f"step {step}/{plan.total_steps}, epoch {epoch:.1f}"
         now = ", ".join(filter(None, (self._shown, self._left(step))))
-        self._bar.write(f"{done}: {now} | {values}", file=sys.stdout)
+        said = " | ".join(filter(None, (now, values)))  # before the first step's, none of training
+        self._bar.write(f"{done}: {said}", file=sys.stdout)
         sys.stdout.flush()
 
     def _write(self, rows: list[tuple[int, dict[str, jax.Array | float]]]) -> None:

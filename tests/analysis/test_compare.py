@@ -353,13 +353,39 @@ def test_maps_are_linked_in_a_browser(folder):
         page.mouse.move(box["x"] + box["width"] - 2, box["y"] + box["height"] - 2, steps=3)
         page.mouse.up()
         assert f"{len(data['ids'])} selected" in told.text_content()
+        box_url = page.evaluate("location.href")
         assert [bright(i) for i in range(3)] == everything
+        # A selection, of whatever making, opens with its address.
+        maps.nth(1).focus()
+        page.keyboard.press("n")
+        page.keyboard.press("Enter")
+        picked = page.evaluate("location.href")
+        search.fill(data["ids"][0])
+        found = page.evaluate("location.href")
+        for address, count in ((box_url, len(data["ids"])), (picked, 1), (found, 1)):
+            other = browser.new_page(viewport={"width": 900, "height": 700})
+            other.on("pageerror", lambda error: said.append(str(error)))
+            other.goto(address)
+            assert f"{count} selected" in other.locator("#linked [data-part=said]").text_content()
+            assert other.url == address
+            other.close()
+        search.fill(data["ids"][0])
+        page.locator("#linked .chosen button.picture").click()
+        assert data["ids"][0] in page.locator("#larger .what").text_content()
+        page.keyboard.press("Escape")
+        page.locator("#linked .key button").first.click()
+        own = sum(one == 0 for one in np.frombuffer(base64.b64decode(data["label"]), "<u2"))
+        assert told.text_content().startswith(f"{own} selected")
+        maps.nth(1).focus()
+        page.keyboard.press("Escape")
+        assert page.evaluate("location.hash") == "#linked:"
+        assert search.input_value() == ""
         for width in (320, 400):
             page.set_viewport_size({"width": width, "height": 700})
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         if brought := importlib.util.find_spec("axe_playwright_python"):
             page.evaluate(Path(brought.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
-            assert page.evaluate("axe.run(document)")["violations"] == []
+            assert page.evaluate("axe.run(document).then((found) => found.violations)") == []
         browser.close()
     assert said == []
 

@@ -95,11 +95,11 @@ def test_the_fingerprint_follows_ids_order_labels_and_shape():
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ({"paths": ("",)}, r"equally long, got \[7, 1, 7, 7, 7\]"),
+        ({"paths": ("",)}, r"equally long, got \[7, 1, 7, 7, 7, 7, 7\]"),
         ({"ids": ("x",) * 7}, "unique"),
         ({"labels": np.full(7, 3, np.int32)}, "label 3 outside the 3 classes"),
         ({"labels": np.full(7, -2, np.int32)}, "label -2 outside the 3 classes"),
-        ({"split": ("train",) * 6}, r"equally long, got \[7, 7, 7, 7, 6\]"),
+        ({"split": ("train",) * 6}, r"equally long, got \[7, 7, 7, 7, 6, 7, 7\]"),
         ({"split": ("train", "valid", *[""] * 5)}, "train, val, test or '', got 'valid'"),
     ],
 )

@@ -530,7 +530,8 @@ def test_old_ifcb_bins_have_other_columns(home):
 
 
 @pytest.mark.parametrize(
-    "options", [{"size": 0}, {"channels": 2}, {"background": 256}, {"crop_bottom": -1}]
+    "options",
+    [{"size": 0}, {"channels": 2}, {"background": 256}, {"crop_bottom": -1}, {"pixel_size": 0.0}],
 )
 def test_readings_out_of_range(options):
     with pytest.raises(ValueError, match="a reading needs size >= 1"):

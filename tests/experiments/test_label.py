@@ -7,6 +7,9 @@ import importlib.util
 import io
 import json
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -22,6 +25,7 @@ from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.label_table import LabelTable
 from jaxssl.analysis.tables import read_tables, save_tables, together
 from jaxssl.errors import InputError
+from jaxssl.files import line_of
 
 SIZES = (12, 9, 7)
 NAMES = ("a", 'part<Crustacea "x", y', "=c")
@@ -46,6 +50,7 @@ def run(tmp_path):
         class_index=np.full(len(owner), -1),
         split=("train",) * len(owner),
         thumbnails=[picture(one) for one in owner],
+        extra={"object_id": np.array([f"object {i}" for i in range(len(owner))], object)},
         metadata={"distance": "euclidean"},
     )
     folder = tmp_path / "run"
@@ -67,11 +72,13 @@ def test_the_loop_from_no_label_to_the_next_ones(run, capsys):
     out = run / "label-next"
     first = rows_of(out / "label-next.csv")
     groups = np.repeat(np.arange(3), SIZES)
-    own = [groups[int(row["path"].strip("./=png"))] for row in first]
-    assert sorted(own) == [0, 1, 2]
     assert (out / "index.html").read_text().count('class="picture"') == 3
     _, *objects = rows_of(out / "ecotaxa_label_next.tsv", "\t")  # after the row of types
     assert {row["object_annotation_category"] for row in objects} == {""}
+    own = [row["path"].strip("./=png") for row in first]
+    assert [row["object_id"] for row in objects] == [f"object {i}" for i in own]
+    own = [groups[int(i)] for i in own]
+    assert sorted(own) == [0, 1, 2]
 
     # Filled in, the table is one of labels; and no image of it is proposed again.
     filled = run / "filled.csv"
@@ -136,6 +143,36 @@ def test_a_table_is_never_lost(tmp_path):
         LabelTable(path, ["0.png"])
 
 
+def test_undo_goes_on_after_a_restart(tmp_path):
+    path, ids = tmp_path / "labels.csv", ["0.png", "1.png", "=2.png"]
+    log = tmp_path / "labels.clicks.jsonl"
+    table = LabelTable(path, ids)
+    table.assign([0], "a")
+    table.assign([0, 2], "b")
+    table.assign([1], "c")
+    assert table.undo() == [1]
+    assert LabelTable(path, ids).changes == 2
+    # A kill between the log and the table, and one within a line: neither click was.
+    never = line_of({"click": 4, "labels": {"1.png": [None, "d"]}})
+    log.write_text(log.read_text() + never + '{"click": 5')
+    table = LabelTable(path, ids)
+    assert table.labels == {0: "b", 2: "b"}
+    table.assign([1], "e")
+    table = LabelTable(path, ids)
+    assert (table.undo(), table.undo(), table.changes) == ([1], [0, 2], 1)
+    assert path.read_text() == "path,label\n0.png,a\n"
+    assert LabelTable(path, ids[1:]).changes == 0  # of an image that is not there
+    log.write_text(log.read_text().replace('"a"]', '"o"]'))  # a flipped bit
+    assert LabelTable(path, ids).changes == 0
+    log.write_text(log.read_text().replace('"o"]', '"a"]'))
+    assert LabelTable(path, ids).changes == 1
+    # What another hand has changed stays as it is.
+    path.write_text("path,label\n0.png,z\n")
+    assert LabelTable(path, ids).changes == 0
+    path.unlink()
+    assert LabelTable(path, ids).changes == 0
+
+
 def test_a_change_that_cannot_be_saved_did_not_happen(tmp_path, monkeypatch):
     table = LabelTable(tmp_path / "labels.csv", ["0.png"])
     monkeypatch.setattr("jaxssl.analysis.label_table.write_text", _full)
@@ -143,6 +180,9 @@ def test_a_change_that_cannot_be_saved_did_not_happen(tmp_path, monkeypatch):
         table.assign([0], "a")
     assert table.labels == {}
     assert table.changes == 0
+    monkeypatch.undo()
+    assert LabelTable(tmp_path / "labels.csv", ["0.png"]).changes == 0
+    assert (tmp_path / "labels.clicks.jsonl").read_bytes() == b""
 
 
 def _full(path, text):
@@ -154,6 +194,47 @@ def test_a_second_server_on_a_table_is_refused_in_one_line(tmp_path):
     with label._held(tmp_path / "labels.csv"), pytest.raises(InputError, match=told):
         label._held(tmp_path / "labels.csv")
     label._held(tmp_path / "labels.csv").close()
+
+
+def test_an_image_of_another_day_comes_back_with_undo(run):
+    images = together(read_tables(run, embeddings=["h"])["h"])
+    LabelTable(run / "labels.csv", images.ids).assign(range(28), "a")
+    pool = labelling.open_pool(label.Label(run_dir=str(run)), str(run))
+    session = label.make_session(label.Label(run_dir=str(run)), pool)
+    assert session.state(0)["images"] == []
+    assert session.left == 0
+    state = session.undo(0)
+    assert len(state["images"]) == session.left == state["total"] == 28
+    assert rows_of(run / "labels.csv") == []
+
+
+def test_ctrl_c_ends_in_one_line_and_loses_nothing(run):
+    # Behind a shell SIGINT is ignored.
+    heard = "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+    start = "runpy.run_module('experiments.label', run_name='__main__', alter_sys=True)"
+    command = [sys.executable, "-c", f"{heard}; {start}", str(run)]
+    started = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    try:
+        told = ""
+        while not told.startswith("open "):
+            told = started.stdout.readline()
+            assert told, started.stderr.read()
+        body = json.dumps({"rows": [0, 5], "label": "b", "group": 0}).encode()
+        head = {"Content-Type": "application/json"}
+        request = urllib.request.Request(told.split()[1] + "assign", body, head)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            assert answer.status == 200
+        started.send_signal(signal.SIGINT)
+        out, errors = started.communicate(timeout=20)
+    finally:
+        started.kill()
+    assert (started.returncode, out) == (75, "")
+    told = f"label: 2 labels of 1 class are in {run / 'labels.csv'}; 26 images are left"
+    assert errors == f"{told}: the same command goes on\n"
+    assert [row["path"] for row in rows_of(run / "labels.csv")] == ["0.png", "./=5.png"]
+    assert LabelTable(run / "labels.csv", [f"{i}.png" for i in range(5)] + ["=5.png"]).changes == 1
 
 
 @pytest.fixture
@@ -299,7 +380,10 @@ def test_the_keyboard_alone_labels_in_a_browser(server, run):
             assert page.evaluate("document.documentElement.scrollWidth") <= width
         if brought := importlib.util.find_spec("axe_playwright_python"):
             page.evaluate(Path(brought.origin).with_name("axe.min.js").read_text(encoding="utf-8"))
-            assert page.evaluate("axe.run(document)")["violations"] == []
+            assert page.evaluate("axe.run(document).then((found) => found.violations)") == []
+            page.emulate_media(color_scheme="dark")
+            colours = "axe.run(document, { runOnly: ['color-contrast'] })"
+            assert page.evaluate(f"{colours}.then((found) => found.violations)") == []
         browser.close()
     own = tuple(server.address[: -len(server.token) - 1] + part for part in (server.token, ""))
     assert all(url.startswith((own[0], "data:")) for url in asked_for)

@@ -51,7 +51,7 @@ def _cells(found: Classification, sets: Sets) -> dict[str, dict[str, Any]]:
         if own in index and guess in index:
             rows.setdefault(f"{index[own]}.{index[guess]}", []).append(row)
     shown = max(1, min(_SHOWN, _PICTURES // max(len(rows), 1)))
-    pictures = Pictures({"test": table})
+    pictures = Pictures({"test": table}, files=False)  # thousands
     cells = {}
     for cell, members in rows.items():
         own, guess = (found.classes[int(i)] for i in cell.split("."))
@@ -59,7 +59,7 @@ def _cells(found: Classification, sets: Sets) -> dict[str, dict[str, Any]]:
             "title": f"{own}, taken for {guess}" if own != guess else f"{own}, right",
             "total": len(members),
             "images": [
-                {"id": one.id, "path": one.path, "source": one.source}
+                {"id": one.id, "path": one.path, "source": one.source, "um": one.micrometres}
                 for row in members[:shown]
                 for one in [pictures[table.ids[row]]]
             ],
