@@ -149,6 +149,15 @@ class _Shown:
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
     """Turn the exception that ends a program into one line on stderr and an exit code."""
+    try:
+        with _one_line():
+            yield
+    except KeyboardInterrupt:  # another one, while the line of the first was made
+        os._exit(130)
+
+
+@contextlib.contextmanager
+def _one_line() -> Iterator[None]:
     # Before JAX is imported: its own notices are not for the user of a program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:

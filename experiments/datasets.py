@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ import numpy as np
 from experiments import presets
 from experiments.config import flag
 from jaxssl import data as images_room
+from jaxssl import files
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -143,7 +145,7 @@ def recipe_of(settings: Images, background: int) -> Recipe | None:
 def name_of(place: str) -> str:
     """Return a folder's name with a mark of its path, since many are called "images"."""
     path = Path(place).expanduser().resolve()
-    return f"{path.stem}-{hashlib.sha256(str(path).encode()).hexdigest()[:6]}"
+    return f"{files.safe_name(path.stem)}-{hashlib.sha256(os.fsencode(path)).hexdigest()[:6]}"
 
 
 def _digits(settings: Images, seed: int) -> Data:

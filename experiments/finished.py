@@ -167,11 +167,13 @@ def open(run_dir: str, *, method: str | None = None) -> Finished:
     if not run_dir or not (folder / "config.json").is_file():
         raise InputError(f"{run_dir!r} is no run folder: it has no config.json")
     record = files.read_record(folder)
-    trained_by = str(record.get("program"))
+    trained_by = record.get("program")
+    if not isinstance(trained_by, str):
+        raise InputError(f"{folder / 'config.json'}: program is no text; restore it")
     if trained_by not in cli.STUDIES and method is None:
         raise InputError(
-            f"{run_dir} was trained by {trained_by}, which is not part of jaxssl: to run that "
-            f"file's code, name it with --method {trained_by}"
+            f"{run_dir} was trained by {trained_by[:100]}, which is not part of jaxssl: to run "
+            "that file's code, name it with --method FILE"
         )
     program = cli.load_program(method or trained_by)
     kind = cli.flags_of(program)
@@ -188,7 +190,9 @@ def open(run_dir: str, *, method: str | None = None) -> Finished:
         shown = typed.decode(config.Images, images, file)
         return Finished(folder, record, program, own, shown)
     except (KeyError, TypeError) as error:
-        raise InputError(f"{folder / 'config.json'} is no run of {trained_by}: {error}") from None
+        raise InputError(
+            f"{folder / 'config.json'} is no run of {trained_by[:40]}: {error}"
+        ) from None
 
 
 def _check_outline(outline: Any) -> None:

@@ -110,8 +110,8 @@ def save_what_goes_in(path: Path, data: Data, seed: int) -> None:
     if data.crop[1] is not None and data.crop[1].size:
         with files.atomic(path / "report" / "crop.png") as out:
             Image.fromarray(data.crop[1].squeeze(-1)).save(out, "PNG")
-    if data.recipe is None:
-        return
+    if data.recipe is None or (path / "report" / "views.png").exists():
+        return  # a resumed run has them: seconds of compilation
     images = data.train
     rows = np.random.default_rng(seed).permutation(len(images))[:8]
     originals = np.stack([images[i]["image"] for i in rows])

@@ -18,6 +18,7 @@ import secrets
 import shutil
 import stat
 import time
+import unicodedata
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -32,6 +33,8 @@ _TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{6}\.tmp")
 _PARQUET_SEAL = b"jaxssl crc32 "
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
 _LINE_END = re.compile(r', "crc": "([0-9a-f]{8})"\}$')
+_FORBIDDEN = frozenset('<>:"/\\|?*')
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows'
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -66,7 +69,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
       ...     before, Path(folder, "a.bin").read_bytes()
       (False, b'whole')
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+    # Cut, since a name of a length that fits would not with the rest.
+    short = os.fsdecode(os.fsencode(path.name)[:200])
+    temporary = path.with_name(f".{short}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
     try:
         with open(temporary, "x+b") as out:
             yield out
@@ -101,6 +106,33 @@ def not_written(path: Path, error: OSError) -> WriteError:
     failure = WriteError(f"{text}: {way_out}")
     failure.strerror = error.strerror
     return failure
+
+
+def safe_name(text: str, *, most: int = 80) -> str:
+    r"""Make a text that comes with the data the name of a file or folder, on any system.
+
+    Path separators and what Windows forbids, control and bidirectional characters, blanks and dots
+    at an end, and the names of devices are replaced; what is too long is cut. A name that was
+    changed ends in a mark of the text, so two texts never share one.
+
+    Args:
+      text: Such as the name of a class, a set or a folder.
+      most: Bytes of the longest name, at least 16; a file system takes 255 with the ending.
+
+    Example:
+      >>> safe_name("unseen-lookalikes"), safe_name("Ceratium förhöj")
+      ('unseen-lookalikes', 'Ceratium förhöj')
+      >>> safe_name("../../etc"), safe_name("con"), safe_name("a\x1b[2J\u202eb")
+      ('_.._etc-74ccf3', '_con-1143da', 'a_[2J_b-cd40d6')
+    """
+    shown = unicodedata.normalize("NFC", text)
+    name = "".join("_" if c in _FORBIDDEN or visible(c) != c else c for c in shown).strip(" .")
+    if name.startswith("-") or _DEVICE.match(name):  # a program would take it for a flag
+        name = f"_{name}"
+    if name and name == text and len(name.encode()) <= most:
+        return name
+    mark = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:6]
+    return f"{name.encode()[: most - 7].decode('utf-8', 'ignore')}-{mark}".lstrip("-")
 
 
 def sweep(folder: Path, *, deep: bool = False, idle: float = 600.0) -> None:
@@ -258,7 +290,7 @@ def read_json(path: Path, *, sealed: bool = False, most: int = MOST_JSON) -> Any
     """
     try:
         value = json.loads(
-            _content(path, most).decode("utf-8"),
+            content_of(path, most).decode("utf-8"),
             object_pairs_hook=_unique,
             parse_constant=_no_number,
         )
@@ -275,8 +307,17 @@ def read_json(path: Path, *, sealed: bool = False, most: int = MOST_JSON) -> Any
     return value
 
 
-def _content(path: Path, most: int) -> bytes:
-    """Read a regular file of a size within reason: a pipe would never end."""
+def content_of(path: Path, most: int) -> bytes:
+    """Read a regular file of a size within reason: a pipe would never end.
+
+    Args:
+      path: The file.
+      most: Bytes of the largest one that is read.
+
+    Raises:
+      OSError: It cannot be read.
+      ValueError: It is a folder, a pipe or a device, or larger.
+    """
     status = os.stat(path)
     if stat.S_ISDIR(status.st_mode) or not stat.S_ISREG(status.st_mode):
         raise ValueError("a folder" if stat.S_ISDIR(status.st_mode) else "not a regular file")
@@ -397,7 +438,7 @@ def read_lines(path: Path, *, say: Callable[[str], object] | None = None) -> lis
     if not os.path.lexists(path):
         return []
     try:
-        lines = _content(path, MOST_LINES).split(b"\n")
+        lines = content_of(path, MOST_LINES).split(b"\n")
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read ({why}); restore or remove it") from None

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.errors import RunEnd
+from jaxssl.errors import RunEnd, visible
 
 Reader = Callable[[Path], Any]
 LONGEST = 300  # characters of a line, without the paths in it
@@ -171,7 +171,7 @@ def outcome(reader: Reader, folder: Path, expected: Any, *, foreign: bool) -> tu
     except RunEnd as error:
         line = str(error)
         parts = line.replace(str(folder), "")
-        if len(parts) > LONGEST or not line.isprintable():
+        if len(parts) > LONGEST or visible(line) != line:
             return "FAULT: no single short line", line[:400]
         return "refused in a line", line
     except TimeoutError as error:

@@ -5,6 +5,10 @@ the path. Another exception, a longer line, more memory or time than the bounds 
 or a child that dies is a fault; the number of the mutation makes it again:
 
 `python scripts/_fuzz.py READER FIRST SECONDS MOST`; all the readers in one child: `all`.
+`python scripts/_fuzz.py corpus FOLDER` writes the valid files that the mutations begin with.
+
+With `properties` before the reader, hypothesis draws the files instead (scripts/_drawn.py): MOST of
+each, the same each time, or others for SECONDS where MOST is 0.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import tarfile
 import tempfile
 import time
 import traceback
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +35,7 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent.parent)]
 
 from _damages import limited  # noqa: E402
 
-from jaxssl.errors import InputError  # noqa: E402
+from jaxssl.errors import InputError, visible  # noqa: E402
 
 MEMORY = 1536 * 2**20  # bytes beside what the imports take
 SECONDS = 20  # of a file of some kB, on a busy machine
@@ -167,6 +172,102 @@ def _metrics() -> bytes:
     return "".join(map(line_of, rows)).encode()
 
 
+def _manifest() -> bytes:
+    from jaxssl.training.checkpoint import MANIFEST, write_manifest
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "a.bin").write_bytes(bytes(100))
+        write_manifest(Path(folder), {"score": 0.5, "lines": 12})
+        return Path(folder, MANIFEST).read_bytes()
+
+
+def _pages() -> bytes:
+    """Write a TIFF of three pages."""
+    from PIL import Image
+
+    pages = [Image.fromarray(np.full((9, 12), 60 * i, np.uint8)) for i in range(3)]
+    out = io.BytesIO()
+    pages[0].save(out, "TIFF", save_all=True, append_images=pages[1:])
+    return out.getvalue()
+
+
+def _adc() -> bytes:
+    """Write what an IFCB says of the images in a .roi, in its newer form."""
+    row = [str(i) for i in range(15)]
+    rows = [[*row, str(8 + i), "6", str(i * 60)] for i in range(5)]
+    return "\n".join(",".join(row) for row in [*rows, [*row, "0", "0", "0"]]).encode()
+
+
+def _lst() -> bytes:
+    """Write what a FlowCam says of the images in a collage."""
+    columns = ["id|int", "collage_file|str", "image_x|int", "image_y|int", "image_w|int"]
+    rows = [f"{i}|run_000001.png|{4 * i}|2|4|5" for i in range(5)]
+    return "\n".join(["015", *columns, "image_h|int", *rows]).encode()
+
+
+def _own_labels() -> bytes:
+    return b"path,label\n" + b"".join(b"a/%d.png,class %d\n" % (i, i % 3) for i in range(30))
+
+
+def _results() -> bytes:
+    from jaxssl.analysis.results import Embedded, ImageCounts, LabelRow, Results
+
+    sets = {"test": ImageCounts(9, {"a": 4, "b": 5})}
+    curve = (LabelRow("test", "h", "svc", 10, 0.5, 0.4, 0.6, 2),)
+    found = Results(Embedded("h", "angular", 64), sets, label_efficiency=curve)
+    with tempfile.TemporaryDirectory() as folder:
+        found.write(Path(folder, "results.json"))
+        return Path(folder, "results.json").read_bytes()
+
+
+def _linear() -> bytes:
+    rows = [{"embedding": name, "linear": {"top": {"1": 0.5}}} for name in ("h", "untrained")]
+    return json.dumps({"rows": rows}).encode()
+
+
+def _run() -> bytes:
+    """Write the config.json of a run as its program does, but for what it notes besides."""
+    import dataclasses
+
+    from experiments import simclr
+
+    config = dataclasses.asdict(simclr.PRESETS["digits"])
+    outline = {"classes": ["0"], "shape": [16, 16, 1], "steps_per_epoch": 9, "total_steps": 90}
+    record = {"format": 2, "study": "SimCLR", "program": "simclr", "dataset": "digits"}
+    return json.dumps({**record, "config": config, "recipe": {}, "outline": outline}).encode()
+
+
+def _cached_pixels() -> bytes:
+    from jaxssl.files import add_checksum
+
+    out = io.BytesIO()
+    np.lib.format.write_array(out, np.zeros((4, 8, 8, 1), np.uint8))
+    add_checksum(out)
+    return out.getvalue()
+
+
+def _resealed(content: bytes) -> bytes:
+    """Give changed pixels a checksum that fits, as who made them would."""
+    from jaxssl.files import add_checksum
+
+    out = io.BytesIO(content[:-8])
+    out.seek(0, io.SEEK_END)
+    add_checksum(out)
+    return out.getvalue()
+
+
+def _resealed_json(content: bytes) -> bytes:
+    """Give a changed record a checksum that fits, as who made it would."""
+    from jaxssl.files import SEAL, _seal_of
+
+    try:
+        value = json.loads(content)
+        value.pop(SEAL, None)
+        return json.dumps(value | {SEAL: _seal_of(value)}).encode()
+    except (ValueError, AttributeError, TypeError, RecursionError):
+        return content
+
+
 # ----------------------------------------------------------------------------------------- readers
 
 
@@ -198,17 +299,9 @@ def _table(path: Path) -> Any:
 
 
 def _folder_of_zip(path: Path) -> Any:
-    from jaxssl.data.decode import UnreadableImage, decode
     from jaxssl.data.walk import walk
 
-    found = walk(str(path), follow_links=False)
-    for file in found.files:
-        try:
-            decode(file.source, size=16, channels=3)
-        except UnreadableImage as error:
-            if fault := _fault_of(str(error), path):
-                raise AssertionError(fault) from error
-    return found
+    return _decoded(walk(str(path), follow_links=False).files, path)
 
 
 def _pixels(path: Path) -> Any:
@@ -233,6 +326,98 @@ def _run_metrics(path: Path) -> Any:
     from jaxssl.files import read_lines
 
     return read_lines(path)
+
+
+def _checkpoint_manifest(path: Path) -> Any:
+    from jaxssl.training.checkpoint import damage, read_manifest
+
+    damage(path.parent)
+    return read_manifest(path.parent)
+
+
+def _stack(path: Path) -> Any:
+    from jaxssl.data.source import Source
+    from jaxssl.data.stacks import read_pages
+    from jaxssl.data.walk import Found, ImageFile
+
+    found = Found(str(path.parent))
+    found.files = [ImageFile(path.name, Source(str(path)), (0, 0))]
+    read_pages(found, path.parent / "cache", pages="all")
+    return _decoded(found.files[:20], path)
+
+
+def _ifcb(path: Path) -> Any:
+    from jaxssl.data.ifcb import read_rois
+    from jaxssl.data.source import Source
+    from jaxssl.data.walk import Found, ImageFile
+
+    roi = path.with_suffix(".roi")
+    roi.write_bytes(bytes(400))
+    found = Found(str(path.parent))
+    for file in (path, roi):
+        found.other[file.name] = ImageFile(file.name, Source(str(file)), (0, 0))
+    read_rois(found)
+    return _decoded(found.files, path)
+
+
+def _flowcam(path: Path) -> Any:
+    from jaxssl.data.flowcam import read_collages
+    from jaxssl.data.source import Source
+    from jaxssl.data.walk import Found, ImageFile
+
+    sheet = path.with_name("run_000001.png")
+    sheet.write_bytes(_image("PNG")())
+    found = Found(str(path.parent))
+    found.files = [ImageFile(sheet.name, Source(str(sheet)), (0, 0))]
+    found.other[path.name] = ImageFile(path.name, Source(str(path)), (0, 0))
+    read_collages(found)
+    return _decoded(found.files, sheet)
+
+
+def _decoded(files: list[Any], path: Path) -> list[Any]:
+    from jaxssl.data.decode import UnreadableImage, decode
+
+    for file in files:
+        try:
+            decode(file.source, size=16, channels=1)
+        except UnreadableImage as error:
+            roi = path.with_suffix(".roi")
+            if fault := _fault_of(str(error).replace(str(roi), ""), path):
+                raise AssertionError(fault) from error
+    return files
+
+
+def _label_table(path: Path) -> Any:
+    from jaxssl.analysis.label_table import LabelTable
+
+    return LabelTable(path, ["a/0.png"])
+
+
+def _run_results(path: Path) -> Any:
+    from jaxssl.analysis.results import Results
+
+    return Results.read(path)
+
+
+def _linear_results(path: Path) -> Any:
+    from jaxssl.analysis.run import linear_evaluation
+
+    (path.parent / "linear_eval").mkdir(exist_ok=True)
+    path.replace(path.parent / "linear_eval" / path.name)
+    return linear_evaluation(path.parent)
+
+
+def _pixel_cache(path: Path) -> Any:
+    from jaxssl.data.scan import _read_pixels
+
+    found = _read_pixels(path, (4, 8, 8, 1))
+    return None if found is None else found.sum()
+
+
+def _open_run(path: Path) -> Any:
+    from experiments import finished
+
+    return finished.open(str(path.parent))
 
 
 def _as_is(content: bytes) -> bytes:
@@ -264,6 +449,18 @@ TARGETS: dict[str, tuple[str, Callable[[], bytes], Callable[[bytes], bytes], Rea
     "embeddings": ("x.parquet", _embeddings, _as_is, _table_of_embeddings),
     "config.json": ("config.json", _record, _as_is, _run_record),
     "metrics.jsonl": ("metrics.jsonl", _metrics, _as_is, _run_metrics),
+    "MANIFEST.json": ("MANIFEST.json", _manifest, _as_is, _checkpoint_manifest),
+    "MANIFEST.json, sealed": ("MANIFEST.json", _manifest, _resealed_json, _checkpoint_manifest),
+    "config.json, sealed": ("config.json", _record, _resealed_json, _run_record),
+    "a run, sealed": ("config.json", _run, _resealed_json, _open_run),
+    "results.json": ("results.json", _results, _resealed_json, _run_results),
+    "linear evaluation": ("results.json", _linear, _resealed_json, _linear_results),
+    "cached pixels": ("x.npy", _cached_pixels, _as_is, _pixel_cache),
+    "cached pixels, sealed": ("x.npy", _cached_pixels, _resealed, _pixel_cache),
+    "TIFF of pages": ("x.tif", _pages, _as_is, _stack),
+    "IFCB": ("D20130526T095207_IFCB013.adc", _adc, _as_is, _ifcb),
+    "FlowCam": ("run.lst", _lst, _as_is, _flowcam),
+    "labels.csv": ("labels.csv", _own_labels, _as_is, _label_table),
 }  # fmt: skip
 
 
@@ -297,12 +494,12 @@ def mutated(content: bytes, number: int) -> bytes:
 
 def _fault_of(line: str, path: Path) -> str:
     short = line.replace(str(path), "").replace(str(path.parent), "")
-    wrong = len(short) > LONGEST or not line.isprintable()
+    wrong = len(short) > LONGEST or visible(line) != line
     return f"no single short line: {line[:400]!r}" if wrong else ""
 
 
-def main(targets: list[str], first: int, seconds: float, most: int) -> None:
-    """Mutate each kind of file for so long; print JSON: where it is, faults, the end."""
+def main(targets: list[str], first: int, seconds: float, most: int, *, drawn: bool) -> None:
+    """Change each kind of file for so long; print JSON: where it is, faults, the end."""
     with tempfile.TemporaryDirectory(prefix="jaxssl-fuzz-") as folder:
         for target in targets:
             name, make, wrap, read = TARGETS[target]
@@ -311,41 +508,101 @@ def main(targets: list[str], first: int, seconds: float, most: int) -> None:
             read(path)  # the file as it is can be read; all is imported
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
+        warnings.simplefilter("ignore")  # Pillow's, of damaged images
         for target in targets:
-            _mutate(target, Path(folder), range(first, first + most), seconds / len(targets))
+            if drawn:
+                _draw(target, Path(folder), seconds / len(targets), most)
+            else:
+                _mutate(target, Path(folder), range(first, first + most), seconds / len(targets))
 
 
 def _mutate(target: str, folder: Path, numbers: range, seconds: float) -> None:
-    name, make, wrap, read = TARGETS[target]
-    path, content, begin = folder / name, make(), time.monotonic()
+    content, begin = TARGETS[target][1](), time.monotonic()
     done = refused = 0
     for number in numbers:
         if time.monotonic() - begin > seconds:
             break
-        path.write_bytes(wrap(mutated(content, number)))
         if number % 50 == 0:
             print(json.dumps({"at": number}), flush=True)
-        fault = ""
-        try:
-            with limited(SECONDS):
-                read(path)
-        except InputError as error:
-            refused += 1
-            fault = _fault_of(str(error), path)
-        except BaseException as error:
-            fault = "".join(traceback.format_exception(error)[-3:])
+        fault, was_refused = _read(target, folder, mutated(content, number))
+        refused += was_refused
         if fault:
             print(json.dumps({"fault": f"{target} {number}: {fault}"}), flush=True)
         done += 1
     print(json.dumps({"target": target, "done": done, "refused": refused}), flush=True)
 
 
-def fuzz(seconds: float, *, first: int = 0, most: int = 10**9) -> dict[str, Any]:
-    """Mutate every kind of file, each in a child process, `seconds` in all."""
+def _draw(target: str, folder: Path, seconds: float, most: int) -> None:
+    import _drawn
+    import hypothesis
+
+    begin, done, refused = time.monotonic(), 0, 0
+    limits = hypothesis.settings(
+        max_examples=most or 10**6,
+        derandomize=most > 0,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(hypothesis.HealthCheck),
+    )
+
+    @limits
+    @hypothesis.given(_drawn.files(target, TARGETS[target][1]()))
+    def check(content: bytes) -> None:
+        nonlocal done, refused
+        if not most and time.monotonic() - begin > seconds:
+            raise _Enough
+        fault, was_refused = _read(target, folder, content)
+        done += 1
+        refused += was_refused
+        assert not fault, f"{fault} of {content[:300]!r}"
+
+    try:
+        check()
+    except _Enough:
+        pass
+    except BaseException as error:  # the smallest file that hypothesis found
+        print(json.dumps({"fault": f"{target}: {str(error)[:2000]}"}), flush=True)
+    print(json.dumps({"target": target, "done": done, "refused": refused}), flush=True)
+
+
+class _Enough(BaseException):
+    """The seconds are over; hypothesis passes it on."""
+
+
+def _read(target: str, folder: Path, content: bytes) -> tuple[str, bool]:
+    """Let the reader read a file; return what is wrong with what it did, and whether it refused."""
+    name, _, wrap, read = TARGETS[target]
+    path = folder / name
+    path.write_bytes(wrap(content))
+    try:
+        with limited(SECONDS):
+            read(path)
+    except InputError as error:
+        return _fault_of(str(error), path), True
+    except BaseException as error:
+        return "".join(traceback.format_exception(error)[-3:]), False
+    return "", False
+
+
+def corpus(folder: Path) -> None:
+    """Write the valid file of each kind, each in a folder of its own."""
+    for target, (name, make, wrap, _) in TARGETS.items():
+        place = folder / target.replace(", ", "-").replace(" ", "-")
+        place.mkdir(parents=True, exist_ok=True)
+        (place / name).write_bytes(wrap(make()))
+        (place / "target.txt").write_text(target)
+
+
+def fuzz(
+    seconds: float, *, first: int = 0, most: int = 10**9, drawn: bool = False
+) -> dict[str, Any]:
+    """Change every kind of file, each in a child process, `seconds` in all."""
     each = seconds / len(TARGETS)
+    how = ["properties"] if drawn else []
     found: dict[str, Any] = {"mutations": {}, "refused": {}, "faults": []}
     for target in TARGETS:
-        command = [sys.executable, __file__, target, str(first), str(each), str(most)]
+        numbers = [str(first), str(each), str(0 if drawn else most)]
+        command = [sys.executable, __file__, *how, target, *numbers]
         try:
             done = subprocess.run(
                 command, capture_output=True, text=True, timeout=each + 120, check=False
@@ -368,5 +625,11 @@ def fuzz(seconds: float, *, first: int = 0, most: int = 10**9) -> dict[str, Any]
 
 
 if __name__ == "__main__":
-    asked = list(TARGETS) if sys.argv[1] == "all" else [sys.argv[1]]
-    main(asked, int(sys.argv[2]), float(sys.argv[3]), int(sys.argv[4]))
+    arguments = sys.argv[1:]
+    if arguments[0] == "corpus":
+        corpus(Path(arguments[1]))
+    else:
+        properties = arguments[0] == "properties"
+        who, start, long, many = arguments[properties:]
+        asked = list(TARGETS) if who == "all" else [who]
+        main(asked, int(start), float(long), int(many), drawn=properties)

@@ -17,21 +17,22 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # this copy of the package, whatever is installed
+# This copy of the package, whatever is installed.
+sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+import _forked  # noqa: E402
+
 os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
 SMALL = (
     *("--dataset", "digits", "--seen", "0", "1", "2", "--unseen", "6", "7", "--image-size", "16"),
@@ -148,10 +149,11 @@ def damage(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Damage every kind of file of a run folder in every way."""
     global ORIGINAL
     import _damages
+    import _kills
 
-    done = trained(folder / "run", "--steps", "12")
-    if done.returncode:
-        raise SystemExit(done.stdout + done.stderr)
+    _forked.warm()
+    if fault := _kills.Session(folder / "run", [*SMALL, "--steps", "12"]).fault():
+        raise SystemExit(fault)
     ORIGINAL = folder / "run"
     unread = ("tensorboard", "report")  # written for people; no program reads them
     return _damages.torture(
@@ -168,84 +170,94 @@ def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Mutate small valid files of every reader of foreign bytes."""
     import _fuzz
 
-    return _fuzz.fuzz(options.seconds or 300, first=options.seed * 10**6)
+    most = -(-options.count // len(_fuzz.TARGETS)) if options.count else 10**9
+    seconds = options.seconds or (1e6 if options.count else 300)
+    return _fuzz.fuzz(seconds, first=options.seed * 10**6, most=most)
+
+
+def drawn(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Let hypothesis draw files for every reader of foreign bytes, a minute each."""
+    import _fuzz
+
+    return _fuzz.fuzz(options.seconds or 60 * len(_fuzz.TARGETS), drawn=True)
 
 
 # ------------------------------------------------------------------------------------------- kills
 
 
 def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Kill a run again and again, start it again each time, and compare the end.
+    """Kill a run of `--processes` again and again, and compare its end with one left alone."""
+    import _kills
 
-    A third of the kills wait for a save under way, some for the judging after training.
-    """
-    steps = ("--steps", "24")
-    whole = trained(folder / "whole", *steps)
-    if whole.returncode:
-        raise SystemExit(whole.stdout + whole.stderr)
-    expected = end_of(folder / "whole")
-    chance = random.Random(options.seed)
-    where: Counter[str] = Counter()
-    faults: list[str] = []
-    ends = same = 0
-    deadline = time.monotonic() + (options.seconds or 1e9)
-    while sum(where.values()) < (options.count or 40) and time.monotonic() < deadline:
-        run = folder / f"run-{ends}"
-        for aim in (chance.choice(("anywhere", "a save", "a save")), "a save", "judging"):
-            hit, said = _killed(run, steps, aim, chance)
-            where[hit] += 1
-            if TRACE in said:
-                faults.append(f"killed in {hit}: {said[-400:]}")
-        done = trained(run, *steps)
-        ends += 1
-        if done.returncode or TRACE in done.stderr:
-            faults.append(f"run {ends} did not resume: {done.stderr[-400:]}")
-        elif end_of(run) != expected:
-            faults.append(f"run {ends} ended otherwise")
-        else:
-            same += 1
-        left = [path.name for path in run.rglob("*") if path.name.endswith(".tmp")]
-        faults += [f"left over: {name}" for name in left]
-        shutil.rmtree(run)
-    return {"kills": dict(where), "ends": ends, "bit-identical ends": same, "faults": faults}
+    if options.processes == 1:  # as from a shell: a fork must be no other program
+        whole = trained(folder / "whole", "--steps", "24")
+        if whole.returncode:
+            raise SystemExit(whole.stdout + whole.stderr)
+        _forked.warm()
+        flags, expected = [*SMALL, "--steps", "24"], end_of_fork(folder / "whole")
+    else:
+        expected, flags = _left_alone(folder, options.processes)
+    found = _kills.torture(
+        folder,
+        flags,
+        end_of_fork,
+        expected,
+        kills=options.count or 40,
+        seconds=options.seconds or 1e9,
+        seed=options.seed,
+        processes=options.processes,
+    )
+    return found | {"processes": options.processes}
 
 
-def _killed(run: Path, steps: tuple[str, ...], aim: str, chance: random.Random) -> tuple[str, str]:
-    """Start the run and kill it where it is wanted, or where it happens to be."""
-    command, environment = program(run, *steps)
-    with (
-        tempfile.TemporaryFile("w+") as err,
-        subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=err, text=True
-        ) as process,
-    ):
-        said: list[str] = []
-        reader = threading.Thread(target=lambda: said.extend(process.stdout or ()), daemon=True)
-        reader.start()
-        begin, patience = time.monotonic(), chance.uniform(5, 30)
-        hit = "training"
-        while process.poll() is None and time.monotonic() - begin < 300:
-            saving = any((run / "checkpoints").glob("*.orbax-checkpoint-tmp*"))
-            judging = any("embedding ..." in line for line in said)
-            if aim == "a save" and saving:
-                hit = "a save"
-                break
-            if aim == "judging" and judging:
-                time.sleep(chance.uniform(0, 4))
-                hit = "judging"
-                break
-            if aim == "anywhere" and time.monotonic() - begin > patience:
-                hit = "a save" if saving else "judging" if judging else "training"
-                break
-            time.sleep(0.002)
-        if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
-        else:
-            hit = "already ended"
-        process.wait()
-        reader.join(10)
-        err.seek(0)
-        return hit, err.read()
+def interrupt(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Send a run Ctrl-C or SIGTERM, and again while it leaves."""
+    import _leaving
+
+    expected, flags = _left_alone(folder, 1)
+    count, seconds = options.count or 40, options.seconds or 1e9
+    return _leaving.interrupts(
+        folder, flags, end_of_fork, expected, count=count, seconds=seconds, seed=options.seed
+    )
+
+
+def peers(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Let a save fail in one of two processes, and end one before training."""
+    import _leaving
+
+    expected, flags = _left_alone(folder, 2)
+    return _leaving.peers(folder, flags, end_of_fork, expected)
+
+
+def _left_alone(folder: Path, processes: int) -> tuple[str, list[str]]:
+    """Run forks that nobody touches; return their end and the flags."""
+    import _kills
+
+    _forked.warm()
+    flags = [*SMALL, "--steps", "24"]
+    session = _kills.Session(folder / "whole", flags, processes=processes)
+    if fault := session.fault():
+        raise SystemExit(fault)
+    return end_of_fork(folder / "whole"), flags
+
+
+def end_of_fork(folder: Path) -> str:
+    """Return `end_of`, from a process of its own: this one must not touch a device."""
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                os.write(writing, end_of(folder).encode())
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with open(reading, "rb") as pipe:
+        text = pipe.read().decode()
+    os.waitpid(pid, 0)
+    return text or f"no end of {folder}: {time.monotonic()}"
 
 
 # --------------------------------------------------------------------- disks, folders, devices
@@ -253,10 +265,9 @@ def _killed(run: Path, steps: tuple[str, ...], aim: str, chance: random.Random) 
 
 def disk(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run on a disk that is too small, make room, and run the same command again."""
-    whole = trained(folder / "whole", "--steps", "12")
-    if whole.returncode:
-        raise SystemExit(whole.stdout + whole.stderr)
-    expected = end_of(folder / "whole")
+    import _kills
+
+    expected, flags = _left_alone(folder, 1)
     used = sum(path.stat().st_blocks for path in (folder / "whole").rglob("*")) // 2  # KiB
     faults, ended = [], Counter[str]()
     sizes = [round(used * share) for share in (0.002, 0.05, 0.2, 0.35, 0.5, 0.65, 0.8)]
@@ -266,19 +277,22 @@ def disk(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         if time.monotonic() > deadline:
             break
         with _small_disk(folder / "disk", size) as place:
-            done = trained(place / "run", "--steps", "12")
-            ended[f"exit {done.returncode}"] += 1
-            if done.returncode == 0:
+            # What they print is beside the folder, and not on that disk.
+            (folder / "said").mkdir(exist_ok=True)
+            run = place / "run"
+            session = _kills.Session(run, flags, said=folder / "said" / f"{size}")
+            (code,) = session.wait()
+            said = session.all[0].err.strip()
+            ended[f"exit {code}"] += 1
+            print(f"{size} KiB: exit {code}: {said}", flush=True)
+            if code == 0:
                 continue
-            said = done.stderr.strip()
-            if TRACE in said or len(said.splitlines()) != 1:
-                faults.append(f"{size} KiB: {len(said.splitlines())} lines: {said[-1500:]}")
+            if code != 2 or TRACE in said or len(said.splitlines()) != 1:
+                faults.append(f"{size} KiB: exit {code}: {said[-1500:]}")
             subprocess.run(["mount", "-o", "remount,size=200m", str(place)], check=True)
-            again = trained(place / "run", "--steps", "12")
-            if again.returncode or end_of(place / "run") != expected:
-                faults.append(
-                    f"{size} KiB: not the same after room was made: {again.stderr[-400:]}"
-                )
+            session = _kills.Session(run, flags, said=folder / "said" / f"{size}-again")
+            if (wrong := session.fault()) or end_of_fork(run) != expected:
+                faults.append(f"{size} KiB: not the same after room was made: {wrong}")
     return {"KiB of a whole run": used, "sizes": sum(ended.values()), **ended, "faults": faults}
 
 
@@ -295,53 +309,78 @@ def _small_disk(place: Path, size: int) -> Iterator[Path]:
 
 def readonly(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Run where nothing can be written, and in a folder that is removed while it trains."""
+    import _kills
+
+    _forked.warm()
     faults = []
     with _small_disk(folder / "disk", 10_000) as place:
         subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
-        done = trained(place / "run", "--steps", "3")
-        lines = done.stderr.strip().splitlines()
-        if done.returncode != 2 or len(lines) != 1:
-            faults.append(f"read-only: exit {done.returncode}: {done.stderr[-400:]}")
-    command, environment = program(folder / "run", "--steps", "2000", "--evaluate-epochs", "100")
-    with subprocess.Popen(
-        command,
-        cwd=ROOT,
-        env=environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    ) as process:
-        metrics = folder / "run" / "metrics.jsonl"
-        while process.poll() is None and not (metrics.exists() and metrics.stat().st_size):
-            time.sleep(0.1)
-        shutil.rmtree(folder / "run", ignore_errors=True)
-        begin = time.monotonic()
-        _, said = process.communicate(timeout=300)
-    if process.returncode != 2 or len(said.strip().splitlines()) != 1:
-        faults.append(f"removed: exit {process.returncode}: {said[-600:]}")
+        session = _kills.Session(place / "run", [*SMALL, "--steps", "3"], said=folder / "readonly")
+        (code,), said = session.wait(), session.all[0].err.strip()
+        print(f"read-only: exit {code}: {said}", flush=True)
+        if code != 2 or len(said.splitlines()) != 1:
+            faults.append(f"read-only: exit {code}: {said[-400:]}")
+    flags = [*SMALL, "--steps", "2000", "--evaluate-epochs", "100"]
+    session = _kills.Session(folder / "run", flags, said=folder / "removed")
+    metrics = folder / "run" / "metrics.jsonl"
+    while not session.over() and not (metrics.exists() and metrics.stat().st_size):
+        time.sleep(0.1)
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    begin = time.monotonic()
+    (code,), said = session.wait(300), session.all[0].err.strip()
+    print(f"removed: exit {code}: {said}", flush=True)
+    if code != 2 or len(said.splitlines()) != 1:
+        faults.append(f"removed: exit {code}: {said[-600:]}")
     noticed = round(time.monotonic() - begin, 1)
     return {"cases": 2, "removal noticed after s": noticed, "faults": faults}
 
 
 def devices(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Train a run on 1, then 8, 2 and 1 devices; it ends as on one, within float32."""
+    """Train a run on 1, then 8, 2 and 1 devices, and one in 2, 1 and 2 processes.
+
+    Each part of it is killed when it has trained; the losses are those of one device, in float32.
+    """
     from jaxssl.files import read_lines
 
-    faults, run = [], folder / "run"
-    for count, steps in ((1, 6), (8, 12), (2, 18), (1, 24)):
-        done = trained(run, "--steps", str(steps), devices=count)
-        if done.returncode:
-            faults.append(f"{count} devices to step {steps}: {done.stderr[-400:]}")
-            break
-    trained(folder / "one", "--steps", "24")
-    losses = [
-        {(r["step"], r["split"]): r["loss"] for r in read_lines(path / "metrics.jsonl")}
-        for path in (run, folder / "one")
-    ]
-    most = max((abs(losses[0].get(key, 1e9) - loss) for key, loss in losses[1].items()), default=9)
-    if most > 1e-2:
-        faults.append(f"a loss is {most} from that of one device")
-    return {"devices": [1, 8, 2, 1], "largest difference of a loss": most, "faults": faults}
+    _forked.warm()
+    found: dict[str, Any] = {"devices": [1, 8, 2, 1], "processes": [2, 1, 2]}
+    faults: list[str] = []
+    runs = {
+        "one": [(1, 1, 24)],
+        "devices": [(1, 1, 6), (8, 1, 12), (2, 1, 18), (1, 1, 24)],
+        "processes": [(1, 2, 6), (1, 1, 12), (1, 2, 18)],
+    }
+    losses: dict[str, dict[Any, float]] = {}
+    for name, parts in runs.items():
+        for many, processes, steps in parts:
+            if fault := _train_to(folder / name, steps, devices=many, processes=processes):
+                faults.append(f"{name}: {many} x {processes} to step {steps}: {fault}")
+        rows = read_lines(folder / name / "metrics.jsonl")
+        losses[name] = {(row["step"], row["split"]): row["loss"] for row in rows}
+    for name in ("devices", "processes"):
+        steps = runs[name][-1][2]
+        wanted = {key: loss for key, loss in losses["one"].items() if key[0] <= steps}
+        most = max(abs(losses[name].get(key, 1e9) - loss) for key, loss in wanted.items())
+        found[f"largest difference of a loss, {name}"] = most
+        if most > 2e-2:
+            key = max(wanted, key=lambda key: abs(losses[name].get(key, 1e9) - wanted[key]))
+            faults.append(f"{name}: the loss of {key} is {most} from that of one device")
+    return found | {"faults": faults}
+
+
+def _train_to(run: Path, steps: int, *, devices: int, processes: int) -> str:
+    """Train to a step and kill in what comes after; say what was wrong before."""
+    import _kills
+
+    flags = [*SMALL, "--steps", str(steps)]
+    session = _kills.Session(run, flags, processes=processes, devices=devices)
+    while not session.over() and "embedding ..." not in session.all[0].out:
+        time.sleep(0.02)
+    ended, said = session.over(), [process.err[-400:] for process in session.all]
+    for process in session.all:
+        process.kill()
+    print(run.name, devices, processes, steps, ended, flush=True)
+    return str(said) if ended or any(TRACE in text for text in said) else ""
 
 
 # -------------------------------------------------------------------------------------------- main
@@ -351,7 +390,8 @@ def main() -> None:
     """Torture, print what happened, add it to the JSON file."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("parts", nargs="+", choices=[*PARTS, "all"])
-    parser.add_argument("--count", type=int, default=0, help="damages, or kills")
+    parser.add_argument("--count", type=int, default=0, help="damages, mutations, kills or sizes")
+    parser.add_argument("--processes", type=int, default=1, help="of a run that is killed")
     parser.add_argument("--seconds", type=float, default=0.0, help="of each part; default: its own")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="where to add what happened")
@@ -369,7 +409,8 @@ def main() -> None:
             from jaxssl.files import write_json
 
             every = json.loads(options.json.read_text()) if options.json.exists() else {}
-            write_json(options.json, every | {part: found})
+            name = f"{part}, two processes" if part == "kill" and options.processes > 1 else part
+            write_json(options.json, every | {name: found})
     sys.exit(1 if faults else 0)
 
 
@@ -383,7 +424,10 @@ def _about() -> dict[str, str]:
 PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "damage": damage,
     "fuzz": fuzz,
+    "drawn": drawn,
     "kill": kill,
+    "interrupt": interrupt,
+    "peers": peers,
     "disk": disk,
     "readonly": readonly,
     "devices": devices,

@@ -180,3 +180,39 @@ def test_what_a_terminal_obeys_is_shown():
     text = "\x1b[2J\x9b1m\r\n\u202ecod\u2066.\u2028\ud800 Käfer 珊瑚 👩\u200d🔬"
     shown = r"\x1b[2J\x9b1m\r\n\u202ecod\u2066.\u2028\ud800 Käfer 珊瑚 👩" + "\u200d🔬"
     assert visible(text) == shown
+
+
+NAMES = (
+    "a/b",
+    "..",
+    "../../etc/passwd",
+    "a\\b",
+    "a\nb",
+    "a\x1b[2Jb",
+    "\u202efdp.exe",
+    "-rf",
+    "con",
+)
+NAMES += ("LPT1.txt", "x" * 400, "é" * 200, "", " . ", "a:b", "a\udcffb", "\ud800", "name.", "a\0b")
+
+
+def test_a_name_from_the_data_is_one_file_s_on_any_system(tmp_path):
+    """Written, each is one new entry of the folder; no two texts share one."""
+    found = [files.safe_name(text) for text in NAMES]
+    for i, name in enumerate(found, 1):
+        files.write_text(tmp_path / f"{name}-train.parquet", "x")
+        assert len(list(tmp_path.iterdir())) == i
+        assert name == visible(name)
+        assert name.isprintable()
+        assert not set(name) & set('<>:"/\\|?*')
+        assert name[0] not in "- "
+        assert name[-1] not in ". "
+        assert name.partition(".")[0].lower() not in ("con", "lpt1")
+        assert files.safe_name(name) == name
+    assert files.safe_name("Ceratium förhöj.v2") == "Ceratium förhöj.v2"
+
+
+def test_a_name_of_255_bytes_is_written_whole_too(tmp_path):
+    path = tmp_path / ("é" * 127 + "x")
+    files.write_text(path, "new")
+    assert [entry.read_text() for entry in tmp_path.iterdir()] == ["new"]

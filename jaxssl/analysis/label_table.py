@@ -18,13 +18,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.errors import InputError
-from jaxssl.files import line_of, write_text
+from jaxssl.files import content_of, line_of, write_text
 
 # Image -> label before and after, None for none.
 _Change = dict[str, tuple[str | None, str]]
 COLUMNS = ["path", "label"]
 _FORMULA = ("=", "+", "-", "@")
 _LONGEST = 200
+_MOST = 2**28  # bytes of a table that is read: ten million images
 
 
 class LabelTable:
@@ -219,12 +220,14 @@ def _read(path: Path) -> dict[str, str]:
     if not path.exists():
         return {}
     try:
-        rows = list(csv.reader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        text = content_of(path, _MOST).decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text, newline="")))
     except (OSError, ValueError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as a table of labels ({error})") from None
     if rows and rows[0] != COLUMNS:
+        found = ", ".join(rows[0][:6])[:80]
         raise InputError(
-            f"{path} has the columns {', '.join(rows[0][:6])}, not path and label alone: it stays "
+            f"{path} has the columns {found}, not path and label alone: it stays "
             "as it is; name another table, and read labels from this one"
         )
     return {row[0]: row[1] for row in rows[1:] if len(row) == 2}

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from jaxssl.analysis.drawing import PALETTE, cell_text, save_png, to_svg
 from jaxssl.analysis.spreadsheets import csv_text
-from jaxssl.files import write_json, write_text
+from jaxssl.files import safe_name, write_json, write_text
 
 _HERE = Path(__file__).parent
 _SHADES = 32
@@ -58,13 +58,14 @@ class FigureFiles:
         """Write `name.png` and `name.json`, and return what the macro `plot` shows.
 
         Args:
-            name: File name without ending.
+            name: File name without ending; what a file system forbids is replaced.
             numbers: What the figure shows, as JSON values.
             alt: What the figure says, for who cannot see it.
             wide: The figure; it becomes the PNG.
             narrow: The same for a narrow screen; without it the figure is only linked.
             table: Columns and rows of `name.csv`, which the page holds too.
         """
+        name = safe_name(name)
         save_png(wide, self._folder / f"{name}.png")
         write_json(self._folder / f"{name}.json", numbers)
         self._count += 1
@@ -85,7 +86,7 @@ class FigureFiles:
             columns: Names of the columns.
             rows: Cells.
         """
-        text = csv_text(columns, rows)
+        text, name = csv_text(columns, rows), safe_name(name)
         write_text(self._folder / f"{name}.csv", text)
         body = base64.b64encode(b"\xef\xbb\xbf" + text.encode()).decode()
         return {"name": f"{name}.csv", "data": f"data:text/csv;base64,{body}"}

@@ -12,7 +12,7 @@ import numpy as np
 
 from jaxssl.analysis.distances import Metric
 from jaxssl.analysis.embeddings import Embeddings, load, save
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, visible
 
 # Set ("train", "val", "test", "unseen", "unseen-NAME") -> table.
 Sets = Mapping[str, Embeddings]
@@ -40,12 +40,14 @@ def save_tables(run_dir: str | os.PathLike[str], tables: Tables) -> None:
         tables: What to write; a table that is there and not among them stays.
 
     Raises:
-        ValueError: An embedding that has no folder.
+        ValueError: An embedding that has no folder, or a set whose name no file can have.
     """
     for embedding, sets in tables.items():
         if embedding not in FOLDERS:
             raise ValueError(f"embedding is {embedding!r}, not one of {', '.join(FOLDERS)}")
         for name, table in sets.items():
+            if {"/", "\\"} & set(name) or visible(name) != name:
+                raise ValueError(f"the set {name!r} cannot be the name of a file")
             save(Path(run_dir) / "embeddings" / FOLDERS[embedding] / f"{name}.parquet", table)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import http.client
 import io
-import json
 import os
 import re
 import tempfile
@@ -20,9 +19,10 @@ from PIL import Image
 
 from jaxssl.data.cifar_kinds import COUNTS, KINDS, PAGE, VERSION, Cifar, Progress, Split
 from jaxssl.data.images import ImageSet
+from jaxssl.data.pixels import read_cached
 from jaxssl.data.scan import remove_stale
 from jaxssl.errors import InputError
-from jaxssl.files import add_checksum, atomic, cache_dir, checksum_fits
+from jaxssl.files import add_checksum, atomic, cache_dir, read_json
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
 _COMMAND = "python scripts/prepare_cifar10.py"
@@ -167,12 +167,9 @@ def _rows(kind: Cifar, folder: Path, split: Split, progress: Progress | None) ->
     """Read the packed split from the cache, or decode it and put it there."""
     cache = cache_dir() / f"{kind.name}-{_digest(os.path.realpath(folder))}"
     packed = cache / f"{split}-{_identity(kind, folder)}.npy"
-    try:
-        rows = np.load(packed, mmap_mode="r")
-        if rows.dtype == _ROW and checksum_fits(packed):
-            return rows.view(np.ndarray)  # rows of an np.memmap cost twenty times as much to slice
-    except (OSError, ValueError, EOFError):  # absent or damaged: made again
-        pass
+    found = read_cached(packed)
+    if found is not None and found.dtype == _ROW:
+        return found
     rows = _decode_all(kind, folder, split, progress)
     try:
         cache.mkdir(parents=True, exist_ok=True)
@@ -191,14 +188,15 @@ def _rows(kind: Cifar, folder: Path, split: Split, progress: Progress | None) ->
 def _identity(kind: Cifar, folder: Path) -> str:
     """Make a key that changes with any file; refuse a folder that is not what its name says."""
     try:
-        info = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8"))
+        info = read_json(folder / "dataset_info.json")
         stamps = [(p.name, p.stat().st_size, p.stat().st_mtime_ns) for p in folder.iterdir()]
         said = [info["name"], info["version"], info["fileFormat"]]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise _unusable(folder, f"dataset_info.json: {error}") from error
+        raise _unusable(folder, str(error).replace(f"{folder}/", "")) from error
     if said != [kind.name, VERSION, "array_record"]:
+        found = " ".join(map(str, said))[:80]
         raise InputError(
-            f"{folder} holds {' '.join(map(str, said))}, not {kind.name} {VERSION} array_record; "
+            f"{folder} holds {found}, not {kind.name} {VERSION} array_record; "
             "name another data folder, or prepare it there with "
             f"{_COMMAND} --source PATH"
         )

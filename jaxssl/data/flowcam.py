@@ -5,7 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 
-from jaxssl.data.walk import Found, ImageFile, is_image, read_bytes
+from jaxssl.data.walk import Found, ImageFile, is_image, read_listing
 from jaxssl.errors import InputError
 
 _CALIBRATION = re.compile(r"cal(ibration)?_image[_\d]*\.\w+", re.IGNORECASE)
@@ -56,7 +56,7 @@ def _cut(lst: ImageFile, run: str, by_id: dict[str, ImageFile]) -> list[ImageFil
     """Cut the images of a run out of its collages, wherever these lie beside the .lst."""
     columns: list[str] = []
     rows: list[list[str]] = []
-    for line in read_bytes(lst).decode("latin-1").splitlines():
+    for line in read_listing(lst).splitlines():
         named = _COLUMN.fullmatch(line.strip())
         if named and not rows and not named[1].isdigit():
             columns.append(named[1].casefold())
@@ -76,7 +76,7 @@ def _cut(lst: ImageFile, run: str, by_id: dict[str, ImageFile]) -> list[ImageFil
             left, top, width, height = map(int, box)
             number = int(row[number_at]) if number_at is not None else place
         except ValueError as error:
-            raise InputError(f"{lst.source}, row {place}: {error}") from error
+            raise InputError(f"{lst.source}, row {place}: {str(error)[:120]}") from error
         source = sheet.source._replace(box=(left, top, width, height))
         images.append(ImageFile(f"{run}#{number:05d}", source, sheet.stamp))
     return images

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 
-from jaxssl.data.walk import Found, ImageFile, read_bytes
+from jaxssl.data.walk import Found, ImageFile, read_listing
 from jaxssl.errors import InputError
 
 # Columns of the .adc: (width, height, first byte); by the name that the instrument gives a file,
@@ -39,8 +39,9 @@ def read_rois(found: Found) -> None:
             continue
         try:
             added += _rois(roi, adc, stem)
-        except (ValueError, IndexError) as error:
-            raise InputError(f"{adc.source} is no table of an IFCB ({error})") from error
+        except (ValueError, OverflowError, IndexError, csv.Error) as error:
+            why = str(error)[:120]
+            raise InputError(f"{adc.source} is no table of an IFCB ({why})") from error
     if bins:
         found.said.append(f"{len(added):,} images in {len(bins):,} IFCB bins (.roi and .adc)")
     if added:
@@ -50,7 +51,7 @@ def read_rois(found: Found) -> None:
 def _rois(roi: ImageFile, adc: ImageFile, stem: str) -> list[ImageFile]:
     old = stem.rpartition("/")[2].upper().startswith("IFCB")
     width_at, height_at, byte_at = _OLD if old else _NEW
-    rows = csv.reader(io.StringIO(read_bytes(adc).decode("latin-1")))
+    rows = csv.reader(io.StringIO(read_listing(adc)))
     images = []
     for number, row in enumerate(filter(None, rows), start=1):
         width, height, offset = (int(float(row[i])) for i in (width_at, height_at, byte_at))

@@ -1,8 +1,10 @@
-"""Images as they are: the baseline that knows nothing, and small pictures for tables."""
+"""Pixels as they are: the baseline that knows nothing, small pictures, cached arrays."""
 
 from __future__ import annotations
 
 import io
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +12,25 @@ from PIL import Image
 
 from jaxssl.data.decode import Fit, padded_box
 from jaxssl.data.images import ImageSet
+from jaxssl.files import checksum_fits
 
 RAW_PIXELS_SIDE = 32
 THUMBNAIL_SIDE = 64
 _LONGEST = 256  # of a thumbnail, however long the file
+
+
+def read_cached(path: Path) -> NDArray[Any] | None:
+    """Map the array of a `.npy` that ends in the checksum of `files.add_checksum`.
+
+    Returns:
+      What the file holds; None where it is absent or damaged, and is to be made again.
+    """
+    try:
+        found = np.load(path, mmap_mode="r") if checksum_fits(path) else None
+    except Exception:  # a header is a Python literal: its reader raises whatever Python does
+        return None
+    # A plain view: rows of an np.memmap cost twenty times as much to slice.
+    return None if found is None else found.view(np.ndarray)
 
 
 def raw_pixels(images: ImageSet) -> NDArray[np.float32]:

@@ -32,10 +32,11 @@ from numpy.typing import NDArray
 
 from jaxssl.data.decode import UnreadableImage, inspect
 from jaxssl.data.look import Look, Verdict, look_of
+from jaxssl.data.pixels import read_cached
 from jaxssl.data.source import Source, open_file, refuse_irregular
 from jaxssl.data.walk import ImageFile
 from jaxssl.errors import InputError
-from jaxssl.files import add_checksum, atomic, checksum_fits, read_json, sweep, write_record
+from jaxssl.files import add_checksum, atomic, read_json, sweep, write_record
 from jaxssl.files import cache_dir as default_cache_dir
 
 # Up to this much the resized pixels are kept on disk and mapped into memory, and an epoch costs no
@@ -212,14 +213,9 @@ def hash_of(value: Any) -> str:
 
 
 def _read_pixels(path: Path, shape: tuple[int, ...]) -> NDArray[np.uint8] | None:
-    try:
-        if not checksum_fits(path):
-            return None
-        pixels = np.load(path, mmap_mode="r")
-    except (OSError, ValueError, EOFError):  # absent or damaged: made again
-        return None
-    # A plain view: rows of an np.memmap cost twenty times as much to slice.
-    return pixels.view(np.ndarray) if pixels.shape == shape else None
+    pixels = read_cached(path)
+    fits = pixels is not None and pixels.shape == shape and pixels.dtype == np.uint8
+    return pixels if fits else None
 
 
 def _read_stored(path: Path) -> dict[str, list[Any]]:

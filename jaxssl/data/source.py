@@ -59,6 +59,10 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, int]]:
     """Open an image, not decoded yet if it is a file of its own, and count its frames."""
     if source.raw is not None:
         offset, height, width = source.raw
+        if offset < 0 or min(height, width) < 1:
+            raise Refused("its place lies outside the file")
+        if height * width > MAX_PIXELS:
+            raise Refused(too_large())
         content = _content(source.path, source.member, offset, height * width)
         if len(content) < height * width:
             raise Refused("the file ends before its pixels do")
@@ -67,7 +71,12 @@ def opened(source: Source) -> Iterator[tuple[Image.Image, int]]:
     if source.box is not None:
         left, top, width, height = source.box
         whole = _collage(source.path, source.member, os.stat(source.path).st_mtime_ns)
-        if left < 0 or top < 0 or left + width > whole.width or top + height > whole.height:
+        if (
+            min(left, top) < 0
+            or min(width, height) < 1
+            or left + width > whole.width
+            or top + height > whole.height
+        ):
             raise Refused("its place lies outside the collage")
         yield whole.crop((left, top, left + width, top + height)), 1
         return
@@ -87,6 +96,8 @@ def open_file(path: str, member: str = "") -> IO[bytes]:
 
 def _content(path: str, member: str, offset: int, length: int) -> bytes:
     with open_file(path, member) as file:
+        if offset > file.seek(0, os.SEEK_END):
+            return b""
         file.seek(offset)
         return file.read(length)
 

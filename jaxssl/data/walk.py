@@ -18,6 +18,8 @@ from jaxssl.errors import InputError
 
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
+MAX_LISTING_BYTES = 2**28  # two million images
+
 
 @dataclass(slots=True)
 class ImageFile:
@@ -194,6 +196,19 @@ def read_bytes(file: ImageFile, limit: int = -1) -> bytes:
     except Exception as error:  # a zip's damage has many classes
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{file.source} cannot be read: {reason}") from error
+
+
+def read_listing(file: ImageFile) -> str:
+    """Read an instrument's list of its images, .lst or .adc; latin-1, in which no byte is wrong.
+
+    Raises:
+      InputError: it cannot be read, or is larger than any such list.
+    """
+    content = read_bytes(file, MAX_LISTING_BYTES + 1)
+    if len(content) > MAX_LISTING_BYTES:
+        most = f"{MAX_LISTING_BYTES >> 20} MiB"
+        raise InputError(f"{file.source} is larger than the {most} of a list of images: is it one?")
+    return content.decode("latin-1")
 
 
 def stamp_of(path: str) -> tuple[int, int]:

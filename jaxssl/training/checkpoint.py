@@ -222,7 +222,8 @@ def _not_saved(path: Path, error: Exception) -> CheckpointError:
     with contextlib.suppress(OSError):
         free = f", {shutil.disk_usage(path.parent).free / 1e6:.0f} MB free there"
     # Of a full disk Orbax says three lines of paths and offsets, and the reason at the end.
-    known = [w for w in ("No space left", "No such file", "Read-only file") if w in str(error)]
+    faults = ("No space left", "File too large", "No such file", "Read-only file")
+    known = [fault for fault in faults if fault in str(error)]
     reason = known[0] if known else " ".join(str(error).split())[:160]
     return CheckpointError(
         f"saving checkpoint {path} failed{free}: {reason}; see to the disk, and the same command "
@@ -261,12 +262,12 @@ def damage(path: Path) -> str | None:
         expected = read_manifest(path)["files"]
     except InputError:
         return f"{MANIFEST} cannot be read, or was changed after it was written"
-    for name, (size, sha256) in expected.items():
-        file = path / name
+    for name, written in expected.items():
+        file, name = path / name, name[-80:]
         try:
             if not file.is_file():
                 return f"{name} is missing"
-            if _digest(file) != [size, sha256]:
+            if _digest(file) != written:
                 return f"{name} was changed after it was written"
         except OSError as error:
             return f"{name} cannot be read ({error.strerror})"
@@ -279,7 +280,14 @@ def read_manifest(path: Path) -> dict[str, Any]:
     Raises:
       InputError: It is missing or damaged, or was changed: one without its own sha256 is none.
     """
-    return read_json(path / MANIFEST, sealed=True)
+    found = read_json(path / MANIFEST, sealed=True)
+    facts, files = found.get("facts"), found.get("files")
+    if not isinstance(facts, dict) or not isinstance(files, dict):
+        raise InputError(f"{path / MANIFEST}: facts or files are no objects; remove the checkpoint")
+    score = facts.get("score")
+    if score is not None and not isinstance(score, int | float):
+        raise InputError(f"{path / MANIFEST}: the score is no number; remove the checkpoint")
+    return found
 
 
 def _digest(file: Path) -> list[int | str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import itertools
 import json
 import os
@@ -261,7 +262,20 @@ def _tie() -> None:
         with contextlib.suppress(OSError):  # a firewall: then JAX notices, after 100 s
             tied.connect(host, port, password)
     _lifelines = tied
+    _outlive_abort()
     atexit.register(tied.leave)  # before JAX's own, which were registered earlier
+
+
+def _outlive_abort() -> None:
+    """Give `_other_ended` seconds to tell who died before JAX's own notice ends this process.
+
+    JAX aborts in a thread of C++ as soon as process 0 is gone, with pages of its own and exit code
+    134, and the callback that it has for this ends in a `bad_cast`. The handler of that signal is
+    the C library's `sleep`, called with the signal's number, 6; then the abort goes on.
+    """
+    library = ctypes.CDLL(None)
+    library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
+    library.signal(int(signal.SIGABRT), ctypes.cast(library.sleep, ctypes.c_void_p))
 
 
 def _other_ended(process: int, what: str, exit_code: int) -> None:

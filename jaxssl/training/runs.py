@@ -23,6 +23,7 @@ from jaxssl.files import (
     not_written,
     read_lines,
     read_record,
+    safe_name,
     sweep,
     write_record,
     write_text,
@@ -202,7 +203,7 @@ class RunFolder:
 def default_run_dir(experiment: str, dataset: str) -> Path:
     """Return `runs/<experiment>-<dataset>-<time>`, in the current folder."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{experiment}-{dataset}-{now}"
+    return Path("runs") / f"{safe_name(experiment)}-{safe_name(dataset)}-{now}"
 
 
 def provenance() -> dict[str, Any]:

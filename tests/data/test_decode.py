@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jaxssl.data import UnreadableImage, decode
+from jaxssl.data import Reading, UnreadableImage, decode, open_images
+from jaxssl.data.source import Source
 from jaxssl.errors import InputError
 
 
@@ -357,3 +358,31 @@ def _int32_tiff(level: int) -> bytes:
     out = io.BytesIO()
     Image.fromarray(np.full((4, 4), level, np.int32)).save(out, "TIFF")
     return out.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("place", "why"),
+    [
+        ((-1, 2, 2), "its place lies outside the file"),
+        ((0, -2, 2), "its place lies outside the file"),
+        ((0, 2**20, 2**20), "more than 89 megapixels; shrink it or cut it into parts"),
+        ((2**70, 2, 2), "the file ends before its pixels do"),
+        ((8, 3, 3), "the file ends before its pixels do"),
+    ],
+)
+def test_a_place_in_a_file_is_one_within_it(tmp_path, place, why):
+    """As a foreign .adc tells them; nothing of the size that it claims is set aside."""
+    path = tmp_path / "x.roi"
+    path.write_bytes(bytes(16))
+    with pytest.raises(UnreadableImage) as caught:
+        decode(Source(str(path), raw=place), size=4, channels=1)
+    assert caught.value.reason == why
+
+
+@pytest.mark.parametrize("cell", ["1e999", "nan", "", '"' + "x" * 200_000 + '"'])
+def test_numbers_of_an_ifcb_that_are_none_are_one_line(tmp_path, cell):
+    (tmp_path / "D1.roi").write_bytes(bytes(16))
+    (tmp_path / "D1.adc").write_text(",".join(["0"] * 15 + [cell, "2", "0"]))
+    with pytest.raises(InputError, match=r"D1\.adc is no table of an IFCB") as caught:
+        open_images(tmp_path, Reading(size=4, channels=1))
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import unicodedata
+import zlib
 from functools import cache
 from pathlib import Path
 
@@ -494,7 +495,7 @@ def test_a_file_that_changes_after_the_scan_is_named(root, monkeypatch, how):
         images.load(0)
 
 
-@pytest.mark.parametrize("damage", ["emptied", "wrong shape", "object"])
+@pytest.mark.parametrize("damage", ["emptied", "wrong shape", "object", "header"])
 def test_a_damaged_cache_is_made_again(root, decoded, damage):
     want = read(root)[0].images()
     (pack,) = (root.parent / "cache").glob("*/*.npy")
@@ -504,6 +505,9 @@ def test_a_damaged_cache_is_made_again(root, decoded, damage):
         verdicts.write_text("{")
     elif damage == "wrong shape":
         np.save(pack, np.zeros((1, 4, 4, 1), np.uint8))
+    elif damage == "header":  # with a checksum that fits: NumPy raises a TokenError
+        content = b"\x93NUMPY\x01\x00\x06\x00{'a'(\n"
+        pack.write_bytes(content + b"%08x" % zlib.crc32(content))
     else:
         np.save(pack, np.array([{}]), allow_pickle=True)
         verdicts.write_text("[]")

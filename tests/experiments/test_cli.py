@@ -55,6 +55,22 @@ def test_an_interrupt_is_a_line_that_fits_programs_without_a_run_folder(told, ca
     assert line.endswith("the same command goes on, with the same --run-dir where it takes one")
 
 
+def test_another_interrupt_while_the_line_is_made_ends_without_a_traceback(monkeypatch):
+    """Whatever is under way then is on disk whole or not there; see scripts/torture.py."""
+
+    def again(*end):
+        raise KeyboardInterrupt
+
+    def gone(code):
+        raise SystemExit(code)
+
+    monkeypatch.setattr(cli, "_end", again)
+    monkeypatch.setattr(os, "_exit", gone)
+    with pytest.raises(SystemExit) as end, cli.ending():
+        raise KeyboardInterrupt
+    assert end.value.code == 130
+
+
 def test_a_signal_outside_of_training_is_a_line_and_resumable(told, capsys):
     def stopped():
         os.kill(os.getpid(), signal.SIGTERM)

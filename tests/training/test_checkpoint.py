@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from jaxssl.errors import CheckpointError, InputError
+from jaxssl.files import write_record
 from jaxssl.training.checkpoint import MANIFEST, Checkpoints, damage
 from jaxssl.training.state import create_state
 
@@ -83,7 +84,9 @@ def test_any_flipped_bit_falls_back_to_the_step_before(saved):
     assert (folder / "quarantine" / "3").is_dir()
 
 
-@pytest.mark.parametrize("harm", ["delete", "truncate", "no manifest", "bad manifest", "empty"])
+@pytest.mark.parametrize(
+    "harm", ["delete", "truncate", "no manifest", "bad manifest", "foreign", "empty"]
+)
 def test_a_damaged_step_is_skipped_and_named(saved, harm):
     folder, states = saved
     data = max((folder / "3").rglob("*"), key=lambda path: path.is_file() and path.stat().st_size)
@@ -95,6 +98,8 @@ def test_a_damaged_step_is_skipped_and_named(saved, harm):
         (folder / "3" / MANIFEST).unlink()
     elif harm == "bad manifest":
         (folder / "3" / MANIFEST).write_text("{")
+    elif harm == "foreign":  # with a checksum that fits
+        write_record(folder / "3" / MANIFEST, {"files": []})
     else:  # an interrupted copy of a run folder
         (folder / "99").mkdir()
     state, _, said = restore(folder)

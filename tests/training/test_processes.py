@@ -7,6 +7,8 @@ import itertools
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import types
 
@@ -230,3 +232,24 @@ def test_who_waits_hears_that_another_failed(together, failing, wait):
     assert isinstance(ends[1 - failing], processes.ElsewhereEnded)
     assert str(ends[1 - failing]) == f"process {failing} ended: no such folder"
     assert ends[1 - failing].exit_code == 2
+
+
+ABORTED = """
+import ctypes, os, threading, time
+from jaxssl.training import processes
+processes._outlive_abort()
+def end():
+    time.sleep(0.3)
+    print("process 0 died", flush=True)
+    os._exit(75)
+threading.Thread(target=end).start()
+ctypes.CDLL(None).abort()  # without the lock of the interpreter, as in C++
+"""
+
+
+def test_the_line_of_who_died_comes_before_jax_aborts():
+    """As JAX does in a thread of C++ at once when process 0 is gone; see scripts/torture.py."""
+    done = subprocess.run(
+        [sys.executable, "-c", ABORTED], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (75, "process 0 died\n", "")
