@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -171,9 +172,10 @@ def open(run_dir: str, *, method: str | None = None) -> Finished:
     if not isinstance(trained_by, str):
         raise InputError(f"{folder / 'config.json'}: program is no text; restore it")
     if trained_by not in cli.STUDIES and method is None:
+        named = shlex.quote(trained_by) if len(trained_by) <= 100 else "FILE"
         raise InputError(
             f"{run_dir} was trained by {trained_by[:100]}, which is not part of jaxssl: to run "
-            "that file's code, name it with --method FILE"
+            f"that file's code, name it with --method {named}"
         )
     program = cli.load_program(method or trained_by)
     kind = cli.flags_of(program)

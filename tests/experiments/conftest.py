@@ -27,6 +27,9 @@ SMALL = {
 }
 
 
+STUBS = Path(__file__).parents[1] / "stubs"  # on the PYTHONPATH of a program: no umap-learn
+
+
 def small(program: Any, **changes: Any) -> Any:
     """A program's configuration of the digits, on three classes."""
     return dataclasses.replace(program.PRESETS["digits"], **{**SMALL, **changes})

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from .conftest import STUBS
+
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "experiments" / "colab.ipynb"
 
@@ -66,7 +68,9 @@ def execute(settings, tmp_path):
     return subprocess.run(
         [sys.executable, "-c", script, file],
         cwd=ROOT,
-        env=os.environ | quick | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)},
+        env=os.environ
+        | quick
+        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{STUBS}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
     )

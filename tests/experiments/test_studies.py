@@ -150,8 +150,7 @@ def test_validation_is_on_images_as_they_are_with_the_state_that_is_saved(name, 
     images, placement = run.data.val, run.run.placement
     with Checkpoints(run.folder / "checkpoints") as checkpoints:
         state, _ = checkpoints.restore(run.last, step=4)
-    whole_batch = len(images) // placement.device_count * placement.device_count
-    order = np.random.default_rng(0).permutation(len(images))[:whole_batch]
+    order = np.random.default_rng(0).permutation(len(images))[:24]  # of 27: a multiple of eight
     classify = embedding.compile_output(run.method.model, run.method.logits, placement)
     logits = embedding.embed_set(classify, state, images, placement)[order]
     labels = images.labels[order]
