@@ -89,7 +89,10 @@ _LITE0 = (
 _BENCH = {
     "analysis": "analysis.py --rounds 3 --limit-s 3600",
     "arcface": "arcface.py --rounds 3 --seconds .1",
+    "contrastive": "contrastive.py --rounds 5 --seconds .3",
     "convolution": "convolution.py --rounds 4 --seconds .3",
+    "encoders": "encoders.py --rounds 3",
+    "imports": "imports.py",
     "input": "input.py --data-dir PLANKTON --rounds 3 --seconds .2",
     "nt_xent": "nt_xent.py --rows 512 1024 2048 4096 8192 16384 --rounds 4 --seconds .3",
     "simclr_step_16": "simclr_step.py --width 16 --batch 128 --steps-per-dispatch 1 --rounds 3",
@@ -228,7 +231,7 @@ TABLES = {
     ),
 }
 # Files of results/ that were put together by hand; the pages say by which commands.
-BY_HAND = ("byol-digits.json", "predict-plankton.json")
+BY_HAND = ("byol-digits.json", "first-command.json", "predict-plankton.json")
 
 
 def main() -> None:
