@@ -188,6 +188,15 @@ TABLES = {
             " --json OUT/frozen-probes-128.json",
         ),
     ),
+    "lite0-search": Table(
+        f"{RESULTS}: What does not hold, or was not measured",
+        "10 minutes a trial",
+        ("lite0-search.json",),
+        (
+            "python scripts/search_lite0.py simclr --data-dir PLANKTON --json OUT/lite0-search.json"
+            " --trial --trial learning_rate=.0003 layer_decay=.8",
+        ),
+    ),
     "label-next": Table(
         f"{RESULTS}: What to label next",
         "30 minutes",
