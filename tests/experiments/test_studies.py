@@ -131,8 +131,8 @@ def first_loss(name: str, run) -> float:
             return margin_loss(unit(h) @ unit(model.class_weights()).T, labels, config)
 
 
-# Where a loss is of the whole batch, or of classes over devices, on eight devices.
-EIGHT = ("triplet", "arcface")
+# On eight devices the one whose classes they share; SimCLR is in test_simclr, and mining in losses.
+EIGHT = ("arcface",)
 ONCE = [
     pytest.param(name, marks=[] if name in EIGHT else pytest.mark.one_device) for name in PROGRAMS
 ]
