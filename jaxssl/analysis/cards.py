@@ -148,7 +148,9 @@ def _limits(results: Results) -> list[str]:
             "seeds and other images vary more."
         )
     seen = results.sets.get("train")
-    if seen is not None and seen.classes:
+    if not results.trained:
+        lines.append("It learnt from none of these images.")
+    elif seen is not None and seen.classes:
         lines.append(f"It learnt from {seen.images:,} images of {len(seen.classes):,} classes.")
     return lines
 

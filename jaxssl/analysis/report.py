@@ -82,6 +82,7 @@ def write_report(run_dir: str | os.PathLike[str], tables: Tables, results: Resul
         run_name=folder.resolve().name,
         sets={set_title(name): found for name, found in results.sets.items()},
         sheets=context.files.sheets,
+        trained=results.trained,
         sections=[
             {
                 "id": section.id,

@@ -325,6 +325,11 @@ class Results:
     classification: Classification | None = None
 
     @property
+    def trained(self) -> bool:
+        """Whether it was trained: False for a network that is judged as it was published."""
+        return self.training.get("last_step") != 0
+
+    @property
     def facts(self) -> Facts:
         """What training knew, to analyse the same run again."""
         return Facts(self.protocol, self.training, self.wall_seconds, self.classification)

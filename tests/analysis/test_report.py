@@ -354,6 +354,21 @@ def test_a_run_without_labels_gets_what_needs_none(tmp_path):
     assert (data["unlabelled"], set(base64.b64decode(data["label"]))) == (0, {0})
 
 
+def test_a_network_that_was_not_trained_is_not_said_to_have_learnt(run, tables, tmp_path):
+    write_run(tmp_path, tables, metrics=[], page=False)
+    results = Results.read(run / "results.json")
+    frozen = dataclasses.replace(results, training={"last_step": 0, "best_step": 0})
+    page = Page(write_report(tmp_path, tables, frozen).read_text())
+    assert "Not trained; beside what it is judged on there are" in page.text
+    assert "training" not in page.values("id")
+    card = (tmp_path / "MODEL_CARD.md").read_text()
+    assert "It learnt from none of these images." in card
+    for text in (page.text, card):
+        assert not re.search("Learnt from|It learnt from [0-9]", text)
+    # Pixels have no linear curve, which the caption says.
+    assert "There is no curve of raw pixels for: Linear." in page.text
+
+
 def test_a_section_is_an_object_in_a_list(seen_only, tmp_path, monkeypatch):
     _, tables, results = seen_only
     mine = Section("mine", "My <own>", lambda c: Markup(f"<p>{len(c.h)} sets</p>"), nav="Mine")

@@ -48,7 +48,8 @@ def curves(
         files: Where figures go.
 
     Returns:
-        One object a set: `set`, `draws`, `chance`, `figure`, `table`.
+        One object a set: `set`, `draws`, `chance`, `figure`, `table`, and `note`, which says of
+        what there is no curve.
     """
     parts = []
     for name in dict.fromkeys(row.set for row in rows):
@@ -84,9 +85,18 @@ def curves(
                 "chance": chance,
                 "figure": figure,
                 "table": _table(here),
+                "note": _note(here),
             }
         )
     return parts
+
+
+def _note(rows: Sequence[LabelRow]) -> str:
+    pixels = {row.classifier for row in rows if row.embedding == "raw_pixels"}
+    others = {row.classifier for row in rows if row.embedding != "raw_pixels"}
+    missing = [title for name, title in CLASSIFIERS.items() if name in others - pixels]
+    none = f" There is no curve of raw pixels for: {', '.join(missing)}."
+    return none if pixels and missing else ""
 
 
 def _table(rows: Sequence[LabelRow]) -> dict[str, Any]:

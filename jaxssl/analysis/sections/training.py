@@ -15,8 +15,10 @@ from jaxssl.analysis.sections.base import Context
 _OF_Z = {"alignment", "uniformity", "z_std", "effective_rank"}
 
 
-def make(context: Context) -> Markup:
-    """Draw the metrics of training."""
+def make(context: Context) -> Markup | None:
+    """Draw the metrics of training; None for a network that was not trained."""
+    if not context.results.trained:
+        return None
     metrics = context.run.metrics
     figure = curves(metrics, context.files)
     if figure is None:
