@@ -209,7 +209,11 @@ class Checkpoints:
             stay |= {step for multiple, step in first.items() if multiple}
         for step in whole:
             if step not in stay:
-                shutil.rmtree(self._directory / str(step))
+                # Under a name that the next start sweeps: a kill while its files go leaves no
+                # checkpoint with a manifest and without them.
+                going = self._directory / f"{step}.orbax-checkpoint-tmp-old"
+                (self._directory / str(step)).rename(going)
+                shutil.rmtree(going)
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

@@ -159,6 +159,28 @@ def test_keeps_the_newest_and_the_best(tmp_path):
         assert checkpoints.best_step() == 3  # the latest of equals
 
 
+def test_a_kill_while_an_old_step_is_removed_leaves_no_half_of_it(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def some_files(folder, **_):
+        next(file for file in folder.rglob("*") if file.is_file()).unlink()
+        raise Killed
+
+    with Checkpoints(tmp_path, keep=1) as checkpoints:
+        checkpoints.save(1, state_of(1), {})
+        checkpoints.finish()
+        with monkeypatch.context() as patch:
+            patch.setattr(shutil, "rmtree", some_files)
+            checkpoints.save(2, state_of(2), {})
+            with pytest.raises(Killed):
+                checkpoints.finish()
+        assert checkpoints.steps() == [2]
+    with Checkpoints(tmp_path) as checkpoints:
+        assert [path.name for path in tmp_path.iterdir()] == ["2"]
+        assert damage(tmp_path / "2") is None
+
+
 def test_leftovers_of_a_kill_are_cleared(saved):
     folder, states = saved
     shutil.copytree(folder / "3", folder / "4.orbax-checkpoint-tmp-0")
