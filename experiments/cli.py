@@ -161,7 +161,7 @@ def _one_line() -> Iterator[None]:
     # Before JAX is imported: its own notices are not for the user of a program.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
-        with _heard(signal.SIGTERM):
+        with _heard(signal.SIGTERM), _told_again():
             yield
         _leave()
     except RunEnd as error:
@@ -186,6 +186,30 @@ def _one_line() -> Iterator[None]:
         traceback.print_exc()
         processes.leave(repr(error), 1)
         sys.exit(1)
+
+
+@contextlib.contextmanager
+def _told_again() -> Iterator[None]:
+    """Send a signal again whose exception was raised where Python drops exceptions.
+
+    JAX is called back by the garbage collector; a Ctrl-C in there would be a traceback that says
+    "ignored", and be so.
+    """
+    before = sys.unraisablehook
+
+    def hook(dropped: Any) -> None:
+        kinds = {KeyboardInterrupt: signal.SIGINT, Stopped: signal.SIGTERM}
+        number = next((n for k, n in kinds.items() if issubclass(dropped.exc_type, k)), None)
+        if number is None:
+            before(dropped)
+        else:  # a moment later: the main thread is still in there
+            threading.Timer(0.05, signal.raise_signal, [number]).start()
+
+    sys.unraisablehook = hook
+    try:
+        yield
+    finally:
+        sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -83,6 +83,28 @@ def test_a_signal_outside_of_training_is_a_line_and_resumable(told, capsys):
     assert "stopped by SIGTERM outside of training; the same command goes on" in line
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_where_python_drops_exceptions_is_not_lost(told, capsys, number, code):
+    """The torture hit JAX's callback of the garbage collector, and the run went on to its end."""
+
+    class Dropped:
+        def __del__(self):
+            os.kill(os.getpid(), number)
+            for _ in range(1000):  # the handler runs in here, and what it raises is dropped
+                pass
+
+    def stopped():
+        dropped = Dropped()
+        del dropped
+        time.sleep(10)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs us behind
+    with pytest.raises(SystemExit) as end, cli.ending():
+        stopped()
+    assert end.value.code == code
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     ("error", "says"),
     [
