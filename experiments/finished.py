@@ -192,8 +192,10 @@ def open(run_dir: str, *, method: str | None = None) -> Finished:
         shown = typed.decode(config.Images, images, file)
         return Finished(folder, record, program, own, shown)
     except (KeyError, TypeError) as error:
+        lacks = f"it lacks {error}, as runs of other versions of jaxssl do; train anew"
         raise InputError(
-            f"{folder / 'config.json'} is no run of {trained_by[:40]}: {error}"
+            f"{folder / 'config.json'} is no run of {trained_by[:40]}: "
+            f"{lacks if isinstance(error, KeyError) else error}"
         ) from None
 
 
