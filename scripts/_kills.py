@@ -19,8 +19,9 @@ from typing import Any
 from _forked import Forked
 
 TRACE = "Traceback (most recent call last)"
+OLD = ".orbax-checkpoint-tmp-old"  # of a checkpoint that is being removed
 HEARD = 60.0  # seconds within which the other process must have named the dead one
-STAGES = ("embedding ...", "analysis ...", "exemplars", "suspects", "label efficiency", "UMAP")
+STAGES = (" images ...", "analysis ...", "exemplars", "suspects", "label efficiency", "UMAP")
 # What a run is put through, in this order, until its end is compared.
 ONE = ("start", "a save", "training", "a save", "a write", "a save", "a save", "training", "a save")
 ONE += ("judging", "judging", "a write in judging")
@@ -87,8 +88,12 @@ class Session:
 
 def saving(run: Path) -> bool:
     """Tell whether a checkpoint is being written: begun, and without its manifest."""
-    steps = list((run / "checkpoints").glob("[0-9]*"))
-    return any(not (step / "MANIFEST.json").exists() for step in steps)
+    return any(not (step / "MANIFEST.json").exists() for step in _steps(run))
+
+
+def _steps(run: Path) -> list[Path]:
+    """List the folders of checkpoints that are, or are being written."""
+    return [step for step in (run / "checkpoints").glob("[0-9]*") if step.suffix != OLD]
 
 
 def whole_steps(run: Path) -> list[int]:
@@ -96,8 +101,8 @@ def whole_steps(run: Path) -> list[int]:
     from jaxssl.training.checkpoint import damage
 
     found = []
-    for step in (run / "checkpoints").glob("[0-9]*"):
-        if (step / "MANIFEST.json").exists():
+    for step in _steps(run):
+        if step.name.isdecimal() and (step / "MANIFEST.json").exists():
             if fault := damage(step):
                 raise AssertionError(f"checkpoint {step.name}: {fault}")
             found.append(int(step.name))
