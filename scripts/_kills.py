@@ -118,7 +118,7 @@ def strike(session: Session, aim: str, chance: random.Random) -> str:
     saves: set[str] = set()
 
     def there() -> bool:
-        judged = "embedding ..." in first.out
+        judged = " images ..." in first.out
         if aim == "start":
             return time.monotonic() - begin > patience
         if aim == "training":
@@ -146,7 +146,7 @@ def strike(session: Session, aim: str, chance: random.Random) -> str:
         victims = [chance.choice(victims)]
     for victim in victims:
         victim.kill()
-    judged, said = "embedding ..." in first.out, first.out
+    judged, said = " images ..." in first.out, first.out
     if saving(run):
         return "a save"
     if any(run.glob("**/.*.tmp")):
