@@ -86,9 +86,10 @@ class Session:
         return f"exit {codes}: {[text[-400:] for text in said]}" if wrong else ""
 
 
-def saving(run: Path) -> bool:
-    """Tell whether a checkpoint is being written: begun, and without its manifest."""
-    return any(not (step / "MANIFEST.json").exists() for step in _steps(run))
+def saving(run: Path, before: set[Path]) -> bool:
+    """Tell whether a checkpoint is being written: begun in this session, and without manifest."""
+    begun = [step for step in _steps(run) if step not in before]
+    return any(not (step / "MANIFEST.json").exists() for step in begun)
 
 
 def _steps(run: Path) -> list[Path]:
@@ -116,6 +117,7 @@ def strike(session: Session, aim: str, chance: random.Random) -> str:
     steps, skip = chance.randrange(1, 8), chance.random() < 0.5
     stage, late = chance.choice(STAGES), chance.choice([0, 0.005, 0.02, 0.05, 0.1])
     saves: set[str] = set()
+    left = set(_steps(run))  # by earlier kills, until the session sweeps it
 
     def there() -> bool:
         judged = " images ..." in first.out
@@ -124,7 +126,8 @@ def strike(session: Session, aim: str, chance: random.Random) -> str:
         if aim == "training":
             return judged or first.out.count("\nstep ") + len(saves) > steps
         if aim == "a save":
-            new = {path.name.split(".")[0] for path in (run / "checkpoints").glob("*tmp*")}
+            begun = {path for path in _steps(run) if "tmp" in path.name} - left
+            new = {path.name.split(".")[0] for path in begun}
             saves.update(new)
             return judged or (bool(new) and len(saves) > skip)
         if aim == "judging":
@@ -147,7 +150,7 @@ def strike(session: Session, aim: str, chance: random.Random) -> str:
     for victim in victims:
         victim.kill()
     judged, said = " images ..." in first.out, first.out
-    if saving(run):
+    if saving(run, left):
         return "a save"
     if any(run.glob("**/.*.tmp")):
         return "judging, a file" if judged else "training, a file"
