@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 from jaxssl.training.lifelines import Lifelines
 
@@ -24,14 +25,14 @@ def three():
     for line in lines[1:]:
         line.connect("127.0.0.1", port, password)
     while len(lines[0]._peers) < 2:
-        pass
+        time.sleep(0.001)
     return lines, heard, port
 
 
 def die(line):
     """What the system does to the connections of a process that is killed."""
     line._over.set()
-    for peer in line._peers:
+    for peer in [*line._peers]:  # which their threads shorten as they hear of it
         peer.shutdown(socket.SHUT_RDWR)
 
 
