@@ -199,35 +199,38 @@ def _geometry(tables: Tables) -> dict[str, Any]:
     found: dict[str, dict[str, Any]] = {"distances": {}, "separation": {}, "retrieval": {}}
     found |= {"nmi": {}, "silhouette": {}}
     entries = list(judged(tables))
-    # k-means with a centre a class takes most of the time, and one core.
-    scores = in_order(_geometry_of, [table for _, _, table in entries])
-    for (name, embedding, table), (means, values) in zip(entries, scores, strict=True):
+    # k-means with a centre a class takes most of the time, and one core; the rest takes all.
+    nmis = list(in_order(_nmi, [table for _, _, table in entries]))
+    for (name, embedding, table), nmi in zip(entries, nmis, strict=True):
+        metric, v, y, classes = table.distance, table.vectors, table.labels, table.class_list
+        # Every pair once: the matrices and the silhouette come from the same sums.
+        sums = {m: distance_sums(v, y, len(classes), metric=m) for m in METRICS}
+        means = {m: class_means(sums[m], y) for m in METRICS}
         if embedding == "h":
             matrices = {m: _matrix(means[m]) for m in METRICS}
-            found["distances"][name] = Distances(table.class_list, **matrices)
+            found["distances"][name] = Distances(classes, **matrices)
+        if nmi is None:
+            continue
+        scores = retrieval(v, y, metric=metric)
+        values = {
+            "separation": Separation(**{m: _number(separation(means[m])) for m in METRICS}),
+            "retrieval": RetrievalScores(
+                **{name: _number(scores[name]) for name in scores if name != "queries"},
+                queries=int(scores["queries"]),
+            ),
+            "nmi": nmi,
+            "silhouette": _number(mean_silhouette(sums[metric], y)),
+        }
         for key, value in values.items():
             found[key].setdefault(name, {})[embedding] = value
     return found
 
 
-def _geometry_of(table: Embeddings) -> tuple[dict[Metric, np.ndarray], dict[str, Any]]:
-    """Compute a table's mean distances by metric, and of two classes or more the other scores."""
-    metric, v, y, classes = table.distance, table.vectors, table.labels, table.class_list
-    # Every pair once: the matrices and the silhouette come from the same sums.
-    sums = {m: distance_sums(v, y, len(classes), metric=m) for m in METRICS}
-    means = {m: class_means(sums[m], y) for m in METRICS}
-    if len(classes) < 2:
-        return means, {}
-    scores = retrieval(v, y, metric=metric)
-    return means, {
-        "separation": Separation(**{m: _number(separation(means[m])) for m in METRICS}),
-        "retrieval": RetrievalScores(
-            **{name: _number(scores[name]) for name in scores if name != "queries"},
-            queries=int(scores["queries"]),
-        ),
-        "nmi": clustering_nmi(v, y, metric=metric, seed=SEED),
-        "silhouette": _number(mean_silhouette(sums[metric], y)),
-    }
+def _nmi(table: Embeddings) -> float | None:
+    """Compute `clustering_nmi` of a table; None where there is one class alone."""
+    if len(table.class_list) < 2:
+        return None
+    return clustering_nmi(table.vectors, table.labels, metric=table.distance, seed=SEED)
 
 
 def _number(value: float) -> float | None:
