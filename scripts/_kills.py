@@ -21,7 +21,8 @@ from _forked import Forked
 TRACE = "Traceback (most recent call last)"
 OLD = ".orbax-checkpoint-tmp-old"  # of a checkpoint that is being removed
 HEARD = 60.0  # seconds within which the other process must have named the dead one
-STAGES = (" images ...", "analysis ...", "exemplars", "suspects", "label efficiency", "UMAP")
+JUDGED = " images ..."  # of the line that follows the training
+STAGES = (JUDGED, "analysis ...", "exemplars", "suspects", "label efficiency", "UMAP")
 # What a run is put through, in this order, until its end is compared.
 ONE = ("start", "a save", "training", "a save", "a write", "a save", "a save", "training", "a save")
 ONE += ("judging", "judging", "a write in judging")
@@ -120,7 +121,7 @@ def strike(session: Session, aim: str, chance: random.Random) -> str:
     left = set(_steps(run))  # by earlier kills, until the session sweeps it
 
     def there() -> bool:
-        judged = " images ..." in first.out
+        judged = JUDGED in first.out
         if aim == "start":
             return time.monotonic() - begin > patience
         if aim == "training":
@@ -149,7 +150,7 @@ def strike(session: Session, aim: str, chance: random.Random) -> str:
         victims = [chance.choice(victims)]
     for victim in victims:
         victim.kill()
-    judged, said = " images ..." in first.out, first.out
+    judged, said = JUDGED in first.out, first.out
     if saving(run, left):
         return "a save"
     if any(run.glob("**/.*.tmp")):

@@ -374,7 +374,7 @@ def _train_to(run: Path, steps: int, *, devices: int, processes: int) -> str:
 
     flags = [*SMALL, "--steps", str(steps)]
     session = _kills.Session(run, flags, processes=processes, devices=devices)
-    while not session.over() and " images ..." not in session.all[0].out:
+    while not session.over() and _kills.JUDGED not in session.all[0].out:
         time.sleep(0.02)
     ended, said = session.over(), [process.err[-400:] for process in session.all]
     for process in session.all:

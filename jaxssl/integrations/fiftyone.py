@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,14 @@ def export(run: Run, out: Path) -> Exported:
     (out / "data").mkdir(parents=True, exist_ok=True)
     samples = [_sample(table, row, out) for row in range(len(table))]
     kept = [sample for sample in samples if sample is not None]
-    write_json(out / "samples.json", {"samples": kept}, indent=None)
-    write_json(out / "metadata.json", {"name": run.folder.resolve().name, "media_type": "image"})
-    left = f", {len(table) - len(kept):,} have neither file nor picture" * (len(kept) < len(table))
     name = run.folder.resolve().name
+    write_json(out / "samples.json", {"samples": kept}, indent=None)
+    write_json(out / "metadata.json", {"name": name, "media_type": "image"})
+    left = f", {len(table) - len(kept):,} have neither file nor picture" * (len(kept) < len(table))
+    named, place = shlex.quote(name), shlex.quote(str(out))
     opened = (
-        f"fiftyone datasets create -n {name} -d {out} -t fiftyone.types.LegacyFiftyOneDataset && "
-        f"fiftyone app launch {name}"
+        f"fiftyone datasets create -n {named} -d {place} -t fiftyone.types.LegacyFiftyOneDataset "
+        f"&& fiftyone app launch {named}"
     )
     return Exported(f"{len(kept):,} images{left}", out, opened)
 
@@ -55,9 +57,8 @@ def _sample(table: Embeddings, row: int, out: Path) -> dict[str, Any] | None:
         "embedding": table.vectors[row],
     }
     labels = {"ground_truth": table.class_names[row]}
-    labels |= (
-        {"predicted": str(table.extra["predicted"][row])} if "predicted" in table.extra else {}
-    )
+    if "predicted" in table.extra:
+        labels["predicted"] = str(table.extra["predicted"][row])
     for name, label in labels.items():
         if label:
             found[name] = {"_cls": "Classification", "label": label}

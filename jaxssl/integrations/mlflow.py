@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 import time
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def export(run: Run, out: Path) -> Exported:
             client.log_artifact(theirs, str(run.folder / card))
     client.set_terminated(theirs)
     what = f"{len(rows):,} lines of metrics, {len(numbers(run)):,} final numbers"
-    return Exported(what, out / "mlflow.db", f"mlflow ui --backend-store-uri {store}")
+    return Exported(what, out / "mlflow.db", f"mlflow ui --backend-store-uri {shlex.quote(store)}")
 
 
 def _allowed(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -51,7 +52,7 @@ def export(run: Run, out: Path) -> Exported:
             tag="h",
         )
     what = f"{len(rows):,} lines of metrics, {len(table):,} images in the projector"
-    return Exported(what, out, f"tensorboard --logdir {out}")
+    return Exported(what, out, f"tensorboard --logdir {shlex.quote(str(out))}")
 
 
 def _pictures(thumbnails: list[bytes], side: int) -> np.ndarray:

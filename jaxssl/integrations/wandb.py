@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from jaxssl.analysis.run import Run
@@ -47,4 +48,4 @@ def export(run: Run, out: Path) -> Exported:
         theirs.summary.update(numbers(run))
         folder = Path(theirs.dir).parent
     what = f"{len(rows):,} lines of metrics, {len(numbers(run)):,} final numbers"
-    return Exported(what, folder, f"wandb sync {folder}")
+    return Exported(what, folder, f"wandb sync {shlex.quote(str(folder))}")
