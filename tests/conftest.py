@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 
-KNOWN = version("jaxlib").startswith("0.10.")
 # Before jax is imported anywhere: the tests compare one device with many.
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = " ".join(
@@ -20,8 +19,8 @@ os.environ["XLA_FLAGS"] = " ".join(
         # Fusions as plain loops: a training step compiles in 1.1 s where it takes 4.3. And one
         # module for LLVM, not up to 32 that are compiled beside one another: two cores have two
         # workers to do. XLA ends a process over a flag that it does not know.
-        "--xla_cpu_use_fusion_emitters=false" * KNOWN,
-        "--xla_cpu_parallel_codegen_split_count=1" * KNOWN,
+        "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        * version("jaxlib").startswith("0.10."),
     ]
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
