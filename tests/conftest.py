@@ -1,5 +1,6 @@
 """Strict tests: eight CPU devices, no implicit rank promotion, warnings are errors (pyproject)."""
 
+import gc
 import os
 import tempfile
 from importlib.metadata import version
@@ -80,3 +81,31 @@ def pytest_configure(config):
 def pytest_collection_modifyitems(items):
     """Whole programs first: what is left at the end for one of two workers is short."""
     items.sort(key=lambda item: item.get_closest_marker("program") is None)
+
+
+def _look_for_garbage():
+    """Collect what is garbage, and never look at again what is not.
+
+    Traces make millions of objects and keep many. Python looks through all that live whenever there
+    are a quarter more of them, two seconds each time in a process that has tested for a while, and
+    through the youngest after every 700. Here the youngest are looked at after 50,000, and what a
+    file leaves behind stays to the end: caches, and the modules of the tests.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 10)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish():
+    """All modules are imported."""
+    _look_for_garbage()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item, nextitem):
+    """Of a file's last test, whose fixtures are gone."""
+    result = yield
+    if nextitem is None or nextitem.path != item.path:
+        _look_for_garbage()
+    return result
