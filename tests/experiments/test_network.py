@@ -115,7 +115,8 @@ def test_pretrained_weights_come_into_the_encoder_and_are_named(weights):
     assert (again.pretrained, again.freeze) == ("", "trunk")
     free = networks.make_encoder(changed(config, freeze="none"))[0]
     norms = [part.frozen for _, part in nnx.iter_modules(free.trunk) if hasattr(part, "var")]
-    assert all(norms) and not free.bn1.frozen  # the added layers' statistics are of no one's yet
+    assert all(norms)
+    assert not free.bn1.frozen  # the added layers' statistics are of no one yet
     assert jax.tree.structure(nnx.state(blank)) == jax.tree.structure(nnx.state(encoder))
     assert networks.make_encoder(DIGITS)[1] == "random weights; no --pretrained file given"
     with pytest.raises(InputError, match=r"missing\.pth"):
