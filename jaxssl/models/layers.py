@@ -107,9 +107,11 @@ def depthwise_conv(
 def normalized_conv(conv: nnx.Conv, norm: BatchNorm, x: jax.Array) -> jax.Array:
     """Compute norm(conv(x)); where the statistics are kept, as one convolution.
 
-    With m and v that no batch moves, norm(conv(x)) is conv(x) by the kernel s w, plus b - s m, of
-    s = scale / sqrt(v + ε): the same function of w, scale and b, and so the same gradients but for
-    rounding. The factor meets the kernel and not the map, which is read and written once less.
+    With m and v that no batch moves, norm(conv(x)) is the convolution with kernel s w and bias
+    b + s (a - m), of s = scale / sqrt(v + ε) and conv's own bias a, if it has one: the same
+    function of w, scale and b, and so the same gradients but for rounding. The factor meets the
+    kernel and not the map, which is read and written once less.
+
     A layer that is listened to (`layer_output`, `describe`) has a class of its own, and is called.
     """
     if not (type(norm) is BatchNorm and norm.frozen and type(conv) is nnx.Conv):
@@ -117,7 +119,8 @@ def normalized_conv(conv: nnx.Conv, norm: BatchNorm, x: jax.Array) -> jax.Array:
     factor = norm.scale[...] * lax.rsqrt(norm.var[...] + norm.epsilon)
     joined = nnx.clone(conv)
     joined.kernel = nnx.Param(conv.kernel[...] * factor.reshape(1, 1, 1, -1))
-    joined.bias = nnx.Param(norm.bias[...] - norm.mean[...] * factor)
+    shift = -norm.mean[...] if conv.bias is None else conv.bias[...] - norm.mean[...]
+    joined.bias = nnx.Param(norm.bias[...] + shift * factor)
     joined.use_bias = True
     return joined(x)
 

@@ -28,7 +28,7 @@ def test_convolutions_start_as_torchvisions():
     assert abs(kernel.std() / (2 / (9 * 40)) ** 0.5 - 1) < 0.05
 
 
-@pytest.mark.parametrize("kind", ["3x3, stride 2", "1x1", "depthwise"])
+@pytest.mark.parametrize("kind", ["3x3, stride 2", "1x1", "depthwise", "with bias"])
 def test_kept_statistics_join_the_convolution(kind):
     """Values and gradients are those of flax's BatchNorm behind the convolution."""
     options = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
@@ -36,6 +36,7 @@ def test_kept_statistics_join_the_convolution(kind):
         "3x3, stride 2": lambda: conv(4, 4, 3, 2, same=True, **options),
         "1x1": lambda: conv(4, 4, 1, **options),
         "depthwise": lambda: depthwise_conv(4, 3, **options),
+        "with bias": lambda: nnx.Conv(4, 4, (3, 3), bias_init=nnx.initializers.ones, **options),
     }[kind]()
     numbers = np.random.default_rng(0)
     norm, x = BatchNorm(4, epsilon=1e-3, rngs=nnx.Rngs(0)), numbers.normal(size=(2, 5, 5, 4))
@@ -58,6 +59,6 @@ def test_kept_statistics_join_the_convolution(kind):
 
     joined = gradients(normalized_conv, norm)
     expected = gradients(lambda conv, norm, x: norm(conv(x)), plain)
-    assert len(joined) == len(expected) == 5
+    assert len(joined) == len(expected) == 5 + (kind == "with bias")
     for a, b in zip(joined, expected, strict=True):
         np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
