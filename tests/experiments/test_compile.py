@@ -159,7 +159,7 @@ ENTRY %main (x: bf16[100,3]) -> f32[8] {
   %s = (bf16[100,3]{1,0:T(8,128)(2,1)S(1)}, bf16[100,3]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
   %c = bf16[100,3]{1,0:T(8,128)(2,1)S(1)} copy-done(%s)
   %e = bf16[100,3]{0,1:T(8,128)(2,1)} exponential(%c)
-  %w = (s32[]{:T(128)}, f32[64,128]) while(%t), body=%turn, backend_config={"known_trip_count":{"n":"7"}}
+  %w = (s32[]{:T(128)}, f32[64,128]) while(%t), body=%turn, c={"known_trip_count":{"n":"7"}}
 }
 """
     copied, written = 104 * 128 * 2, 8 * 128 * 2  # each in whole tiles
