@@ -20,7 +20,7 @@ def communication(text: str) -> dict[str, tuple[int, int]]:
 
     Returns:
       Operation -> (how many, bytes of their results on one device). A loop's count as often as it
-      runs, once where the program does not say how often that is.
+      runs, once where the program says nowhere how often that is.
     """
     computations, entry = _computations(text)
     known: dict[str, dict[str, tuple[int, int]]] = {}
@@ -52,8 +52,7 @@ def communication(text: str) -> dict[str, tuple[int, int]]:
                 both = operation != plain and plain != "all-reduce"
                 add(plain, 1, _largest(result) if both else _bytes(result))
                 continue
-            turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-            times = int(turns[1]) if operation == "while" and turns else 1
+            times = _turns(computations, line) if operation == "while" else 1
             called = re.findall(r"(?:body|to_apply|calls)=%?([\w.-]+)", line)
             for names in re.findall(r"branch_computations=\{(.*?)\}", line):
                 called += re.findall(r"%?([\w.-]+)", names)
@@ -119,8 +118,7 @@ def moved(text: str) -> float:
         called = re.findall(r"(?:body|to_apply|calls|branch_computations)=\{?(%[^},]*)", line)
         inner = [one for names in called for one in re.findall(r"%([\w.-]+)", names)]
         if operation == "while":
-            turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-            return (int(turns[1]) if turns else 1) * sum(map(count, inner))
+            return _turns(computations, line) * sum(map(count, inner))
         if operation in ("call", "conditional", "async-start"):
             return sum(map(count, inner))
         if operation in _FREE or operation.endswith("-done") or "ConcatBitcast" in line:
@@ -142,6 +140,21 @@ def moved(text: str) -> float:
         return float(sum(one.size for each in (*reads, result) for one in each if not one.near))
 
     return count(entry)
+
+
+def _turns(computations: Mapping[str, list[str]], line: str) -> int:
+    """How often a loop runs; 1 where nothing says.
+
+    A TPU's programs leave the number out: it is what the loop's condition compares a counter with,
+    which JAX's loops begin at 0.
+    """
+    if said := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line):
+        return int(said[1])
+    condition = re.search(r"condition=%?([\w.-]+)", line)
+    inside = "\n".join(computations.get(condition[1], ())) if condition else ""
+    limits = re.findall(r"%([\w.-]+) = s32\[\]\S* constant\((\d+)\)", inside)
+    least = re.search(r"ROOT .* compare\(%[\w.-]+, %([\w.-]+)\), direction=LT", inside)
+    return next((int(n) for name, n in limits if least and name == least[1]), 1)
 
 
 def _of_fusion(

@@ -154,12 +154,18 @@ def test_what_stays_near_the_core_does_not_move_and_of_what_is_cut_only_the_part
   ROOT %r = (s32[]{:T(128)}, f32[64,128]{1,0:T(8,128)}) tuple(%i, %whole)
 }
 
+%go (u: (s32[], f32[64,128])) -> pred[] {
+  %other = s32[]{:T(128)} constant(5)
+  %many = s32[]{:T(128)} constant(7)
+  ROOT %lt = pred[]{:T(512)} compare(%first, %many), direction=LT
+}
+
 ENTRY %main (x: bf16[100,3]) -> f32[8] {
   %x = bf16[100,3]{1,0:T(8,128)(2,1)} parameter(0)
   %s = (bf16[100,3]{1,0:T(8,128)(2,1)S(1)}, bf16[100,3]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
   %c = bf16[100,3]{1,0:T(8,128)(2,1)S(1)} copy-done(%s)
   %e = bf16[100,3]{0,1:T(8,128)(2,1)} exponential(%c)
-  %w = (s32[]{:T(128)}, f32[64,128]) while(%t), body=%turn, c={"known_trip_count":{"n":"7"}}
+  %w = (s32[]{:T(128)}, f32[64,128]) while(%t), condition=%go, body=%turn
 }
 """
     copied, written = 104 * 128 * 2, 8 * 128 * 2  # each in whole tiles
