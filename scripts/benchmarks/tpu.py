@@ -1,6 +1,6 @@
 """What every program's step and every loss takes of TPU chips, as the TPU's compiler says.
 
-No TPU is needed. HOURS on two quiet cores, after `pip install "jax[tpu]"`; what is in the
+No TPU is needed. About two hours on two quiet cores, after `pip install "jax[tpu]"`; what is in the
 file already, compiled at this commit or another, is not compiled again:
   `nice python scripts/benchmarks/tpu.py --json results/bench-tpu.json`
 
@@ -188,46 +188,54 @@ def gathers(text: str, least: int) -> int:
 def losses_table(found: dict[str, Any]) -> str:
     """The losses' rows in Markdown: memory of a chip, and all-gathers of z."""
     lines = [
-        "| loss | rows | chips | GB | MB sent | all-gathers of z |",
-        "|---|---|---|---|---|---|",
+        "| loss | rows | chips | GB | MB sent | all-gathers of z | commit |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in found["rows"].items():
         loss, many, chips = name.split(" | ")
         if "loss" in row and "needs" in row:
-            said = f"needs {row['needs'] / 1e9:.1f} of {row['has'] / 1e9:.1f} | |"
+            said = f"needs {row['needs'] / 1e9:.1f} of {row['has'] / 1e9:.1f} | | "
         elif "loss" in row:
-            said = f"{row['memory'] / 1e9:.3f} | {_mb(row['sent'])} | {row['gathers_of_z']}"
+            said = f"{row['memory'] / 1e9:.3f} | {_mb(row.get('sent'))} | {row['gathers_of_z']}"
         else:
             continue
-        lines.append(f"| {loss} | {many.removesuffix(' rows')} | {chips} | {said} |")
+        place = f"{loss} | {many.removesuffix(' rows')} | {chips}"
+        lines.append(f"| {place} | {said} | {row['commit']} |")
     return "\n".join(lines)
 
 
 def table(found: dict[str, Any]) -> str:
-    """The programs' rows in Markdown."""
+    """The programs' rows in Markdown. What a row does not say was not counted when it was made."""
     lines = [
-        "| program | flags | chips | images | GB | GB moved | TFLOP | MB sent | bound, ms | by |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| program | flags | chips | images | GB | GB accessed | GB moved | TFLOP | MB sent "
+        "| bound, ms | by | commit |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for name, row in found["rows"].items():
         program, flags, chips = name.split(" | ")
         if "loss" in row:
             continue
         if "needs" in row:
-            rest = f"needs {row['needs'] / 1e9:.1f} of {row['has'] / 1e9:.1f} | | | | | "
+            said = [f"needs {row['needs'] / 1e9:.1f} of {row['has'] / 1e9:.1f}", *6 * [""]]
         else:
-            rest = (
-                f"{row['memory'] / 1e9:.2f} | {row['moved'] / 1e9:.2f} | "
-                f"{row['flops'] / 1e12:.3f} | {_mb(row.get('sent'))} | "
-                f"{1e3 * row['bounds'][row['binds']]:.1f} | {row['binds']}"
-            )
+            binds = row.get("binds")
+            said = [
+                f"{row['memory'] / 1e9:.2f}",
+                f"{row['accessed'] / 1e9:.2f}",
+                f"{row['moved'] / 1e9:.2f}" if "moved" in row else "-",
+                f"{row['flops'] / 1e12:.3f}",
+                _mb(row.get("sent")),
+                f"{1e3 * row['bounds'][binds]:.2f}" if binds else "-",
+                binds or "-",
+            ]
         size = f"{row['batch']:,} x {row['pixels']} px x {row['channels']}"
-        lines.append(f"| {program} | {flags} | {chips} | {size} | {rest} |")
+        cells = [program, flags, chips, size, *said, row["commit"]]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def _mb(size: float | None) -> str:
-    return "not counted" if size is None else f"{size / 1e6:.1f}"
+    return "-" if size is None else f"{size / 1e6:.2f}"
 
 
 def main() -> None:
@@ -246,7 +254,6 @@ def main() -> None:
     commit = subprocess.run(
         ["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True
     ).stdout.strip()
-    versions = {name: version(name) for name in ("jax", "libtpu", "flax")}
     for row in rows():
         name = " | ".join(row)
         there = found["rows"].get(name, {})
@@ -261,7 +268,7 @@ def main() -> None:
         else:
             made = measure(*row, text)
         found["rows"][name] = made | {"commit": commit}
-        found["versions"] = versions
+        found["versions"] = {name: version(name) for name in ("jax", "libtpu", "flax")}
         options.json.write_text(json.dumps(found, indent=1) + "\n")
     if options.table:
         print(table(found), losses_table(found), sep="\n\n")
