@@ -6,7 +6,8 @@ First the program's name, then its own flags, and --for and --largest-batch. The
 would run is compiled by the TPU's own compiler (pip install "jax[tpu]") for chips that are only
 described: no image is read, nothing is computed. Printed are the memory of a chip by kind, what a
 step computes, moves and sends, and the time it cannot go under: the most of computed / peak, moved
-/ memory's bandwidth, sent / links' bandwidth.
+/ memory's bandwidth, sent / links' bandwidth. Moved is what passes between HBM and the core; what
+an operation finds in the core's own memory is not.
 
 Names of chips, as they are rented: v5e-1, v5e-4, v5e-8 ... v5e-256, the same of v6e; v5p-8 and
 v4-8 are four chips.

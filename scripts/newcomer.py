@@ -1,10 +1,12 @@
 """A newcomer's path, timed: from `git clone` to 1,000 images on a map, and to predictions.
 
     python scripts/newcomer.py
+    python scripts/newcomer.py --first
     python scripts/newcomer.py --data-dir DIR --labels TABLE --source https://...
 
 What README.md says, command by command, in a new folder with an environment and caches of its own.
 Without `--data-dir` the images are 1,000 of scikit-learn's digits, as files, 112 of them labelled.
+With `--first` the first block of README.md runs instead, as it is spelt, up to the tests.
 Seconds count only where nothing else runs; of the installation most are the package index's.
 """
 
@@ -36,6 +38,13 @@ with open("labels.csv", "w", newline="") as file:
 """
 
 
+def first_commands() -> str:
+    """Read README.md's first block of commands, as it is spelt, up to the tests; in the clone."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    block = readme.partition("```sh\n")[2].partition("```")[0]
+    return f"set -x; cd clone\n{block.partition('# the tests')[0]}"
+
+
 def main() -> None:
     """Walk the path, and print what each step took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -43,6 +52,7 @@ def main() -> None:
     parser.add_argument("--python", default="python3", help="the interpreter, 3.11 to 3.13")
     parser.add_argument("--data-dir", default="", help="a folder of about 1,000 images")
     parser.add_argument("--labels", default="", help="a table of image and label of some of them")
+    parser.add_argument("--first", action="store_true", help="README's first commands alone")
     flags = parser.parse_args()
     if bool(flags.data_dir) != bool(flags.labels):
         parser.error("--data-dir and --labels go together")
@@ -52,8 +62,9 @@ def main() -> None:
         if not flags.data_dir:
             images, labels = str(folder / "images"), str(folder / "labels.csv")
         practice = [] if flags.data_dir else [("practice images", ["python", "-c", PRACTICE])]
+        clone = ("clone", ["git", "clone", "-q", flags.source, "clone"])
         steps = [
-            ("clone", ["git", "clone", "-q", flags.source, "clone"]),
+            clone,
             ("environment", [flags.python, "-m", "venv", "venv"]),
             ("install", shlex.split("pip install -q -e ./clone[experiments,pretrained]")),
             *practice,
@@ -69,6 +80,8 @@ def main() -> None:
                 ["jaxssl", "predict", "runs/first", "--data-dir", images, "--labels-from", labels],
             ),
         ]
+        if flags.first:
+            steps = [clone, ("README's first commands", ["bash", "-ec", first_commands()])]
         environment = {n: v for n, v in os.environ.items() if n not in ("PYTHONPATH", "PYTHONHOME")}
         environment["PATH"] = f"{folder / 'venv' / 'bin'}:{environment['PATH']}"
         environment["XDG_CACHE_HOME"] = str(folder / "cache")
@@ -78,8 +91,11 @@ def main() -> None:
             start = time.monotonic()
             subprocess.run(command, check=True, cwd=folder, env=environment)
             took.append((step, time.monotonic() - start))
-        assert (folder / "runs" / "first" / "report" / "index.html").is_file()
-        assert list((folder / "runs" / "first" / "predictions").glob("*.csv"))
+        if flags.first:
+            assert list((folder / "clone" / "runs").glob("*/report/index.html"))
+        else:
+            assert (folder / "runs" / "first" / "report" / "index.html").is_file()
+            assert list((folder / "runs" / "first" / "predictions").glob("*.csv"))
     print()
     for step, seconds in took:
         print(f"{step:24}{seconds:8.0f} s")

@@ -265,6 +265,27 @@ def test_the_site_asks_no_other_host_for_anything(site):
         assert not re.search(r"url\(['\"]?(https?:)?//|@import", sheet.read_text()), sheet
 
 
+def test_the_search_finds_pages_of_a_site_that_is_opened_from_disk(site):
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if not chromium:
+        pytest.skip("there is no chromium (apt install chromium)")
+    with playwright.sync_playwright() as started:
+        browser = started.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        page = browser.new_page()
+        asked: list[str] = []
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto((site / "methods" / "simclr.html").as_uri())
+        page.fill(".md-search__input", "nt_xent")
+        page.locator(".md-search__input").press("End")
+        page.locator(".md-search-result__link").nth(1).wait_for(state="attached")
+        found = page.locator(".md-search-result__link").all()
+        places = [link.get_attribute("href") for link in found]
+        browser.close()
+    assert any("api/losses.html#jaxssl.losses" in place for place in places), places
+    assert all(url.startswith(("file:", "data:", "about:")) for url in asked), asked
+
+
 @pytest.mark.parametrize("room", ["losses", "augment", "models", "data", "training", "analysis"])
 def test_the_reference_has_every_public_name(site, room):
     tree = ast.parse((ROOT / "jaxssl" / room / "__init__.py").read_text())

@@ -22,6 +22,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxssl.errors import InputError
+from jaxssl.training import hlo
 from jaxssl.training.devices import Placement, Resident, placement_over
 from jaxssl.training.method import Method
 from jaxssl.training.state import state_shapes
@@ -55,9 +56,6 @@ CHIPS = {
     "v5p": Chip(459e12, 95 * 2**30, 2765e9, 4800e9 / 8, cores_named=2, torus=3),
     "v6e": Chip(918e12, 32 * 2**30, 1640e9, 3584e9 / 8, cores_named=1, torus=2),
 }
-OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +97,9 @@ class Cost:
       temporaries: Memory for what lies between.
       code: Of the program.
       flops: Of one step.
-      moved: Bytes between HBM and the core.
+      moved: Bytes read from HBM and written to it, as the program's text says.
+      accessed: Bytes that all operations read and write, as the compiler says: those that stay in
+        the core's own memory (VMEM) too, and loops once.
       collectives: Operation -> (how many, bytes of their results); loops as often as they run.
       sent: Bytes that go out to other devices, every collective going round a ring.
       seconds: How long the compiler took.
@@ -112,6 +112,7 @@ class Cost:
     code: int
     flops: float
     moved: float
+    accessed: float
     collectives: Mapping[str, tuple[int, int]]
     sent: float
     seconds: float
@@ -242,8 +243,8 @@ def out_of_memory(said: str) -> DoesNotFit | None:
 
 def cost_of(program: Any, placement: Placement, seconds: float = 0.0) -> Cost:
     """Read a compiled program's costs."""
-    memory, cost = program.memory_analysis(), program.cost_analysis()
-    collectives = communication(program.as_text())
+    memory, cost, text = program.memory_analysis(), program.cost_analysis(), program.as_text()
+    collectives = hlo.communication(text)
     return Cost(
         arguments=memory.argument_size_in_bytes,
         results=memory.output_size_in_bytes,
@@ -251,98 +252,12 @@ def cost_of(program: Any, placement: Placement, seconds: float = 0.0) -> Cost:
         temporaries=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
         flops=cost.get("flops", 0.0),
-        moved=cost.get("bytes accessed", 0.0),
+        moved=hlo.moved(text),
+        accessed=cost.get("bytes accessed", 0.0),
         collectives=collectives,
-        sent=sent(collectives, placement.device_count),
+        sent=hlo.sent(collectives, placement.device_count),
         seconds=seconds,
     )
-
-
-def communication(text: str) -> dict[str, tuple[int, int]]:
-    """Count what the devices tell one another in one run of a compiled program.
-
-    Args:
-      text: The optimised HLO, `compiled.as_text()`.
-
-    Returns:
-      Operation -> (how many, bytes of their results on one device). A loop's count as often as it
-      runs, once where the program does not say how often that is.
-    """
-    computations: dict[str, list[str]] = {}
-    entry = ""
-    for block in re.split(r"\n(?=\S)", text):
-        if head := re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", block.split("\n")[0]):
-            computations[head[2]] = block.split("\n")[1:]
-            entry = head[2] if head[1] else entry
-    known: dict[str, dict[str, tuple[int, int]]] = {}
-    channels: set[str] = set()
-
-    def count(name: str) -> dict[str, tuple[int, int]]:
-        if name in known:
-            return known[name]
-        found: dict[str, tuple[int, int]] = {}
-
-        def add(operation: str, number: int, size: int) -> None:
-            before = found.get(operation, (0, 0))
-            found[operation] = (before[0] + number, before[1] + size)
-
-        for line in computations.get(name, ()):
-            said = re.match(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][a-z-]*)\(", line)
-            if said is None:
-                continue
-            result, operation = said.groups()
-            plain = operation.removesuffix("-start")
-            if plain in OPERATIONS:
-                # One that runs beside others stands in each of the parts that it is cut into.
-                channel = re.search(r"channel_id=(\d+)", line)
-                if channel and channel[1] in channels:
-                    continue
-                if channel:
-                    channels.add(channel[1])
-                # A start's result holds what goes in too, but that of an all-reduce.
-                both = operation != plain and plain != "all-reduce"
-                add(plain, 1, _largest(result) if both else _bytes(result))
-                continue
-            turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-            times = int(turns[1]) if operation == "while" and turns else 1
-            called = re.findall(r"(?:body|to_apply|calls)=%?([\w.-]+)", line)
-            for names in re.findall(r"branch_computations=\{(.*?)\}", line):
-                called += re.findall(r"%?([\w.-]+)", names)
-            for inner in called:
-                for what, (number, size) in count(inner).items():
-                    add(what, times * number, times * size)
-        known[name] = found
-        return found
-
-    return count(entry)
-
-
-def sent(found: Mapping[str, tuple[int, int]], devices: int) -> float:
-    """Bytes that one device sends, every operation going round a ring of all."""
-    share = (devices - 1) / devices
-    times = {
-        "all-reduce": 2 * share,
-        "all-gather": share,
-        "all-to-all": share,
-        "reduce-scatter": devices - 1.0,
-        "collective-permute": 1.0,
-    }
-    return sum(times[operation] * size for operation, (_, size) in found.items())
-
-
-def _arrays(result: str) -> list[int]:
-    return [
-        _BYTES.get(kind, 0) * math.prod(int(side) for side in sides.split(",") if side)
-        for kind, sides in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", result)
-    ]
-
-
-def _bytes(result: str) -> int:
-    return sum(_arrays(result))
-
-
-def _largest(result: str) -> int:
-    return max(_arrays(result), default=0)
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -19,7 +20,7 @@ from experiments import compile as program
 from experiments import rnn, simclr, softmax
 from jaxssl import lowering, training
 from jaxssl.errors import InputError
-from jaxssl.training import compiling
+from jaxssl.training import compiling, hlo
 from jaxssl.training.devices import placement_over
 from jaxssl.training.state import state_shapes
 
@@ -110,14 +111,66 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {
   ROOT %f = f32[8,4] fusion(%w), calls=%sum
 }
 """
-    found = compiling.communication(text)
+    found = hlo.communication(text)
     assert found == {
         "all-reduce": (1, 4 * 10 + 2 * 6),
         "all-gather": (1, 4 * 32 * 4),
         "collective-permute": (7, 7 * 4 * 8 * 4),
     }
     by_hand = 2 * 3 / 4 * 52 + 3 / 4 * 512 + 7 * 128
-    assert compiling.sent(found, 4) == pytest.approx(by_hand)
+    assert hlo.sent(found, 4) == pytest.approx(by_hand)
+
+
+def test_what_moves_is_what_passes_between_main_memory_and_the_core():
+    # Two products, of 24 + 32 + 48 numbers and of 48 + 32 + 24: as by hand, and as XLA counts.
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((6, 4), (4, 8))]
+    compiled = jax.jit(lambda a, b: (a @ b) @ b.T).lower(*shapes).compile()
+    moved = hlo.moved(compiled.as_text())
+    assert moved == compiled.cost_analysis()["bytes accessed"] == 4 * (104 + 104)
+
+
+def test_what_stays_near_the_core_does_not_move_and_of_what_is_cut_only_the_part():
+    text = """HloModule jit_step
+
+%cut (p.0: f32[64,128], p.1: s32[]) -> f32[8,128] {
+  %p.0 = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %p.1 = s32[]{:T(128)} parameter(1)
+  ROOT %d = f32[8,128]{1,0:T(8,128)} dynamic-slice(%p.0, %p.1), dynamic_slice_sizes={8,128}
+}
+
+%put (q.0: f32[64,128], q.1: f32[8,128]) -> f32[64,128] {
+  %q.0 = f32[64,128]{1,0:T(8,128)} parameter(0)
+  %q.1 = f32[8,128]{1,0:T(8,128)S(1)} parameter(1)
+  ROOT %u = f32[64,128]{1,0:T(8,128)} dynamic-update-slice(%q.0, %q.1, %q.1)
+}
+
+%turn (t: (s32[], f32[64,128])) -> (s32[], f32[64,128]) {
+  %t = (s32[]{:T(128)}, f32[64,128]{1,0:T(8,128)}) parameter(0)
+  %x = f32[64,128]{1,0:T(8,128)} get-tuple-element(%t), index=1
+  %i = s32[]{:T(128)S(1)} get-tuple-element(%t), index=0
+  %part = f32[8,128]{1,0:T(8,128)S(1)} fusion(%x, %i), kind=kLoop, calls=%cut
+  %sum = f32[8,128]{1,0:T(8,128)S(1)} add(%part, %part)
+  %whole = f32[64,128]{1,0:T(8,128)} fusion(%x, %sum), kind=kLoop, calls=%put
+  ROOT %r = (s32[]{:T(128)}, f32[64,128]{1,0:T(8,128)}) tuple(%i, %whole)
+}
+
+%go (u: (s32[], f32[64,128])) -> pred[] {
+  %other = s32[]{:T(128)} constant(5)
+  %many = s32[]{:T(128)} constant(7)
+  ROOT %lt = pred[]{:T(512)} compare(%first, %many), direction=LT
+}
+
+ENTRY %main (x: bf16[100,3]) -> f32[8] {
+  %x = bf16[100,3]{1,0:T(8,128)(2,1)} parameter(0)
+  %s = (bf16[100,3]{1,0:T(8,128)(2,1)S(1)}, bf16[100,3]{1,0:T(8,128)}, u32[]{:S(2)}) copy-start(%x)
+  %c = bf16[100,3]{1,0:T(8,128)(2,1)S(1)} copy-done(%s)
+  %e = bf16[100,3]{0,1:T(8,128)(2,1)} exponential(%c)
+  %w = (s32[]{:T(128)}, f32[64,128]) while(%t), condition=%go, body=%turn
+}
+"""
+    copied, written = 104 * 128 * 2, 8 * 128 * 2  # each in whole tiles
+    turns = 7 * 2 * (4 * 8 * 128)  # eight rows read, eight written
+    assert hlo.moved(text) == copied + written + turns
 
 
 def test_slices_are_named_as_they_are_rented(monkeypatch):

@@ -1,0 +1,254 @@
+"""What the text of a compiled program says: what devices tell one another, what memory moves."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
+_BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+
+
+def communication(text: str) -> dict[str, tuple[int, int]]:
+    """Count what the devices tell one another in one run of a compiled program.
+
+    Args:
+      text: The optimised HLO, `compiled.as_text()`.
+
+    Returns:
+      Operation -> (how many, bytes of their results on one device). A loop's count as often as it
+      runs, once where the program says nowhere how often that is.
+    """
+    computations, entry = _computations(text)
+    known: dict[str, dict[str, tuple[int, int]]] = {}
+    channels: set[str] = set()
+
+    def count(name: str) -> dict[str, tuple[int, int]]:
+        if name in known:
+            return known[name]
+        found: dict[str, tuple[int, int]] = {}
+
+        def add(operation: str, number: int, size: int) -> None:
+            before = found.get(operation, (0, 0))
+            found[operation] = (before[0] + number, before[1] + size)
+
+        for line in computations.get(name, ()):
+            said = re.match(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][a-z-]*)\(", line)
+            if said is None:
+                continue
+            result, operation = said.groups()
+            plain = operation.removesuffix("-start")
+            if plain in OPERATIONS:
+                # One that runs beside others stands in each of the parts that it is cut into.
+                channel = re.search(r"channel_id=(\d+)", line)
+                if channel and channel[1] in channels:
+                    continue
+                if channel:
+                    channels.add(channel[1])
+                # A start's result holds what goes in too, but that of an all-reduce.
+                both = operation != plain and plain != "all-reduce"
+                add(plain, 1, _largest(result) if both else _bytes(result))
+                continue
+            times = _turns(computations, line) if operation == "while" else 1
+            called = re.findall(r"(?:body|to_apply|calls)=%?([\w.-]+)", line)
+            for names in re.findall(r"branch_computations=\{(.*?)\}", line):
+                called += re.findall(r"%?([\w.-]+)", names)
+            for inner in called:
+                for what, (number, size) in count(inner).items():
+                    add(what, times * number, times * size)
+        known[name] = found
+        return found
+
+    return count(entry)
+
+
+def sent(found: Mapping[str, tuple[int, int]], devices: int) -> float:
+    """Bytes that one device sends, every operation going round a ring of all."""
+    share = (devices - 1) / devices
+    times = {
+        "all-reduce": 2 * share,
+        "all-gather": share,
+        "all-to-all": share,
+        "reduce-scatter": devices - 1.0,
+        "collective-permute": 1.0,
+    }
+    return sum(times[operation] * size for operation, (_, size) in found.items())
+
+
+# What is no work of its own, or is counted where it begins.
+_FREE = ("parameter", "get-tuple-element", "tuple", "bitcast", "constant", "after-all")
+_PARTS = ("slice", "dynamic-slice", "gather")
+_LINE = re.compile(r"\s+(?:ROOT )?%?([\w.-]+) = (.*?) ([a-z][a-z-]*)\((.*?)\)")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\](?:\{([^}]*)\})?")
+
+
+class _Array(NamedTuple):
+    size: int
+    near: bool  # in a memory of the core's own, as TPU programs say by S(1)
+
+
+def moved(text: str) -> float:
+    """Count the bytes that a program reads from a device's main memory and writes to it, once run.
+
+    Every operation reads its operands and writes its results, what it fuses stays inside. What lies
+    in the core's own memory (VMEM, a TPU's memory space 1) is not counted, what is padded to whole
+    tiles is counted as padded; loops as often as they run, once where the program does not say how
+    often that is. Where an operation takes a part of an operand, the part.
+
+    Args:
+      text: The optimised HLO, `compiled.as_text()`.
+    """
+    computations, entry = _computations(text)
+    known: dict[str, float] = {}
+
+    def count(name: str) -> float:
+        if name not in known:
+            known[name] = 0.0  # a program does not call itself; its text may be cut
+            known[name] = sum(of_line(line, found) for line, found in _lines(computations, name))
+        return known[name]
+
+    def of_line(line: str, found: dict[str, list[_Array]]) -> float:
+        said = _LINE.match(line)
+        assert said is not None
+        name, _, operation, listed = said.groups()
+        operands = [found.get(one, []) for one in re.findall(r"%([\w.-]+)", listed)]
+        called = re.findall(r"(?:body|to_apply|calls|branch_computations)=\{?(%[^},]*)", line)
+        inner = [one for names in called for one in re.findall(r"%([\w.-]+)", names)]
+        if operation == "while":
+            return _turns(computations, line) * sum(map(count, inner))
+        if operation in ("call", "conditional", "async-start"):
+            return sum(map(count, inner))
+        if operation in _FREE or operation.endswith("-done") or "ConcatBitcast" in line:
+            return 0.0
+        result = found[name]
+        if operation in ("copy-start", "slice-start"):
+            # What goes out and what comes in stand in the result, besides numbers for waiting.
+            size = min((one.size for one in result if one.size > 16), default=0)
+            away = [one for one in result if one.size > 16 and not one.near]
+            return float(size * len(away[:2]))
+        if operation == "fusion" and inner:
+            reads, result = _of_fusion(computations, inner[0], operands, result)
+        elif operation in _PARTS:
+            reads = [_as_far(result, operands[0]), *operands[1:]]
+        elif operation == "dynamic-update-slice":
+            reads, result = operands[1:], _as_far(operands[1], result)
+        else:
+            reads = operands
+        return float(sum(one.size for each in (*reads, result) for one in each if not one.near))
+
+    return count(entry)
+
+
+def _turns(computations: Mapping[str, list[str]], line: str) -> int:
+    """How often a loop runs; 1 where nothing says.
+
+    A TPU's programs leave the number out: it is what the loop's condition compares a counter with,
+    which JAX's loops begin at 0.
+    """
+    if said := re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line):
+        return int(said[1])
+    condition = re.search(r"condition=%?([\w.-]+)", line)
+    inside = "\n".join(computations.get(condition[1], ())) if condition else ""
+    limits = re.findall(r"%([\w.-]+) = s32\[\]\S* constant\((\d+)\)", inside)
+    least = re.search(r"ROOT .* compare\(%[\w.-]+, %([\w.-]+)\), direction=LT", inside)
+    return next((int(n) for name, n in limits if least and name == least[1]), 1)
+
+
+def _of_fusion(
+    computations: Mapping[str, list[str]],
+    name: str,
+    operands: list[list[_Array]],
+    result: list[_Array],
+) -> tuple[list[list[_Array]], list[_Array]]:
+    """Read and written by a fusion: of an operand that it cuts parts from, the parts."""
+    lines = list(_lines(computations, name))
+    places, uses = {}, dict[str, list[str]]()
+    for line, _ in lines:
+        said = _LINE.match(line)
+        assert said is not None
+        if said[3] == "parameter":
+            places[said[1]] = int(said[4])
+        for used in re.findall(r"%([\w.-]+)", said[4]):
+            uses.setdefault(used, []).append(line)
+    reads = list(operands)
+    for parameter, place in places.items():
+        parts = [_LINE.match(line) for line in uses.get(parameter, ())]
+        if place >= len(reads) or not parts:
+            continue
+        cut = [said for said in parts if said and said[4].startswith("%" + parameter)]
+        if len(cut) == len(parts) and all(said[3] in _PARTS for said in cut):
+            reads[place] = [
+                one for said in cut for one in _as_far(_sizes(said[2]), operands[place])
+            ]
+        elif len(cut) == len(parts) == 1 and cut[0][3] == "dynamic-update-slice":
+            update = re.findall(r"%([\w.-]+)", cut[0][4])[1]
+            written = next((f[update] for _, f in lines if update in f), [])
+            reads[place] = []
+            if len(result) == 1:
+                result = _as_far(written, result)
+    return reads, result
+
+
+def _as_far(sizes: list[_Array], where: list[_Array]) -> list[_Array]:
+    """Arrays of these sizes that lie where those others do."""
+    near = bool(where) and all(one.near for one in where)
+    return [one._replace(near=near) for one in sizes]
+
+
+def _lines(
+    computations: Mapping[str, list[str]], name: str
+) -> Iterator[tuple[str, dict[str, list[_Array]]]]:
+    """Each operation of a computation, and what all before and of it give."""
+    found: dict[str, list[_Array]] = {}
+    for line in computations.get(name, ()):
+        if said := _LINE.match(line):
+            found[said[1]] = _sizes(said[2])
+            yield line, found
+
+
+def _sizes(result: str) -> list[_Array]:
+    """The arrays of a result, padded to whole tiles.
+
+    Example:
+      >>> _sizes("(bf16[4,3,200]{2,0,1:T(8,128)(2,1)}, f32[64]{0:T(128)S(1)}, f32[2,3])")
+      [_Array(size=12288, near=False), _Array(size=512, near=True), _Array(size=24, near=False)]
+    """
+    found = []
+    for kind, sides, layout in _ARRAY.findall(result):
+        dims = [int(side) for side in sides.split(",") if side]
+        order, _, about = layout.partition(":")
+        fastest = [int(axis) for axis in order.split(",") if axis]
+        if tile := re.match(r"T\(([\d,]+)\)", about):
+            for axis, side in zip(fastest, reversed(tile[1].split(",")), strict=False):
+                dims[axis] = -(-dims[axis] // int(side)) * int(side)
+        found.append(_Array(_BYTES.get(kind, 0) * math.prod(dims), "S(1)" in about))
+    return found
+
+
+def _computations(text: str) -> tuple[dict[str, list[str]], str]:
+    """Split a program into its computations, name -> lines; and name the one that is run."""
+    computations: dict[str, list[str]] = {}
+    entry = ""
+    for block in re.split(r"\n(?=\S)", text):
+        if head := re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", block.split("\n")[0]):
+            computations[head[2]] = block.split("\n")[1:]
+            entry = head[2] if head[1] else entry
+    return computations, entry
+
+
+def _arrays(result: str) -> list[int]:
+    return [
+        _BYTES.get(kind, 0) * math.prod(int(side) for side in sides.split(",") if side)
+        for kind, sides in re.findall(r"\b([a-z]+\d*)\[([\d,]*)\]", result)
+    ]
+
+
+def _bytes(result: str) -> int:
+    return sum(_arrays(result))
+
+
+def _largest(result: str) -> int:
+    return max(_arrays(result), default=0)
