@@ -50,7 +50,7 @@ def program(folder: Path, *more: str, devices: int = 1) -> tuple[list[str], dict
     return command, environment
 
 
-def trained(folder: Path, *more: str, devices: int = 1, seconds: float = 600) -> Any:
+def trained(folder: Path, *more: str, devices: int = 1, seconds: float = 3600) -> Any:
     """Run the small run to its end."""
     command, environment = program(folder, *more, devices=devices)
     return subprocess.run(
