@@ -105,6 +105,9 @@ class Finished:
             # Parameters that the run froze are trained here too.
             free: Any = False if isinstance(settings.freeze, bool) else "none"
             settings = dataclasses.replace(settings, freeze=free)
+        if checkpoint is None and hasattr(settings, "batch_norm"):
+            # Random weights have no statistics to keep.
+            settings = dataclasses.replace(settings, batch_norm="adapted")
         outline = datasets.of_outline(self.record["outline"], self.images)
         method = self.program.make_method(settings, outline)
         if checkpoint is None:

@@ -31,14 +31,16 @@ def make_encoder(settings: Any) -> tuple[Any, str, models.Rngs]:
     start, frozen = "random weights; no --pretrained file given", settings.frozen_until
     if settings.pretrained:
         start = str(models.load_pretrained(encoder, settings.pretrained))
+    trunk, adapt = getattr(encoder, "trunk", encoder), settings.batch_norm == "adapted"
+    if settings.keeps_statistics:
+        models.keep_statistics(trunk)
+        start += "; BatchNorm keeps its statistics" if settings.pretrained else ""
     if frozen == "trunk":
-        models.freeze(
-            getattr(encoder, "trunk", encoder), adapt_statistics=settings.adapt_statistics
-        )
+        models.freeze(trunk, adapt_statistics=adapt)
         start += "; its trunk is frozen"
     elif frozen != "none":
         until = int(frozen) if frozen.lstrip("-").isdecimal() else frozen
-        models.freeze(encoder, until=until, adapt_statistics=settings.adapt_statistics)
+        models.freeze(encoder, until=until, adapt_statistics=adapt)
         start += f"; its blocks up to {frozen} are frozen"
     return encoder, start, rngs
 

@@ -21,7 +21,7 @@ from jaxssl.models.efficientnet_lite import (
 from jaxssl.models.embedder import Embedder, MarginEmbedder, follow, over_views
 from jaxssl.models.encoders import ENCODERS, make_encoder
 from jaxssl.models.folding import fold_batch_norm
-from jaxssl.models.freezing import Frozen, freeze, learning_rate_scales
+from jaxssl.models.freezing import Frozen, freeze, keep_statistics, learning_rate_scales
 from jaxssl.models.heads import Classifier, ClassWeights, ProjectionHead
 from jaxssl.models.layer_output import layer_output
 from jaxssl.models.pretrained import Pretrained, load_pretrained, named_tensors
@@ -55,6 +55,7 @@ __all__ = [
     "fold_batch_norm",
     "follow",
     "freeze",
+    "keep_statistics",
     "layer_output",
     "learning_rate_scales",
     "load_pretrained",

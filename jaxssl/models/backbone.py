@@ -8,7 +8,7 @@ from flax import nnx
 
 from jaxssl.models.efficientnet import Convention, EfficientNetTrunk
 from jaxssl.models.heads import bias_of_01, xavier_uniform
-from jaxssl.models.layers import BatchNorm, Block, Dropout
+from jaxssl.models.layers import BatchNorm, Block, Dropout, normalized_conv
 from jaxssl.models.published import Published
 
 
@@ -73,8 +73,8 @@ class PlanktonBackbone(nnx.Module):
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         x = self.trunk(images)
-        x = nnx.relu(self.bn1(self.conv1(x)))
-        x = nnx.relu(self.bn2(self.conv2(x)))
+        x = nnx.relu(normalized_conv(self.conv1, self.bn1, x))
+        x = nnx.relu(normalized_conv(self.conv2, self.bn2, x))
         x = nnx.max_pool(x, (2, 2), strides=(2, 2))
         x = self.linear(x.reshape(len(x), -1)).astype(jnp.float32)
         return self.dropout(nnx.leaky_relu(x, self.negative_slope))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxssl.models.layers import BatchNorm, Block, conv
+from jaxssl.models.layers import BatchNorm, Block, conv, normalized_conv
 
 
 class ConvNet(nnx.Module):
@@ -46,7 +46,7 @@ class ConvNet(nnx.Module):
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         x = images
         for convolution, norm in zip(self.convs, self.norms, strict=True):
-            x = nnx.relu(norm(convolution(x)))
+            x = nnx.relu(normalized_conv(convolution, norm, x))
         return jnp.mean(x, axis=(1, 2), dtype=jnp.float32)
 
     def blocks_list(self) -> list[Block]:

@@ -19,6 +19,7 @@ from jaxssl.models.layers import (
     Dropout,
     conv,
     normalize,
+    normalized_conv,
 )
 from jaxssl.models.published import Published
 
@@ -64,9 +65,9 @@ class FusedMBConv(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [b, h, w, in_features] to [b, ceil(h / stride), ceil(w / stride), features]."""
-        y = nnx.silu(self.norms[0](self.convs[0](x)))
+        y = nnx.silu(normalized_conv(self.convs[0], self.norms[0], x))
         for convolution, norm in zip(self.convs[1:], self.norms[1:], strict=True):
-            y = norm(convolution(y))
+            y = normalized_conv(convolution, norm, y)
         return self.depth(y) + x if self.residual else y
 
 
@@ -131,7 +132,7 @@ class EfficientNetTrunk(nnx.Module):
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         elif self.channels == 3:
             images = normalize(images, (0.5,) * 3, (0.5,) * 3)
-        x = nnx.silu(self.stem_norm(self.stem_conv(images)))
+        x = nnx.silu(normalized_conv(self.stem_conv, self.stem_norm, images))
         for blocks in self.stages:
             for block in blocks:
                 x = block(x)

@@ -17,7 +17,15 @@ from flax import nnx
 from jax import lax
 
 from jaxssl.errors import InputError
-from jaxssl.models.layers import BatchNorm, Block, Dropout, conv, depthwise_conv, normalize
+from jaxssl.models.layers import (
+    BatchNorm,
+    Block,
+    Dropout,
+    conv,
+    depthwise_conv,
+    normalize,
+    normalized_conv,
+)
 from jaxssl.models.published import Published
 
 # (kernel size, stride of the first block, expansion, features, blocks) of each stage of Lite0.
@@ -64,8 +72,8 @@ class MBConv(nnx.Module):
         """Map [b, h, w, in_features] to [b, ceil(h / stride), ceil(w / stride), features]."""
         y = x
         for convolution, norm in zip(self.convs[:-1], self.norms[:-1], strict=True):
-            y = nnx.relu6(norm(convolution(y)))
-        y = self.norms[-1](self.convs[-1](y))
+            y = nnx.relu6(normalized_conv(convolution, norm, y))
+        y = normalized_conv(self.convs[-1], self.norms[-1], y)
         return self.depth(y) + x if self.residual else y
 
 
@@ -149,13 +157,13 @@ class EfficientNetLite(nnx.Module):
         """
         if self.normalizes:
             images = normalize(images, MEAN, STD)
-        x = nnx.relu6(self.stem_norm(self.stem_conv(images)))
+        x = nnx.relu6(normalized_conv(self.stem_conv, self.stem_norm, images))
         maps = {}
         for index, block in enumerate(self.blocks):
             x = block(x)
             maps[f"block{index}"] = x
         if self.head_conv is not None:
-            maps["head"] = nnx.relu6(self.head_norm(self.head_conv(x)))
+            maps["head"] = nnx.relu6(normalized_conv(self.head_conv, self.head_norm, x))
         return [jnp.mean(maps[name], axis=(1, 2), dtype=jnp.float32) for name in self.layers]
 
     def blocks_list(self) -> list[Block]:

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 
 from jaxssl.models.convolution import convolve
 from jaxssl.models.depthwise import convolve_depthwise
@@ -101,6 +102,27 @@ def depthwise_conv(
     )
     layer.conv_general_dilated = convolve_depthwise
     return layer
+
+
+def normalized_conv(conv: nnx.Conv, norm: BatchNorm, x: jax.Array) -> jax.Array:
+    """Compute norm(conv(x)); where the statistics are kept, as one convolution.
+
+    With m and v that no batch moves, norm(conv(x)) is the convolution with kernel s w and bias
+    b + s (a - m), of s = scale / sqrt(v + ε) and conv's own bias a, if it has one: the same
+    function of w, scale and b, and so the same gradients but for rounding. The factor meets the
+    kernel and not the map, which is read and written once less.
+
+    A layer that is listened to (`layer_output`, `describe`) has a class of its own, and is called.
+    """
+    if not (type(norm) is BatchNorm and norm.frozen and type(conv) is nnx.Conv):
+        return norm(conv(x))
+    factor = norm.scale[...] * lax.rsqrt(norm.var[...] + norm.epsilon)
+    joined = nnx.clone(conv)
+    joined.kernel = nnx.Param(conv.kernel[...] * factor.reshape(1, 1, 1, -1))
+    shift = -norm.mean[...] if conv.bias is None else conv.bias[...] - norm.mean[...]
+    joined.bias = nnx.Param(norm.bias[...] + shift * factor)
+    joined.use_bias = True
+    return joined(x)
 
 
 class BatchNorm(nnx.BatchNorm):

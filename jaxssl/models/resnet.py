@@ -11,7 +11,15 @@ import jax.numpy as jnp
 from flax import nnx
 
 from jaxssl.errors import InputError
-from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm, Block, conv, normalize
+from jaxssl.models.layers import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    BatchNorm,
+    Block,
+    conv,
+    normalize,
+    normalized_conv,
+)
 from jaxssl.models.published import Published
 
 Stem = Literal["cifar", "imagenet"]
@@ -40,8 +48,8 @@ class BasicBlock(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [b, h, w, in] to [b, ceil(h / stride), ceil(w / stride), expansion * width]."""
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
+        y = nnx.relu(normalized_conv(self.conv1, self.bn1, x))
+        y = normalized_conv(self.conv2, self.bn2, y)
         return nnx.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
@@ -71,9 +79,9 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """Map [b, h, w, in] to [b, ceil(h / stride), ceil(w / stride), expansion * width]."""
-        y = nnx.relu(self.bn1(self.conv1(x)))
-        y = nnx.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
+        y = nnx.relu(normalized_conv(self.conv1, self.bn1, x))
+        y = nnx.relu(normalized_conv(self.conv2, self.bn2, y))
+        y = normalized_conv(self.conv3, self.bn3, y)
         return nnx.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
@@ -158,7 +166,7 @@ class ResNet(nnx.Module):
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         if self.normalizes:
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
-        x = nnx.relu(self.bn1(self.conv1(images)))
+        x = nnx.relu(normalized_conv(self.conv1, self.bn1, images))
         if self.stem == "imagenet":
             x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
         for blocks in self.stages:

@@ -6,7 +6,8 @@ One encoder of each family, to stay within ten minutes on two quiet cores; `--en
 others. `--images 64 --rounds 5` is steadier and longer.
 
 Forward is in evaluation mode, as `embed` runs it; a step is forward and backward pass in training
-mode and a step of SGD, without data and views. "Folded": BatchNorm in the convolutions' weights.
+mode and a step of SGD, without data and views; "step, kept" has BatchNorm keep its statistics, as
+from pretrained weights. "Folded": BatchNorm in the convolutions' weights.
 "XLA's depthwise" is this project's encoder with `lax.conv_general_dilated` in the place of its own
 depthwise convolution.
 """
@@ -23,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxssl.models import ENCODERS, fold_batch_norm, make_encoder
+from jaxssl.models import ENCODERS, fold_batch_norm, keep_statistics, make_encoder
 from jaxssl.models.depthwise import convolve_depthwise
 
 RATE = 0.01
@@ -80,7 +81,7 @@ LIBRARIES = {name: ["torch"] for name in CONTENDERS if name.startswith("PyTorch"
 def contenders(encoder: str, work: str) -> list[str]:
     """List the contenders that mean something for an encoder and a forward pass or a step."""
     out = set()
-    if work == "step" or encoder.startswith("dinov2"):
+    if work != "forward" or encoder.startswith("dinov2"):
         out |= {"here, folded", "PyTorch, folded"}
     if not encoder.startswith("efficientnet_lite"):
         out.add("XLA's depthwise")
@@ -98,6 +99,8 @@ def _run_jax(model: Any, *, pixels: int, images: int, work: str, **_: Any) -> _m
         graphdef, state = nnx.split(model)
         forward = jax.jit(lambda state: nnx.merge(graphdef, state, copy=True)(x))
         return lambda: float(jax.block_until_ready(forward(state))[0, 0])
+    if work == "step, kept":
+        keep_statistics(model)
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     @jax.jit
@@ -137,6 +140,9 @@ def _run_torch(
 
         return forward
     network.train()
+    if work == "step, kept":
+        for part in network.modules():
+            part.train(not isinstance(part, torch.nn.BatchNorm2d))
     optimizer = torch.optim.SGD(network.parameters(), RATE)
 
     def step() -> float:
@@ -164,7 +170,8 @@ def main() -> None:
         options.encoders, options.pixels, options.images = ["efficientnet_lite0"], 32, 2
     results = []
     for encoder in options.encoders:
-        for work in ("forward", "step"):
+        works = ["forward", "step", "step, kept"]
+        for work in works[:2] if encoder.startswith("dinov2") else works:
             case = {
                 "encoder": encoder,
                 "pixels": options.pixels,

@@ -197,7 +197,7 @@ def test_a_program_has_the_flags_that_it_uses_and_no_others(name):
     fields = {field.name for field in dataclasses.fields(kind)}
     shared = {field.name for field in dataclasses.fields(config.Config)}
     # Read where something is frozen, where labels are few.
-    seldom = accesses(networks) & {"adapt_statistics"} | accesses(study) & {"label_fraction"}
+    seldom = accesses(networks) & {"batch_norm"} | accesses(study) & {"label_fraction"}
     assert fields - shared <= read | accesses(program) | seldom
     parts = (study, datasets, config, folders, watching, baseline, program)
     floor = set().union(*map(accesses, parts))

@@ -57,8 +57,25 @@ def test_freeze_leaves_the_trunk_out_of_training():
     assert changed(small, pretrained="x.pth").frozen_until == "trunk"  # what weights are given for
     assert changed(small, pretrained="x.pth", freeze="none").frozen_until == "none"
     convnet, start, _ = networks.make_encoder(changed(DIGITS, freeze="trunk"))
+    assert all(norm.frozen for norm in convnet.norms)
     assert trainable(convnet) == 0
     assert "its trunk is frozen" in start
+
+
+def test_batchnorm_keeps_the_statistics_that_weights_came_with():
+    def kept(**changes):
+        encoder = nnx.eval_shape(lambda: networks.make_encoder(changed(DIGITS, **changes))[0])
+        return [norm.frozen for norm in encoder.norms]
+
+    assert not any(kept())
+    assert all(kept(batch_norm="kept"))
+    assert kept(freeze="1").count(True) == 1
+    assert not any(kept(freeze="1", batch_norm="adapted"))
+    given = changed(DIGITS, pretrained="x.pth")
+    # A checkpoint's weights are filled in without the file: what BatchNorm does must be the same.
+    for batch_norm, again in {"auto": "kept", "adapted": "adapted"}.items():
+        assert changed(given, batch_norm=batch_norm).for_structure().batch_norm == again
+    assert DIGITS.for_structure().batch_norm == "auto"
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +113,10 @@ def test_pretrained_weights_come_into_the_encoder_and_are_named(weights):
     again = changed(config, pretrained="gone.pth").for_structure()
     blank = nnx.eval_shape(lambda: networks.make_encoder(changed(config).for_structure())[0])
     assert (again.pretrained, again.freeze) == ("", "trunk")
+    free = networks.make_encoder(changed(config, freeze="none"))[0]
+    norms = [part.frozen for _, part in nnx.iter_modules(free.trunk) if hasattr(part, "var")]
+    assert all(norms)
+    assert not free.bn1.frozen  # the added layers' statistics are of no one yet
     assert jax.tree.structure(nnx.state(blank)) == jax.tree.structure(nnx.state(encoder))
     assert networks.make_encoder(DIGITS)[1] == "random weights; no --pretrained file given"
     with pytest.raises(InputError, match=r"missing\.pth"):

@@ -5,7 +5,15 @@ import pytest
 from flax import nnx
 
 from jaxssl.errors import InputError
-from jaxssl.models import ConvNet, Embedder, Frozen, ProjectionHead, freeze, learning_rate_scales
+from jaxssl.models import (
+    ConvNet,
+    Embedder,
+    Frozen,
+    ProjectionHead,
+    freeze,
+    keep_statistics,
+    learning_rate_scales,
+)
 from jaxssl.models.layers import BatchNorm, Dropout
 
 
@@ -91,6 +99,23 @@ def test_frozen_parameters_may_see_new_statistics():
     encoder = nnx.eval_shape(net)
     freeze(encoder, until=2, adapt_statistics=True)
     assert not any(norm.frozen for norm in encoder.norms)
+
+
+def test_kept_statistics_stand_while_scales_and_offsets_learn():
+    norm, x = BatchNorm(3, rngs=nnx.Rngs(0)), jnp.linspace(-1, 5, 12).reshape(4, 3)
+    norm.mean.set_value(jnp.array([0.1, 0.2, 0.3]))
+    norm.var.set_value(jnp.array([4.0, 1.0, 0.25]))
+    keep_statistics(norm)
+    norm.train()
+    y = norm(x)
+    np.testing.assert_allclose(
+        y, (x - np.array([[0.1, 0.2, 0.3]])) / np.sqrt([[4, 1, 0.25]]), rtol=1e-4
+    )
+    np.testing.assert_allclose(norm.mean[...], [0.1, 0.2, 0.3])
+    graphdef, params, rest = nnx.split(norm, nnx.Param, ...)
+    gradient = jax.grad(lambda p: nnx.merge(graphdef, p, rest)(x).sum())(params)
+    np.testing.assert_allclose(gradient["scale"][...], y.sum(0), rtol=1e-5)
+    np.testing.assert_allclose(gradient["bias"][...], [4, 4, 4])
 
 
 def test_learning_rates_fall_towards_the_images():

@@ -1,9 +1,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
-from jaxssl.models.layers import BatchNorm, conv, he_normal
+from jaxssl.models.layers import BatchNorm, conv, depthwise_conv, he_normal, normalized_conv
 
 
 def test_batchnorm_of_bfloat16_is_computed_in_float32():
@@ -25,3 +26,39 @@ def test_convolutions_start_as_torchvisions():
     traced = jax.jit(he_normal, static_argnums=(1, 2))(jax.random.key(3), (3, 3, 5, 40), "float32")
     np.testing.assert_array_equal(ours, traced)
     assert abs(kernel.std() / (2 / (9 * 40)) ** 0.5 - 1) < 0.05
+
+
+@pytest.mark.parametrize("kind", ["3x3, stride 2", "1x1", "depthwise", "with bias"])
+def test_kept_statistics_join_the_convolution(kind):
+    """Values and gradients are those of flax's BatchNorm behind the convolution."""
+    options = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
+    layer = {
+        "3x3, stride 2": lambda: conv(4, 4, 3, 2, same=True, **options),
+        "1x1": lambda: conv(4, 4, 1, **options),
+        "depthwise": lambda: depthwise_conv(4, 3, **options),
+        "with bias": lambda: nnx.Conv(4, 4, (3, 3), bias_init=nnx.initializers.ones, **options),
+    }[kind]()
+    numbers = np.random.default_rng(0)
+    norm, x = BatchNorm(4, epsilon=1e-3, rngs=nnx.Rngs(0)), numbers.normal(size=(2, 5, 5, 4))
+    for variable in (norm.scale, norm.bias, norm.mean, norm.var):
+        variable.set_value(jnp.asarray(numbers.uniform(0.2, 2, 4), jnp.float32))
+    norm.frozen = True
+    plain = nnx.BatchNorm(4, epsilon=1e-3, use_running_average=True, rngs=nnx.Rngs(0))
+    nnx.update(plain, nnx.state(norm))
+    weights = jnp.asarray(numbers.normal(size=layer(jnp.asarray(x)).shape), jnp.float32)
+
+    def gradients(apply, norm):
+        graphdef, params, rest = nnx.split((layer, norm), nnx.Param, ...)
+
+        def loss(params, x):
+            pair = nnx.merge(graphdef, params, rest, copy=True)
+            return (weights * jnp.tanh(apply(*pair, x))).sum()
+
+        found = jax.jit(jax.value_and_grad(loss, (0, 1)))(params, jnp.asarray(x, jnp.float32))
+        return jax.tree.leaves(found)
+
+    joined = gradients(normalized_conv, norm)
+    expected = gradients(lambda conv, norm, x: norm(conv(x)), plain)
+    assert len(joined) == len(expected) == 5 + (kind == "with bias")
+    for a, b in zip(joined, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5)
