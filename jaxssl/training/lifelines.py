@@ -137,14 +137,14 @@ class Lifelines:
         """Hear what a connection says until its end, and end this process where that is one."""
         peer.settimeout(SILENT)
         who, where, message = 0, "", {}
-        nonsense = contextlib.suppress(OSError, ValueError, KeyError, TypeError)
+        nonsense = contextlib.suppress(OSError, ValueError, KeyError, TypeError, RecursionError)
         with nonsense, peer, peer.makefile("rb") as lines:
-            message = json.loads(lines.readline(1000))
+            message = _read(lines.readline(1000))
             if "ended" not in message:
                 who = self._take(peer, message)
                 where = f" on {message['host']:.80}" if "host" in message else ""
                 for line in iter(lambda: lines.readline(10_000), b""):
-                    message = json.loads(line)
+                    message = _read(line)
                     if "together" in message:
                         self.together.set()
                     elif "beat" not in message:
@@ -220,3 +220,18 @@ def listening(host: str, port: int) -> socket.socket:
 
 def _line(message: dict[str, Any]) -> bytes:
     return json.dumps(message).encode() + b"\n"
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """Read what `_line` wrote.
+
+    Raises:
+      ValueError, TypeError: It is something else.
+    """
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("no object")
+    if "ended" in message:
+        who, what, code = message["ended"]
+        message["ended"] = [int(who), str(what), int(code)]
+    return message

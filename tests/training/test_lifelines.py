@@ -24,6 +24,7 @@ def strangers(port):
     """Whoever is no process of the run is shown the door, with a reason where it may be one."""
     for said, answer in (
         (b"PRI * HTTP/2.0\r\n", b""),
+        (b"5\n", b""),
         (b'{"ended": [2, "not yours to say", 0]}\n', b""),
         (b'{"process": 9, "count": 3, "host": "x"}\n', b"another process is number 9 already"),
         (b'{"process": 1, "count": 3, "host": "x"}\n', b"another process is number 1 already"),
