@@ -31,10 +31,9 @@ class ArcFace(EncoderConfig):
     kind: Literal["arcface", "cosface"] = "arcface"
     """The margin widens the angle to the true class (ArcFace) or lowers its cosine (CosFace)."""
     margin: Annotated[AtLeast0[float | None], Between(0.1, 0.8)] = None
-    """In radians, not degrees (ArcFace; default .5), or in cosine (CosFace; default .35)."""
+    """In radians (ArcFace; default .5), or in cosine (CosFace; default .35)."""
     scale: Annotated[Positive[float], Between(4, 64, log=True)] = 16.0
-    """Multiplies the cosines. The papers' 64 is for thousands of classes; with 6 of plankton, tries
-    of 16 to 64 were alike and 8 was a little worse."""
+    """Multiplies the cosines. The papers' 64 is for thousands of classes; for 6, 16 was as good."""
     balanced: bool = False
     """Draw every class equally often, whatever its size."""
     batch_size: AtLeast1[int] = 128
@@ -94,6 +93,7 @@ def make_method(config: ArcFace, data: Data) -> training.Method:
         logits=lambda model, images: losses.cosine_logits(model(images)[0], model.class_weights()),
         sampling={"balanced": config.balanced},
         start=start,
+        **networks.encoding(config, model),
     )
 
 

@@ -242,6 +242,9 @@ class Optimization:
     layer_decay: Share[float] = 1.0
     """Each block of the encoder learns at so many times the next one's rate; .65 to .9 are usual
     from pretrained weights."""
+    beside_start: bool = False
+    """h is two halves, each of length 1: of the network as trained, and of it as it began. From
+    ImageNet's weights it needs fewer labels than either alone."""
 
 
 @dataclasses.dataclass(frozen=True)

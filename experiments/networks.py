@@ -45,6 +45,17 @@ def make_encoder(settings: Any) -> tuple[Any, str, models.Rngs]:
     return encoder, start, rngs
 
 
+def encoding(settings: config.Optimization, model: Any) -> dict[str, Any]:
+    """Say which module of the model encodes, as `training.Method` is told.
+
+    With --beside-start it is the encoder beside a copy of it as it is now.
+    """
+    if not settings.beside_start:
+        return {}
+    model.joined = models.BesideStart(model.encoder)
+    return {"encoder": lambda model: model.joined}
+
+
 def dtype(settings: Any) -> Any:
     """Return what --bfloat16 asks to compute in."""
     import jax.numpy as jnp

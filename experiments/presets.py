@@ -92,9 +92,12 @@ LITE0: dict[str, Any] = {
     "batch_size": 128,
     "image_size": 96,
     "color": "rgb",
+    "beside_start": True,
     "epochs": 4,
     "evaluate_epochs": 1.0,
 }
+# Methods of two views see as many views in half the epochs.
+TWO_VIEWS_LITE0 = {name: {"epochs": 2} for name in ("folder-lite0", "plankton-lite0-cpu")}
 FOLDER_LITE0 = FOLDER | LITE0
 PLANKTON_LITE0_CPU = PLANKTON_WIDE | LITE0
 PLANKTON_LITE0 = PLANKTON_LITE0_CPU | {"image_size": 128, "epochs": 10, "evaluate_epochs": 5.0}

@@ -54,7 +54,7 @@ OWN: dict[str, dict[str, Any]] = {
     "cifar10": PAPER | {"resident": True, "steps_per_dispatch": 10},
     "cifar10-cpu": {"temperature": 0.5, "head": "mlp2", "learning_rate": 0.001},
 }
-OWN |= {"cifar100": OWN["cifar10"], "cifar100-cpu": OWN["cifar10-cpu"]}
+OWN |= presets.TWO_VIEWS_LITE0 | {"cifar100": OWN["cifar10"], "cifar100-cpu": OWN["cifar10-cpu"]}
 PRESETS = presets.of(SimCLR, OWN)
 
 
@@ -77,8 +77,15 @@ def make_method(config: SimCLR, data: Data) -> training.Method:
         loss = losses.nt_xent(z_a, z_b, temperature=config.temperature)
         return loss, training.pair_health(z_a, z_b)
 
-    optimizer = networks.make_optimizer(config, data, model)
-    return training.Method(config.title, model, loss, optimizer, distance="angular", start=start)
+    return training.Method(
+        config.title,
+        model,
+        loss,
+        networks.make_optimizer(config, data, model),
+        distance="angular",
+        start=start,
+        **networks.encoding(config, model),
+    )
 
 
 def main(config: SimCLR) -> None:

@@ -92,6 +92,7 @@ def make_method(config: Softmax, data: Data) -> training.Method:
         sampling={"balanced": config.balanced},
         patience=config.patience or None,
         start=start,
+        **networks.encoding(config, model),
     )
 
 

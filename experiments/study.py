@@ -221,8 +221,17 @@ class Embedded:
     propagate: bool = False
 
 
+def _was_given_weights(settings: Any) -> bool:
+    """Tell whether training began with weights that had been trained before."""
+    from_run = hasattr(settings, "start") and not settings.random
+    return from_run or bool(getattr(settings, "pretrained", ""))
+
+
 def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
-    """Embed every set by the judged state, the other one, the untrained network and raw pixels.
+    """Embed every set by the judged state, the other one, the start of training and raw pixels.
+
+    The network as it began is "untrained" with random weights, and "start" with published ones or
+    a run's.
 
     Returns:
       The tables of embeddings, with what training knows beside them; None in other processes than
@@ -234,12 +243,13 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     settings, placement, method = run.config, run.placement, trained.method
     judged = {name: x for name, x in {"test": data.test, **data.unseen}.items() if len(x)}
     judge, other = settings.judge, "last" if settings.judge == "best" else "best"
-    untrained = trained.untrained
-    if untrained is None:
-        untrained = placement.replicate(training.create_state(method))
+    began, start = trained.untrained, "untrained"
+    if began is None:
+        began = placement.replicate(training.create_state(method))
+        start = "start" if _was_given_weights(settings) else "untrained"
     wanted = {
         "h": (trained.states[judge], {"train": data.train, "val": data.val, **judged}),
-        "untrained": (untrained, judged),
+        start: (began, judged),
     }
     if trained.states["last"] is not trained.states["best"]:
         wanted[other] = (trained.states[other], judged)

@@ -30,7 +30,7 @@ class SupCon(SimCLR):
     """Draw every class equally often, whatever its size."""
 
 
-PRESETS = presets.of(SupCon)
+PRESETS = presets.of(SupCon, presets.TWO_VIEWS_LITE0)
 
 
 def make_method(config: SupCon, data: Data) -> training.Method:
@@ -53,6 +53,7 @@ def make_method(config: SupCon, data: Data) -> training.Method:
         distance="angular",
         sampling={"balanced": config.balanced},
         start=start,
+        **networks.encoding(config, model),
     )
 
 

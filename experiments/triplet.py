@@ -78,6 +78,7 @@ def make_method(config: Triplet, data: Data) -> training.Method:
         validate=hardest,
         sampling={"images_per_class": config.images_per_class or None},
         start=start,
+        **networks.encoding(config, model),
     )
 
 

@@ -26,6 +26,7 @@ NAMES = {
     "last": "h of the last epoch",
     "best": "h of the best epoch",
     "untrained": "untrained network",
+    "start": "as it began, with given weights",
     "raw_pixels": "raw pixels",
 }
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from jaxssl.analysis.headlines import headline_labels
-from jaxssl.analysis.names import embedding_title, listed
+from jaxssl.analysis.names import BASELINES, embedding_title, listed
 from jaxssl.analysis.results import Results
 
 FEWEST = 5  # of fewer images a share says nothing
@@ -110,7 +110,7 @@ def winning_baselines(results: Results) -> list[str]:
 
 
 def _is_baseline(embedding: str, mine: float, theirs: float) -> bool:
-    return embedding in ("untrained", "raw_pixels") and theirs > mine
+    return embedding in BASELINES and theirs > mine
 
 
 def samples(results: Results, drawn: Mapping[str, tuple[int, int]]) -> list[str]:

@@ -88,8 +88,8 @@ def read_methods(run_dirs: Sequence[str | os.PathLike[str]]) -> list[Method]:
         run_dirs: Run folders, in the order in which they are shown.
 
     Returns:
-        The methods, then one untrained network an encoder, then raw pixels. A baseline's numbers
-        are those of the first method that has it, seed by seed.
+        The methods, then one network as it began for each encoder, then raw pixels. A baseline's
+        numbers are those of the first method that has it, seed by seed.
 
     Raises:
         InputError: If a run is not finished, two have different protocols, or one method has a seed
@@ -214,8 +214,9 @@ def _baselines(trained: Sequence[Method]) -> list[Method]:
     found = []
     for key, method in encoders.items():
         which = ", ".join(str(part) for part in key if part) if len(encoders) > 1 else ""
-        title = embedding_title("untrained") + (f" ({which})" if which else "")
-        found.append(replace(method, name=title, embedding="untrained"))
+        for began in ("untrained", "start"):
+            title = embedding_title(began) + (f" ({which})" if which else "")
+            found.append(replace(method, name=title, embedding=began))
     for baseline in ("imagenet", "raw_pixels"):
         found.append(replace(trained[0], name=embedding_title(baseline), embedding=baseline))
     few_labels = any(label_rows(method) for method in trained)

@@ -10,9 +10,14 @@ EMBEDDINGS = {
     "last": "its last step",
     "best": "its best step",
     "untrained": "untrained network",
+    "start": "as it began, with given weights",
     "raw_pixels": "raw pixels",
     "imagenet": "ImageNet, frozen",
 }
+
+
+# What an embedding has to beat.
+BASELINES = ("untrained", "start", "raw_pixels", "imagenet")
 
 
 def embedding_title(name: str) -> str:

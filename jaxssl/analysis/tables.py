@@ -16,7 +16,7 @@ from jaxssl.errors import InputError, visible
 
 # Set ("train", "val", "test", "unseen", "unseen-NAME") -> table.
 Sets = Mapping[str, Embeddings]
-# Embedding ("h", "last", "best", "untrained", "raw_pixels", "imagenet") -> set -> table.
+# Embedding, a name of FOLDERS -> set -> table.
 Tables = Mapping[str, Sets]
 
 # The folder of each embedding below embeddings/: h of the checkpoint that is judged, h of the other
@@ -26,6 +26,7 @@ FOLDERS = {
     "last": "last",
     "best": "best",
     "untrained": "untrained",
+    "start": "start",
     "raw_pixels": "raw_pixels",
     "imagenet": "imagenet",
 }

@@ -9,6 +9,7 @@ from flax.nnx import Rngs
 
 from jaxssl.models.averaging import average_views, turned
 from jaxssl.models.backbone import PlanktonBackbone
+from jaxssl.models.beside import BesideStart
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
 from jaxssl.models.dinov2 import DinoV2, dinov2_b, dinov2_s
@@ -30,6 +31,7 @@ from jaxssl.models.resnet import ResNet, resnet18, resnet50
 
 __all__ = [
     "ENCODERS",
+    "BesideStart",
     "ClassWeights",
     "Classifier",
     "ConvNet",

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jax import lax
 
 from jaxssl.errors import InputError
 from jaxssl.models.layers import (
@@ -25,6 +24,7 @@ from jaxssl.models.layers import (
     depthwise_conv,
     normalize,
     normalized_conv,
+    unit_rows,
 )
 from jaxssl.models.published import Published
 
@@ -147,7 +147,7 @@ class EfficientNetLite(nnx.Module):
         means = self.means(images)
         if len(means) == 1:
             return means[0]
-        return jnp.concatenate([_unit(mean) for mean in means], axis=1)
+        return jnp.concatenate([unit_rows(mean) for mean in means], axis=1)
 
     def means(self, images: jax.Array) -> list[jax.Array]:
         """Return the channel means of every layer named, float32 [b, channels] each, as they are.
@@ -187,11 +187,6 @@ class EfficientNetLite(nnx.Module):
         beyond = tuple(f"_blocks.{index}." for index in range(len(self.blocks), 40))
         rest = (*beyond, "_conv_head.", "_bn1.", "_fc.")
         return Published("efficientnet-lite-pytorch", layers, rest, self.package)
-
-
-def _unit(x: jax.Array) -> jax.Array:
-    """Scale rows [b, d] to length 1; a row of zeros stays, and its gradient is finite."""
-    return x * lax.rsqrt(jnp.sum(x * x, axis=1, keepdims=True) + 1e-12)
 
 
 def _pointwise(in_features: int, features: int, **options: Any) -> nnx.Conv:

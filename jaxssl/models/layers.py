@@ -32,6 +32,11 @@ def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) ->
     )
 
 
+def unit_rows(x: jax.Array) -> jax.Array:
+    """Scale rows [b, d] to length 1; a row of zeros stays, and its gradient is finite."""
+    return x * lax.rsqrt(jnp.sum(x * x, axis=1, keepdims=True) + 1e-12)
+
+
 def he_normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
     """Draw normal numbers of variance 2 / fan-out (He et al. 2015): torchvision's for convolutions.
 
