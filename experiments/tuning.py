@@ -137,7 +137,7 @@ def _check(storage: Path) -> None:
             place = f"{storage.resolve().as_uri()}?mode=rw"
             with contextlib.closing(sqlite3.connect(place, uri=True)) as database:
                 why = str(database.execute("PRAGMA integrity_check(1)").fetchone()[0])
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # of names in its own message
             why = str(error)
     if why != "ok":
         raise _unusable(storage, why)
