@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli, config, datasets
-from jaxssl import analysis, files, training
+from jaxssl import analysis, files, models, training
 from jaxssl import data as images_room
 from jaxssl.analysis import typed
 from jaxssl.errors import InputError
@@ -110,8 +110,11 @@ class Finished:
             settings = dataclasses.replace(settings, batch_norm="adapted")
         outline = datasets.of_outline(self.record["outline"], self.images)
         method = self.program.make_method(settings, outline)
+        encoder = method.encoder(method.model)
+        if isinstance(encoder, models.BesideStart):
+            encoder = encoder.encoder  # the half that learnt
         if checkpoint is None:
-            return method.encoder(method.model), "random weights"
+            return encoder, "random weights"
         import jax
         from flax import nnx
 
@@ -119,7 +122,7 @@ class Finished:
         state = self.restore(step, training.data_placement(jax.device_count()))
         nnx.update(method.model, state.params, state.rest)
         start = f"{self.title}, step {step} of {self.folder.resolve().name}"
-        return method.encoder(method.model), start
+        return encoder, start
 
     def views(self, asked: int | None) -> int:
         """Return over how many views h is averaged: as asked, else as the run was judged."""

@@ -11,13 +11,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from PIL import Image
 from sklearn.metrics import top_k_accuracy_score
 from sklearn.neighbors import NearestNeighbors
 
 from experiments import finetune, finished, folders, linear_eval, simclr, study
 from jaxssl import data as images_room
-from jaxssl import embedding, training
+from jaxssl import embedding, models, training
 from jaxssl.analysis import evaluation
 from jaxssl.data import label_fraction
 from jaxssl.errors import InputError
@@ -32,12 +33,16 @@ CONFIG = small(simclr, seen=tuple("01234"), unseen=("6", "7"), steps=4, freeze="
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A run folder with checkpoints at steps 2 and 4: weights that no seed gives, and no training.
+    """A run whose trunk is frozen."""
+    return made_run(CONFIG, tmp_path_factory.mktemp("simclr") / "run")
 
-    To train would compile SimCLR's step, which is tested elsewhere. Its trunk is frozen.
+
+def made_run(config, folder):
+    """Make a run folder with checkpoints at steps 2 and 4: weights that no seed gives.
+
+    Without training: that would compile SimCLR's step, which is tested elsewhere.
     """
-    folder = tmp_path_factory.mktemp("simclr") / "run"
-    config = dataclasses.replace(CONFIG, run_dir=str(folder))
+    config = dataclasses.replace(config, run_dir=str(folder))
     random = np.random.default_rng(0)
 
     def moved(array):
@@ -81,6 +86,19 @@ def assert_same(found, expected, same=True):
     assert found.keys() == expected.keys()
     equal = {name: np.array_equal(found[name], expected[name]) for name in found}
     assert all(equal.values()) == same, equal
+
+
+def test_beside_its_start_the_half_that_learnt_is_what_goes_on(tmp_path):
+    run = made_run(dataclasses.replace(CONFIG, beside_start=True, freeze="1"), tmp_path / "run")
+    pixels = np.stack([run.data.val.load(i) for i in range(3)])
+    h = embedding.embed(pixels, str(run.folder), checkpoint="4")
+    encoder, _ = run.finished.encoder("4", seed=0)
+    assert h.shape == (3, 2 * encoder.features)
+    alone = embedding.embed(pixels, encoder)
+    rows = alone / np.linalg.norm(alone, axis=1, keepdims=True)
+    np.testing.assert_allclose(h[:, : encoder.features], rows, atol=1e-5)
+    assert np.abs(h[:, encoder.features :] - rows).max() > 1e-3
+    assert not jax.tree.leaves(nnx.state(encoder, models.Frozen))
 
 
 # Linear evaluation.
