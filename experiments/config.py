@@ -328,6 +328,8 @@ class Processes:
     """Number of processes that train together, each started with the same flags; 1: alone."""
     process: Process[AtLeast0[int | None]] = None
     """Which of the --processes this one is, from 0."""
+    join_seconds: Session[Positive[float]] = 120.0
+    """How long to wait for the others at the start."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -22,7 +22,6 @@ import tyro
 from experiments import cli, datasets, finished, frozen, newcomers, study
 from experiments.config import AtLeast1, Devices, Reading
 from jaxssl import analysis, models, training
-from jaxssl import data as images_room
 from jaxssl.errors import InputError
 
 
@@ -57,7 +56,7 @@ def main(config: Embed) -> None:
 
     from jaxssl import embedding
 
-    images, report = images_room.open_images(config.data_dir, run.reading(config))
+    images, report = run.open_images(config)
     print(report)
     placement = training.data_placement(jax.device_count())
     step = run.step(config.checkpoint)

@@ -89,7 +89,7 @@ def _encoder(config: Export, out: Path) -> Exported:
         if name in names[:3] or value != getattr(Network, name)
     ]
     usage = ["jaxssl embed", *itertools.chain(*flags), "--pretrained", safetensors.FILE]
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    text = card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
     about["weights"] = start
     return safetensors.export(encoder, out, about, " ".join([*usage, "--data-dir DIR"]), text)
 

@@ -177,13 +177,12 @@ def _rows(path: str, ids: Sequence[str], reading: Reading) -> dict[int, str]:
 def _embed(config: Labelling, run_dir: str) -> tuple[Embeddings, Mapping[str, str]]:
     """Embed other images by the run, with their labels and pictures."""
     from experiments import finished, newcomers, study
-    from jaxssl import data as images_room
 
     run = finished.open(run_dir, method=config.method)
     study.start_devices(config)
     from jaxssl import embedding
 
-    images, report = images_room.open_images(config.data_dir, run.reading(config))
+    images, report = run.open_images(config)
     print(report)
     checkpoint = config.checkpoint
     vectors = embedding.embed(images, run_dir, checkpoint=checkpoint, method=config.method)

@@ -14,6 +14,7 @@ cross-validates best; the accuracy to expect is told with its interval.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -72,7 +73,7 @@ def main(config: Predict) -> None:
 
     from jaxssl import embedding
 
-    images, report = images_room.open_images(config.data_dir, run.reading(config))
+    images, report = run.open_images(config)
     print(report)
     placement = training.data_placement(jax.device_count())
     step = run.step(config.checkpoint)
@@ -162,7 +163,7 @@ def _labels(
     if not (known != "").any():
         raise InputError(
             "no image has a label, here or in the run: give --labels-from a table of images here, "
-            f"or label some of the run's own: jaxssl label {run.folder}"
+            f"or label some of the run's own: jaxssl label {shlex.quote(str(run.folder))}"
         )
     views = {table.metadata.get("views", 1) for table in sets.values()}
     if views != {run.views(config.average_views)}:

@@ -365,7 +365,12 @@ def start_devices(settings: config.Devices) -> None:
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
     if isinstance(settings, config.Processes):
-        processes.join(settings.coordinator, settings.processes, settings.process)
+        processes.join(
+            settings.coordinator,
+            settings.processes,
+            settings.process,
+            seconds=settings.join_seconds,
+        )
         own = {name for name, scope in config.scopes(type(settings)).items() if scope.own}
         shared = {config.flag(n): v for n, v in vars(settings).items() if n not in own}
         processes.check_same(shared, "start all processes with the same flags")

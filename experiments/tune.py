@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import shlex
 import shutil
 import time
 from collections.abc import Mapping
@@ -178,10 +179,12 @@ def _write_best(search: optuna.Study, program: ModuleType, flags: Any, folder: P
     files.write_json(best, settings)
     tuning.draw(search, folder / "plots")
     name = cli.program_of(next(iter(program.PRESETS.values())))
-    command = f"python -m experiments.{name}" if name in cli.STUDIES else f"python {name}"
+    command = (
+        f"python -m experiments.{name}" if name in cli.STUDIES else f"python {shlex.quote(name)}"
+    )
     print(
         f"best: trial {search.best_trial.number}, {search.best_value:.3f} on the validation "
-        f"images\nplots: {folder / 'plots'}\nrun it: {command} --config {best}"
+        f"images\nplots: {folder / 'plots'}\nrun it: {command} --config {shlex.quote(str(best))}"
     )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import sqlite3
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.config import Between, OneOf
-from jaxssl.errors import InputError
+from jaxssl import files
+from jaxssl.errors import InputError, visible
 
 if TYPE_CHECKING:
     import optuna
@@ -53,7 +56,10 @@ def open_study(
     from sqlalchemy.exc import SQLAlchemyError
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # What damaged values of its tables raise when Optuna reads them; the rest is SQLite's.
+    damage = (SQLAlchemyError, optuna.exceptions.StorageInternalError, LookupError, ValueError)
     with _locked(storage):
+        _check(storage)
         try:
             database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
             study = optuna.create_study(
@@ -63,15 +69,22 @@ def open_study(
                 load_if_exists=True,
                 pruner=optuna.pruners.MedianPruner(n_warmup_steps=warm_up),
             )
-        except (SQLAlchemyError, RuntimeError) as error:
-            why = str(error).splitlines()[0]
-            raise InputError(f"--storage {storage} is no Optuna study: {why}") from None
-        # A sampler with the same seed again would draw the first trials again.
-        study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+            # A sampler with the same seed again would draw the first trials again.
+            study.sampler = optuna.samplers.TPESampler(seed=seed + len(study.trials))
+        except (*damage, RuntimeError) as error:
+            raise _unusable(storage, error) from None
         try:
-            _compare_or_note(study, storage, json.loads(json.dumps(settings)))
-            _retry_interrupted(study)
-            yield study
+            try:
+                _compare_or_note(study, storage, json.loads(json.dumps(settings)))
+                _retry_interrupted(study)
+            except InputError:
+                raise
+            except (*damage, TypeError, AttributeError) as error:
+                raise _unusable(storage, error) from None
+            try:
+                yield study
+            except (*damage[:2], UnicodeDecodeError) as error:  # also where the disk is full
+                raise _unusable(storage, error) from None
         finally:
             database.remove_session()
             database.engine.dispose()
@@ -109,8 +122,30 @@ def draw(study: optuna.Study, folder: Path) -> None:
         with plt.rc_context(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             getattr(plots, f"plot_{name}")(study)
-            plt.savefig(folder / f"{name}.svg", bbox_inches="tight")
+            with files.atomic(folder / f"{name}.svg") as out:
+                plt.savefig(out, format="svg", bbox_inches="tight")
             plt.close()
+
+
+def _check(storage: Path) -> None:
+    """Let SQLite look through its file, with what a killed process left beside it."""
+    if not os.path.lexists(storage):
+        return
+    why = "it is no regular file"
+    if storage.is_file():
+        try:
+            place = f"{storage.resolve().as_uri()}?mode=rw"
+            with contextlib.closing(sqlite3.connect(place, uri=True)) as database:
+                why = str(database.execute("PRAGMA integrity_check(1)").fetchone()[0])
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # of names in its own message
+            why = str(error)
+    if why != "ok":
+        raise _unusable(storage, why)
+
+
+def _unusable(storage: Path, why: object) -> InputError:
+    text = visible((str(why).splitlines() or [repr(why)])[0])[:160]
+    return InputError(f"--storage {storage} is no Optuna study: {text}; restore or remove it")
 
 
 @contextlib.contextmanager

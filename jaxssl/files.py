@@ -35,6 +35,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
 _LINE_END = re.compile(r', "crc": "([0-9a-f]{8})"\}$')
 _FORBIDDEN = frozenset('<>:"/\\|?*')
 _DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)  # Windows'
+_swept: set[Path] = set()  # folders, by this process
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -48,7 +49,7 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when every byte of it is on the disk.
 
     A reader, or a kill, meets the old file or the new one, whole (temporary file beside it, fsync,
-    rename).
+    rename). What killed writers left in the folder is swept at the first write there.
 
     Args:
       path: The file; its folder must exist.
@@ -69,6 +70,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
       ...     before, Path(folder, "a.bin").read_bytes()
       (False, b'whole')
     """
+    if path.parent not in _swept:
+        _swept.add(path.parent)
+        sweep(path.parent)
     # Cut, since a name of a length that fits would not with the rest.
     short = os.fsdecode(os.fsencode(path.name)[:200])
     temporary = path.with_name(f".{short}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
@@ -144,12 +148,13 @@ def sweep(folder: Path, *, deep: bool = False, idle: float = 600.0) -> None:
       idle: Seconds without a write after which a file is one of those: a process of this machine
         is known to be gone, one of another that shares the folder is not.
     """
-    for path in folder.glob("**/.*.tmp" if deep else ".*.tmp"):
-        writer = _TEMPORARY.fullmatch(path.name)
-        if writer and not _alive(int(writer[1])):
-            with contextlib.suppress(OSError):
-                if time.time() - path.stat().st_mtime >= idle:
-                    path.unlink()
+    with contextlib.suppress(OSError):
+        for path in folder.glob("**/.*.tmp" if deep else ".*.tmp"):
+            writer = _TEMPORARY.fullmatch(path.name)
+            if writer and not _alive(int(writer[1])):
+                with contextlib.suppress(OSError):
+                    if time.time() - path.stat().st_mtime >= idle:
+                        path.unlink()
 
 
 def _alive(process: int) -> bool:

@@ -605,7 +605,7 @@ def fuzz(
         command = [sys.executable, __file__, *how, target, *numbers]
         try:
             done = subprocess.run(
-                command, capture_output=True, text=True, timeout=each + 120, check=False
+                command, capture_output=True, text=True, timeout=each + 1200, check=False
             )
             out, err, code = done.stdout, done.stderr, done.returncode
         except subprocess.TimeoutExpired as late:

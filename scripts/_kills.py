@@ -57,6 +57,7 @@ class Session:
                 free.bind(("127.0.0.1", 0))
                 port = free.getsockname()[1]
             flags += ["--coordinator", f"127.0.0.1:{port}", "--processes", str(processes)]
+            flags += ["--join-seconds", "30"]  # one that was killed before never comes
         self.run = run
         self.all = [
             Forked(

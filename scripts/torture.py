@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -39,6 +41,7 @@ SMALL = (
     *("--batch-size", "32", "--evaluate-epochs", "0.25", "--log-every", "1", "--cpu"),
     *("--draws", "2", "--labels", "10", "30"),
 )
+EXPORTS = ("atlas", "tensorboard", "fiftyone")  # which need no package of their own
 TRACE = "Traceback (most recent call last)"
 
 
@@ -50,7 +53,7 @@ def program(folder: Path, *more: str, devices: int = 1) -> tuple[list[str], dict
     return command, environment
 
 
-def trained(folder: Path, *more: str, devices: int = 1, seconds: float = 600) -> Any:
+def trained(folder: Path, *more: str, devices: int = 1, seconds: float = 3600) -> Any:
     """Run the small run to its end."""
     command, environment = program(folder, *more, devices=devices)
     return subprocess.run(
@@ -93,7 +96,7 @@ def state_of(folder: Path, step: int | str) -> str:
 
 def readers() -> dict[str, Callable[[Path], Any]]:
     """Return what programs read of a run folder, each as something comparable."""
-    from experiments import finished
+    from experiments import export, finished
     from jaxssl import analysis, training
     from jaxssl.analysis.methods import label_rows, read_methods
     from jaxssl.analysis.run import linear_evaluation
@@ -133,12 +136,25 @@ def readers() -> dict[str, Callable[[Path], Any]]:
             facts = checkpoints._facts(step) if step else {}
             return run.rewind(step or 0, (facts or {}).get("lines")), best, step
 
+    def exported(tool: str, folder: Path) -> Any:
+        out = folder.parent / "exported"
+        shutil.rmtree(out, ignore_errors=True)
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            export.main(export.Export(str(folder), to=tool, out=str(out)))  # type: ignore[arg-type]
+        print("\n".join(said.getvalue().splitlines()[:-2]))  # the last say what was written
+        digest = hashlib.sha256()
+        for path in sorted(out.rglob("*")):
+            if path.is_file() and "tfevents" not in path.name:  # which have the time in them
+                digest.update(path.read_bytes())
+        return digest.hexdigest()
+
     return {
         "open": opened,
         "embed": lambda folder: state_of(folder, "best"),
         "report": read,
         "compare": compared,
         "resume": resumed,
+        **{f"export to {tool}": functools.partial(exported, tool) for tool in EXPORTS},
     }
 
 

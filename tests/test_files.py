@@ -157,6 +157,10 @@ def test_only_the_dead_leave_temporary_files(tmp_path):
     assert len(list(tmp_path.iterdir())) == 4  # it may be at work, on another machine
     files.sweep(tmp_path, idle=0)
     assert {path.name for path in tmp_path.iterdir()} == {*names[1:]}
+    (tmp_path / names[0]).touch()
+    os.utime(tmp_path / names[0], (0, 0))
+    files.write_text(tmp_path / "b.json", "")  # the first write of a process in a folder sweeps it
+    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], "b.json"}
 
 
 def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, monkeypatch):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -156,3 +158,24 @@ def test_every_package_that_is_not_of_the_core_has_an_extra_that_brings_it():
     for file in (*(ROOT / "jaxssl").rglob("*.py"), *programs):
         used = {name.split(".")[0] for name in imports(file)} - set(sys.stdlib_module_names)
         assert used - {"jax", "flax", "optax", "jaxssl", "experiments"} <= known, file
+
+
+def test_an_audit_names_what_is_vulnerable_and_what_was_not_looked_at():
+    spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts" / "audit.py")
+    audit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(audit)
+    fault = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["1.1"]}
+    known = {"name": "a", "version": "1.0", "vulns": [fault]}
+    fine = {"name": "b", "version": "2", "vulns": []}
+    unknown = {"name": "c", "skip_reason": "not found"}
+
+    def said(*packages):
+        return audit.audited(json.dumps({"dependencies": packages}), "")
+
+    line = "a 1.0: PYSEC-1 CVE-1, fixed in 1.1"
+    assert said(known, fine, unknown) == (
+        [line],
+        "2 packages, 1 known vulnerabilities; not in its database: c",
+    )
+    assert said(unknown) == ([], "skipped: its database knows none of 1 packages from here")
+    assert audit.audited("", "a\nConnectionError: b") == ([], "skipped: ConnectionError: b")

@@ -38,7 +38,7 @@ from jaxssl.analysis.retrieval import clustering_nmi, mean_silhouette, retrieval
 from jaxssl.analysis.suspects import find_suspects
 from jaxssl.analysis.tables import Sets, Tables, Together, judged, together, with_curves
 from jaxssl.errors import InputError
-from jaxssl.files import plain, read_json, sweep, write_record
+from jaxssl.files import plain, read_json, write_record
 
 METRICS: tuple[Metric, ...] = ("euclidean", "angular")
 NEAREST = 10
@@ -276,6 +276,5 @@ def _curve(
     rows = [{name: value for name, value in row.items() if name != "scores"} for row in rows]
     if file:
         file.parent.mkdir(parents=True, exist_ok=True)
-        sweep(file.parent)
         write_record(file, {"rows": rows})
     return rows

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import atexit
 import contextlib
-import ctypes
 import itertools
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 import time
@@ -27,7 +25,9 @@ from jaxssl.errors import InputError, RunEnd
 from jaxssl.training import lifelines
 
 JOIN_SECONDS = 120.0  # a node's slow start, not a person's search for a wrong address
+SAY_SECONDS = 5.0  # after which it is said who is missing
 LEAVE_SECONDS = 30.0  # how long one that failed waits for the others to hear of it
+NO_PROXY = "no_grpc_proxy"  # gRPC's own name, ahead of no_proxy
 FOREVER = 7 * 86400.0
 _VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 _lifelines: lifelines.Lifelines | None = None
@@ -40,6 +40,12 @@ class ElsewhereEnded(RunEnd):
     def __init__(self, process: int, message: str, exit_code: int):
         super().__init__(f"process {process} ended: {message}")
         self.exit_code = exit_code
+
+
+class NotTogether(RunEnd):
+    """Not all processes came; names those that are missing. The same command may find them."""
+
+    exit_code = 75
 
 
 def join(
@@ -61,14 +67,15 @@ def join(
       coordinator: "host:port" of process 0, where it listens.
       processes: how many in all, at least 1; 1 stays alone wherever it is.
       process: which one this is, from 0.
-      seconds: how long to wait for the others.
+      seconds: how long to wait for the others. Who is missing after 5 s is printed.
 
-    Two processes that are given the same number cannot be noticed here: one of them joins, the
-    other waits in vain or JAX aborts it with a C++ stack trace.
+    From here on the death of a process ends all others within seconds, in a line and with exit code
+    75. Two that were given the same number end too, the second in a line.
 
     Raises:
-      InputError: only some of the three are given, they contradict one another, process 0 cannot
-        listen at the port, or the others did not come in time.
+      InputError: only some of the three are given, they contradict one another, or process 0 cannot
+        listen at the port.
+      NotTogether: the others did not come in time.
     """
     if _client() is not None:
         return
@@ -93,7 +100,6 @@ def join(
             f"the coordinator is {coordinator!r}: it must be HOST:PORT, the port 1 to 65535"
         )
     _initialize(coordinator or None, processes or found, process, seconds)
-    _tie()
     if not is_first():
         # The descriptor, not sys.stdout: C++ libraries print too.
         sys.stdout.flush()
@@ -209,8 +215,8 @@ def leave(message: object = None, exit_code: int = 0) -> None:
     Args:
       message: why this process ends before its time; the others then end with the same words at
         the next thing they agree on.
-      exit_code: with which the others end. Where they cannot be told, because they wait for this
-        one on the device, this one ends with it, and JAX ends them within its heartbeat of 100 s.
+      exit_code: with which the others end. Those that wait for this one on the device, and agree
+        on nothing, end by themselves within `LEAVE_SECONDS`.
 
     Raises:
       ElsewhereEnded: another one failed while this one waited.
@@ -222,6 +228,7 @@ def leave(message: object = None, exit_code: int = 0) -> None:
     if failure:
         if _lifelines is not None:
             _lifelines.fail(str(message), exit_code)
+            _end_after(LEAVE_SECONDS + 5, exit_code)  # process 0 may be dead, and answer nothing
         client.key_value_set(f"jaxssl/failed/{_index()}", json.dumps(failure), allow_overwrite=True)
     client.key_value_set(f"jaxssl/left/{_index()}", json.dumps(failure), allow_overwrite=True)
     try:
@@ -232,10 +239,17 @@ def leave(message: object = None, exit_code: int = 0) -> None:
                 raise ElsewhereEnded(*end)
         if _lifelines is not None:
             _lifelines.leave()
+            _end_after(LEAVE_SECONDS - 5, exit_code)  # before JAX's end aborts, which waits for all
     except TimeoutError:
         # JAX's own end would wait for them and then abort this process with a stack trace.
         sys.stderr.flush()
         os._exit(exit_code)
+
+
+def _end_after(seconds: float, exit_code: int) -> None:
+    timer = threading.Timer(seconds, os._exit, [exit_code])
+    timer.daemon = True
+    timer.start()
 
 
 def another_ended(seconds: float) -> bool:
@@ -246,64 +260,108 @@ def another_ended(seconds: float) -> bool:
     return _lifelines is not None and _lifelines.heard.wait(seconds)
 
 
-def _tie() -> None:
-    """Hold a connection to process 0, over which the death of a process is heard at once."""
-    global _lifelines
-    tied = lifelines.Lifelines(_index(), _other_ended)
-
-    def listen() -> list[Any]:
-        with contextlib.suppress(OSError):
-            return tied.listen()
-        return [0, ""]
-
-    port, password = from_first(listen)
-    if not is_first():
-        host = str(_distributed().coordinator_address).rpartition(":")[0].strip("[]")
-        with contextlib.suppress(OSError):  # a firewall: then JAX notices, after 100 s
-            tied.connect(host, port, password)
-    _lifelines = tied
-    _outlive_abort()
-    atexit.register(tied.leave)  # before JAX's own, which were registered earlier
-
-
-def _outlive_abort() -> None:
-    """Give `_other_ended` seconds to tell who died before JAX's own notice ends this process.
-
-    JAX aborts in a thread of C++ as soon as process 0 is gone, with pages of its own and exit code
-    134, and the callback that it has for this ends in a `bad_cast`. The handler of that signal is
-    the C library's `sleep`, called with the signal's number, 6; then the abort goes on.
-    """
-    library = ctypes.CDLL(None)
-    library.signal.argtypes = [ctypes.c_int, ctypes.c_void_p]
-    library.signal(int(signal.SIGABRT), ctypes.cast(library.sleep, ctypes.c_void_p))
-
-
 def _other_ended(process: int, what: str, exit_code: int) -> None:
     """End this process, in a thread: its main one may wait for the other on the device for ever."""
     if what.startswith("died"):
         text = f"process {process} {what}: the same command in all processes goes on from the last"
         text += " checkpoint"
     else:
-        time.sleep(LEAVE_SECONDS)  # where it agrees on something it hears by itself, and leaves
+        if _lifelines is not None:  # where it agrees on something it hears by itself, and leaves
+            time.sleep(LEAVE_SECONDS)
         text = f"process {process} ended: {what}"
     print(text, file=sys.stderr, flush=True)
-    time.sleep(1.0 if is_first() else 0.0)  # JAX aborts the others when process 0 is gone
     os._exit(exit_code)
 
 
 def _initialize(
     coordinator: str | None, processes: int, process: int | None, seconds: float
 ) -> None:
+    """Come together with the other processes, then start JAX's own service for them."""
+    global _lifelines
+    where, number = _place(coordinator, processes, process, seconds)
+    host, _, port = where.rpartition(":")
+    tied = lifelines.Lifelines(number, processes, _other_ended)
+    try:
+        if number == 0:
+            _listen(tied, os.environ.get("JAX_COORDINATOR_BIND_ADDRESS") or f":{port}")
+        else:
+            tied.connect(host.strip("[]"), int(port))
+        _wait_for_all(tied, f"{processes} at {where}", seconds)
+        if number:
+            where = f"127.0.0.1:{lifelines.relay(host.strip('[]'), int(port))}"
+        _start(where, processes, number, seconds)
+    except BaseException as error:
+        code = error.exit_code if isinstance(error, RunEnd) else 130
+        tied.fail(str(error) or "it was interrupted", code)
+        raise
+    _lifelines = tied
+    atexit.register(tied.leave)  # before JAX's own, which were registered earlier
+
+
+def _place(
+    coordinator: str | None, processes: int, process: int | None, seconds: float
+) -> tuple[str, int]:
+    """Return where process 0 listens and which one this is, from the cluster what is not given."""
+    if coordinator is None or process is None:
+        # Private, but it is what `jax.distributed.initialize()` does.
+        from jax._src.clusters import ClusterEnv
+
+        coordinator, _, process, _ = ClusterEnv.auto_detect_unset_distributed_params(
+            coordinator, processes, process, None, None, round(seconds)
+        )
+    return str(coordinator), int(process or 0)
+
+
+def _listen(tied: lifelines.Lifelines, where: str) -> None:
+    """Listen as process 0: JAX would crash on a port that is taken, or share it with a run."""
+    host, _, port = where.rpartition(":")
+    try:
+        tied.listen("" if host == "[::]" else host.strip("[]"), int(port))
+    except (OSError, ValueError) as error:
+        reason = os.strerror(error.errno or 0) if isinstance(error, OSError) else error
+        raise InputError(
+            f"the coordinator {where}: the port cannot be used ({reason}): choose another"
+        ) from None
+
+
+def _wait_for_all(tied: lifelines.Lifelines, of: str, seconds: float) -> None:
+    """Wait until all processes have come; say which is missing, after 5 s and in the end.
+
+    Raises:
+      NotTogether: One of them did not come.
+    """
+    begin, pause = time.monotonic(), min(SAY_SECONDS, seconds)
+    while not tied.together.wait(pause):
+        missing = tied.missing()
+        who = f"process {' and '.join(map(str, missing))}" if missing else "the others"
+        # Process 0 knows who is missing, and says so to those that it has heard of.
+        left = begin + seconds + (0 if missing else SAY_SECONDS) - time.monotonic()
+        if left <= 0:
+            reason = f" ({tied.reason})" if tied.reason and missing else ""
+            raise NotTogether(
+                f"{who} of {of} did not come within {seconds:g} s{reason}: start each with its own "
+                "number from 0, and see that this port can be reached"
+            )
+        if pause == SAY_SECONDS:
+            print(f"waiting for {who} of {of}, {left:.0f} s at most", flush=True)
+        pause = left
+
+
+def _start(where: str, processes: int, process: int, seconds: float) -> None:
+    """Start JAX's coordination service, or connect to it."""
     import jax
 
-    if process == 0 and coordinator and not os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
-        _check_port(coordinator)
+    # A proxy leads out of the network that the processes share; JAX only warns that it may hang.
+    names = (NO_PROXY, "no_proxy", "NO_PROXY")
+    direct = next((os.environ[name] for name in names if os.environ.get(name)), "")
+    os.environ[NO_PROXY] = f"{direct},{where.rpartition(':')[0]}".strip(",")
+    jax.config.update("jax_check_proxy_envs", False)
     failure: list[Exception] = []
 
     def start() -> None:
         try:
             jax.distributed.initialize(
-                coordinator,
+                where,
                 processes,
                 process,
                 # Its own limit aborts the process with a stack trace: never reached.
@@ -319,39 +377,18 @@ def _initialize(
     try:
         threading.Thread(target=start, daemon=True).start()
         ended.wait(seconds)
-        exit_code = InputError.exit_code
+        exit_code = NotTogether.exit_code
     finally:
         if not ended.is_set():
             # JAX would shut down what never started, and print pages about it.
             _distributed().client = None
             atexit.register(os._exit, exit_code)
-    where = f"the coordinator {coordinator}" if coordinator else "the coordinator of this cluster"
     if not ended.is_set():
-        raise InputError(
-            f"{where}: not all {processes} processes came together within {seconds:g} s. Start "
-            "each with its own number from 0, and see that process 0's port can be reached"
-        )
+        raise NotTogether(f"JAX's coordination service did not answer within {seconds:g} s")
     if failure:
         _distributed().client = None  # JAX sets it before it connects: nobody is there to be told
         reason = str(failure[0]).partition("\n")[0]
-        raise InputError(f"{where} cannot be used: {reason}") from failure[0]
-
-
-def _check_port(coordinator: str) -> None:
-    """Refuse a port on which another program listens: JAX would crash, or share it with a run."""
-    both = socket.has_dualstack_ipv6()
-    with socket.socket(socket.AF_INET6 if both else socket.AF_INET) as probe:
-        # As JAX's service binds, but for SO_REUSEPORT, with which two runs take the same one.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if both:
-            probe.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        try:
-            probe.bind(("", int(coordinator.rpartition(":")[2])))
-        except OSError as error:
-            raise InputError(
-                f"the coordinator {coordinator}: the port cannot be used ({error.strerror}): "
-                "choose another"
-            ) from None
+        raise InputError(f"JAX's coordination service failed: {reason}") from failure[0]
 
 
 def _from_environment(

@@ -75,7 +75,10 @@ OF = {
         ),
     },
     "2 or more": {"draws"},
-    "above 0": {"learning_rate", "evaluate_epochs", "save_minutes", "temperature", "scale"},
+    "above 0": {
+        *("learning_rate", "evaluate_epochs", "save_minutes", "temperature", "scale"),
+        "join_seconds",
+    },
     "0 to 1": {"min_score"},
     "above 0 and at most 1": {"label_fraction", "layer_decay"},
     "0 or more and below 1": {"warmup", "dropout"},

@@ -57,6 +57,9 @@ def test_an_untrained_networks_run_predicts_by_the_labels_that_label_wrote(
     table = LabelTable(run / "labels.csv", ids)
     table.assign(range(0, 20, 2), "dark")
     table.assign(range(1, 20, 2), "bright")
+    told = dataclasses.replace(config, labels_from=str(run / "labels.csv"))
+    with pytest.raises(InputError, match=r"names the run's own images and none of .*/new: leave"):
+        predict.main(told)
     predict.main(config)
     assert "labels: of the run's own 20 images" in capsys.readouterr().out
     (file,) = (run / "predictions").glob("*.csv")

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import fcntl
 import json
+import os
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, ClassVar
@@ -171,6 +172,9 @@ def test_bad_input_is_one_line(stub, tmp_path):
     assert "0 settings" in error_of(tmp_path, "--hidden", "4", "--learning-rate", "1")
     (tmp_path / "study.sqlite").write_text("no database " * 100)
     assert "is no Optuna study: " in error_of(tmp_path)
+    (tmp_path / "study.sqlite").unlink()
+    os.mkfifo(tmp_path / "study.sqlite")  # which would wait for a writer for ever
+    assert "is no Optuna study: it is no regular file" in error_of(tmp_path)
     (tmp_path / "study.sqlite").unlink()
     with open(tmp_path / ".lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

@@ -4,7 +4,9 @@ import socket
 import threading
 import time
 
-from jaxssl.training.lifelines import Lifelines
+import pytest
+
+from jaxssl.training.lifelines import Lifelines, relay
 
 
 class Heard:
@@ -18,15 +20,35 @@ class Heard:
         self.told.set()
 
 
+def strangers(port):
+    """Whoever is no process of the run is shown the door, with a reason where it may be one."""
+    for said, answer in (
+        (b"PRI * HTTP/2.0\r\n", b""),
+        (b"5\n", b""),
+        (b'{"ended": [2, "not yours to say", 0]}\n', b""),
+        (b'{"process": 9, "count": 3, "host": "x"}\n', b"another process is number 9 already"),
+        (b'{"process": 1, "count": 3, "host": "x"}\n', b"another process is number 1 already"),
+        (b'{"process": 2, "count": 2, "host": "x"}\n', b"it was told of 2 processes and process 0"),
+    ):
+        with socket.create_connection(("127.0.0.1", port)) as stranger:
+            stranger.sendall(said)
+            heard = stranger.makefile("rb").read()
+        assert answer in heard
+        assert bool(answer) == bool(heard)
+
+
 def three():
     heard = [Heard() for _ in range(3)]
-    lines = [Lifelines(i, heard[i]) for i in range(3)]
-    port, password = lines[0].listen("127.0.0.1")
-    for line in lines[1:]:
-        line.connect("127.0.0.1", port, password)
-    while len(lines[0]._peers) < 2:
+    lines = [Lifelines(i, 3, heard[i]) for i in range(3)]
+    port = lines[0].listen("127.0.0.1", 0)
+    lines[1].connect("127.0.0.1", port)
+    while lines[0].missing() != [2]:
         time.sleep(0.001)
-    return lines, heard, port
+    strangers(port)
+    lines[2].connect("127.0.0.1", port)
+    for line in lines:
+        assert line.together.wait(10)
+    return lines, heard
 
 
 def die(line):
@@ -37,7 +59,7 @@ def die(line):
 
 
 def test_a_dead_process_is_named_to_all_others():
-    lines, heard, _ = three()
+    lines, heard = three()
     die(lines[1])
     for i in (0, 2):
         assert heard[i].told.wait(10)
@@ -46,7 +68,7 @@ def test_a_dead_process_is_named_to_all_others():
 
 
 def test_the_death_of_the_first_is_heard_by_all():
-    lines, heard, _ = three()
+    lines, heard = three()
     die(lines[0])
     for i in (1, 2):
         assert heard[i].told.wait(10)
@@ -54,23 +76,52 @@ def test_the_death_of_the_first_is_heard_by_all():
 
 
 def test_a_failure_is_told_with_its_words_and_code():
-    lines, heard, _ = three()
+    lines, heard = three()
     lines[2].fail("the disk is full", 2)
     for i in (0, 1):
         assert heard[i].told.wait(10)
         assert heard[i].ends == [(2, "the disk is full", 2)]
 
 
-def test_who_leaves_is_not_dead_and_a_stranger_is_nobody():
-    lines, heard, port = three()
-    with socket.create_connection(("127.0.0.1", port)) as stranger:
-        stranger.sendall(b'{"process": 9, "host": "x", "password": "guess"}\n')
-        assert stranger.recv(1) == b""  # shown the door
+def test_who_leaves_is_not_dead():
+    lines, heard = three()
     lines[1].leave()
     die(lines[1])
     while len(lines[0]._peers) > 1:
-        pass
+        time.sleep(0.001)
     assert not heard[0].told.wait(0.1)
     lines[2].fail("told after", 3)
     assert heard[0].told.wait(10)
     assert heard[0].ends == [(2, "told after", 3)]
+
+
+def test_who_is_refused_ends_with_the_reason():
+    heard = [Heard() for _ in range(2)]
+    first, second = Lifelines(0, 3, heard[0]), Lifelines(1, 2, heard[1])
+    second.connect("127.0.0.1", first.listen("127.0.0.1", 0))
+    assert heard[1].told.wait(10)
+    assert heard[1].ends == [(0, "it was told of 2 processes and process 0 of 3", 2)]
+    assert first.missing() == [1, 2]
+    assert heard[0].ends == []
+    first.leave()
+
+
+def test_a_relay_waits_for_the_other_side_and_never_says_that_it_is_gone():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    near = socket.create_connection(("127.0.0.1", relay("127.0.0.1", port)))
+    near.settimeout(10)
+    near.sendall(b"before it listens")
+    with socket.create_server(("127.0.0.1", port)) as server:
+        far, _ = server.accept()
+    with far:
+        assert far.recv(100) == b"before it listens"
+        far.sendall(b"an answer")
+        assert near.recv(100) == b"an answer"
+    near.settimeout(0.1)
+    for _ in range(3):  # the second of these is answered by a reset
+        near.sendall(b"to nobody")
+        with pytest.raises(TimeoutError):
+            near.recv(1)
+    near.close()

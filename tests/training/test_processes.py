@@ -16,7 +16,7 @@ import jax
 import pytest
 
 from jaxssl.errors import InputError, RunEnd
-from jaxssl.training import processes
+from jaxssl.training import lifelines, processes
 
 SLURM = {
     "SLURM_JOB_ID": "70000",
@@ -87,33 +87,67 @@ def test_processes_are_found_where_they_are_meant(variables, given, expected, st
     assert [call[:3] for call in started] == ([] if expected is None else [expected])
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
 def test_a_port_that_is_taken_is_refused_before_jax_starts(monkeypatch):
     started = []
-    monkeypatch.setattr(jax.distributed, "initialize", lambda *_, **__: started.append(1))
+    monkeypatch.setattr(processes, "_start", lambda *call: started.append(call))
     with socket.socket() as other:
         other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)  # as another run's service
         other.bind(("127.0.0.1", 0))
         other.listen()
         where = f"127.0.0.1:{other.getsockname()[1]}"
         line = (
-            rf"the coordinator {where}: the port cannot be used \(Address already in use\): choose"
+            rf"the coordinator .*:{where[10:]}: the port cannot be used \(Address already in use\)"
         )
         with pytest.raises(InputError, match=line):
             processes.join(where, 2, 0)
     assert not started
-    processes.join(where, 2, 0)
-    assert started
+
+
+def test_who_is_missing_is_named_by_all(monkeypatch, capsys):
+    monkeypatch.setattr(processes, "SAY_SECONDS", 0.1)
+    where = f"127.0.0.1:{free_port()}"
+    line = f"process 0 of 3 at {where} did not come within 0.2 s (Connection refused): start each"
+    with pytest.raises(processes.NotTogether) as alone:
+        processes.join(where, 3, 1, seconds=0.2)
+    assert str(alone.value).startswith(line)
+    assert alone.value.exit_code == 75
+    told, heard = [], threading.Event()
+
+    def ended(*end):
+        told.append(end)
+        heard.set()
+
+    peer = lifelines.Lifelines(2, 3, ended)
+    peer.connect("127.0.0.1", int(where[10:]))
+    with pytest.raises(processes.NotTogether) as late:
+        processes.join(where, 3, 0, seconds=0.6)
+    line = f"process 1 of 3 at {where} did not come within 0.6 s: start each with its own number"
+    assert str(late.value).startswith(line)
+    assert f"waiting for process 1 of 3 at {where}, " in capsys.readouterr().out
+    assert heard.wait(10)
+    assert told == [(0, str(late.value), 75)]
 
 
 @pytest.mark.parametrize(
     ("what", "ending", "codes"),
-    [("interrupt", KeyboardInterrupt, [130]), ("late", InputError, [2]), ("fail", InputError, [])],
+    [
+        ("interrupt", KeyboardInterrupt, [130]),
+        ("late", processes.NotTogether, [75]),
+        ("fail", InputError, []),
+    ],
 )
 def test_who_never_joined_leaves_nothing_for_jax_to_end(what, ending, codes, monkeypatch):
     """JAX's client, which is set before it connects, aborts the process when asked to end."""
     found, go_on, exits = processes._distributed(), threading.Event(), []
     monkeypatch.setattr(found, "client", None)
     monkeypatch.setattr(processes.atexit, "register", lambda *call: exits.append(call))
+    monkeypatch.setenv(processes.NO_PROXY, "")
 
     def initialize(*_, **__):
         found.client = object()
@@ -128,12 +162,13 @@ def test_who_never_joined_leaves_nothing_for_jax_to_end(what, ending, codes, mon
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         with pytest.raises(ending) as error:
-            processes.join("a:1", 2, 1, seconds=0.05 if what == "late" else 20)
+            processes._start("a:1", 2, 1, 0.05 if what == "late" else 20)
     finally:
         signal.signal(signal.SIGINT, before)
     assert "\n" not in str(error.value)
     assert found.client is None
     assert exits == [(os._exit, code) for code in codes]
+    assert os.environ[processes.NO_PROXY] == "a"
     go_on.set()
 
 
@@ -234,22 +269,31 @@ def test_who_waits_hears_that_another_failed(together, failing, wait):
     assert ends[1 - failing].exit_code == 2
 
 
-ABORTED = """
-import ctypes, os, threading, time
+DYING = """
+import os, sys, time
 from jaxssl.training import processes
-processes._outlive_abort()
-def end():
-    time.sleep(0.3)
-    print("process 0 died", flush=True)
-    os._exit(75)
-threading.Thread(target=end).start()
-ctypes.CDLL(None).abort()  # without the lock of the interpreter, as in C++
+where, process = sys.argv[1], int(sys.argv[2])
+processes.join(where, 2, process)
+if process == 0:
+    os._exit(9)  # with the coordination service in it
+time.sleep(60)
 """
 
 
-def test_the_line_of_who_died_comes_before_jax_aborts():
-    """As JAX does in a thread of C++ at once when process 0 is gone; see scripts/torture.py."""
-    done = subprocess.run(
-        [sys.executable, "-c", ABORTED], capture_output=True, text=True, check=False
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (75, "process 0 died\n", "")
+def test_the_death_of_process_0_is_one_line():
+    """JAX aborts at once with pages of C++, were its connection not one to this process itself."""
+    where = f"127.0.0.1:{free_port()}"
+    both = [
+        subprocess.Popen(
+            [sys.executable, "-c", DYING, where, str(i)],
+            env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in (0, 1)
+    ]
+    said = [process.communicate() for process in both]
+    assert [process.returncode for process in both] == [9, 75]
+    line = "process 0 died: the same command in all processes goes on from the last checkpoint\n"
+    assert said == [("", ""), ("", line)]
