@@ -121,6 +121,8 @@ def normalized_conv(conv: nnx.Conv, norm: BatchNorm, x: jax.Array) -> jax.Array:
     """
     if not (type(norm) is BatchNorm and norm.frozen and type(conv) is nnx.Conv):
         return norm(conv(x))
+    assert norm.scale is not None  # BatchNorm here has both
+    assert norm.bias is not None
     factor = norm.scale[...] * lax.rsqrt(norm.var[...] + norm.epsilon)
     joined = nnx.clone(conv)
     joined.kernel = nnx.Param(conv.kernel[...] * factor.reshape(1, 1, 1, -1))
