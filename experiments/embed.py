@@ -19,7 +19,7 @@ from typing import Literal
 
 import tyro
 
-from experiments import cli, datasets, finished, frozen, newcomers, study
+from experiments import cli, datasets, finished, frozen, labelling, newcomers, study
 from experiments.config import AtLeast1, Devices, Reading
 from jaxssl import analysis, models, training
 from jaxssl.errors import InputError
@@ -56,7 +56,7 @@ def main(config: Embed) -> None:
 
     from jaxssl import embedding
 
-    images, report = run.open_images(config)
+    images, report = labelling.open_images(run, config)
     print(report)
     placement = training.data_placement(jax.device_count())
     step = run.step(config.checkpoint)

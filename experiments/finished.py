@@ -5,7 +5,6 @@ The one place that reads a run folder back into a model.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import shlex
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli, config, datasets
-from jaxssl import analysis, files, models, training
 from jaxssl import data as images_room
+from jaxssl import files, models, training
 from jaxssl.analysis import typed
 from jaxssl.errors import InputError
 
@@ -154,33 +153,6 @@ class Finished:
         told = {name: getattr(flags, name) for name in names}
         settings = dataclasses.replace(self.images, **told, seen=(), unseen=(), lookalikes=())
         return datasets.reading_of(settings)
-
-    def open_images(self, flags: Any) -> tuple[ImageSet, Any]:
-        """Read the images that a program's flags name, and report what was found.
-
-        Raises:
-          InputError: They cannot be read, or the table of labels is one of the run's own images.
-        """
-        try:
-            return images_room.open_images(flags.data_dir, self.reading(flags))
-        except InputError:
-            if self._own_images_in(flags.labels_from):
-                raise InputError(
-                    f"{flags.labels_from} names the run's own images and none of {flags.data_dir}: "
-                    "leave --labels-from out, then predict learns from the run's own labels and "
-                    f"from {self.folder / 'labels.csv'}; or name a table of the new images"
-                ) from None
-            raise
-
-    def _own_images_in(self, table: str) -> bool:
-        """Tell whether a table of labels names images that the run was judged on."""
-        from experiments import labelling
-
-        with contextlib.suppress(InputError):
-            sets = analysis.read_tables(self.folder, embeddings=["h"])["h"]
-            ids = [id_ for one in sets.values() for id_ in one.ids]
-            return Path(table).expanduser().is_file() and bool(labelling.rows_of(table, ids))
-        return False
 
     def read_other(self, data_dir: str) -> tuple[ImageSet, Any]:
         """Read other images as the run read its own; and report what was found."""

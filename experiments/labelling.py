@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -174,6 +175,35 @@ def _rows(path: str, ids: Sequence[str], reading: Reading) -> dict[int, str]:
     return found
 
 
+def open_images(run: Any, flags: Any) -> tuple[Any, Any]:
+    """Read the images that a program's flags name, for a run; and report what was found.
+
+    Raises:
+      InputError: They cannot be read, or the table of labels is one of the run's own images.
+    """
+    from jaxssl import data as images_room
+
+    try:
+        return images_room.open_images(flags.data_dir, run.reading(flags))
+    except InputError:
+        if _own_images_in(flags.labels_from, run.folder):
+            raise InputError(
+                f"{flags.labels_from} names the run's own images and none of {flags.data_dir}: "
+                "leave --labels-from out, then predict learns from the run's own labels and "
+                f"from {run.folder / 'labels.csv'}; or name a table of the new images"
+            ) from None
+        raise
+
+
+def _own_images_in(table: str, folder: Path) -> bool:
+    """Tell whether a table of labels names images that a run was judged on."""
+    with contextlib.suppress(InputError):
+        sets = analysis.read_tables(folder, embeddings=["h"])["h"]
+        ids = [id_ for one in sets.values() for id_ in one.ids]
+        return Path(table).expanduser().is_file() and bool(rows_of(table, ids))
+    return False
+
+
 def _embed(config: Labelling, run_dir: str) -> tuple[Embeddings, Mapping[str, str]]:
     """Embed other images by the run, with their labels and pictures."""
     from experiments import finished, newcomers, study
@@ -182,7 +212,7 @@ def _embed(config: Labelling, run_dir: str) -> tuple[Embeddings, Mapping[str, st
     study.start_devices(config)
     from jaxssl import embedding
 
-    images, report = run.open_images(config)
+    images, report = open_images(run, config)
     print(report)
     checkpoint = config.checkpoint
     vectors = embedding.embed(images, run_dir, checkpoint=checkpoint, method=config.method)

@@ -73,7 +73,7 @@ def main(config: Predict) -> None:
 
     from jaxssl import embedding
 
-    images, report = run.open_images(config)
+    images, report = labelling.open_images(run, config)
     print(report)
     placement = training.data_placement(jax.device_count())
     step = run.step(config.checkpoint)
