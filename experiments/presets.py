@@ -124,11 +124,11 @@ CIFAR100_CPU = CIFAR100 | {"encoder": "convnet", "epochs": 10}
 PRESETS = {
     "digits": DIGITS,
     "folder": FOLDER,
-    "folder-lite0": FOLDER_LITE0,
     "plankton": PLANKTON,
     "plankton-cpu": PLANKTON_CPU,
     "plankton-wide": PLANKTON_WIDE,
     "plankton-wide-cpu": PLANKTON_WIDE_CPU,
+    "folder-lite0": FOLDER_LITE0,
     "plankton-lite0": PLANKTON_LITE0,
     "plankton-lite0-cpu": PLANKTON_LITE0_CPU,
     "cifar10": CIFAR10,

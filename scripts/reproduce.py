@@ -89,11 +89,8 @@ _LITE0 = (
 _LITE0_TRAINED = dict.fromkeys(_WIDE, "")
 _LITE0_TRAINED["triplet"] = "--hard-negatives-from 1 --hard-positives-from 3"
 _SEARCHED = {
-    "simclr": (
-        *("", "--batch-norm adapted", "--freeze none", "--learning-rate .0003"),
-        *("--learning-rate .003", "--epochs 3"),
-    ),
-    "arcface": ("--kind cosface", "--kind cosface --batch-norm adapted"),
+    "simclr": ("", "--batch-norm adapted", "--freeze none", "--learning-rate .0003"),
+    "arcface": ("--kind cosface",),
 }
 _BENCH = {
     "analysis": "analysis.py --rounds 3 --limit-s 3600",
