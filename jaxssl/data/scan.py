@@ -36,7 +36,7 @@ from jaxssl.data.pixels import read_cached
 from jaxssl.data.source import Source, open_file, refuse_irregular
 from jaxssl.data.walk import ImageFile
 from jaxssl.errors import InputError
-from jaxssl.files import add_checksum, atomic, read_json, write_record
+from jaxssl.files import add_checksum, atomic, read_json, sweep, write_record
 from jaxssl.files import cache_dir as default_cache_dir
 
 # Up to this much the resized pixels are kept on disk and mapped into memory, and an epoch costs no
@@ -286,7 +286,8 @@ def _write_verdicts(
 
 
 def remove_stale(folder: Path, settings_key: str, packed: Path) -> None:
-    """Remove pixels of an older state of the same folder."""
+    """Remove pixels of an older state of the same folder, and what a killed scan left behind."""
+    sweep(folder)  # by `atomic` too, but once in a process
     for path in folder.glob(f"{settings_key}-*.npy"):
         if path != packed:
             path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import itertools
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -129,7 +130,9 @@ def test_who_is_missing_is_named_by_all(monkeypatch, capsys):
         processes.join(where, 3, 0, seconds=0.6)
     line = f"process 1 of 3 at {where} did not come within 0.6 s: start each with its own number"
     assert str(late.value).startswith(line)
-    assert f"waiting for process 1 of 3 at {where}, " in capsys.readouterr().out
+    # Process 2 may not have come yet where the machine is busy.
+    waiting = rf"waiting for process 1( and 2)? of 3 at {re.escape(where)}, "
+    assert re.search(waiting, capsys.readouterr().out)
     assert heard.wait(10)
     assert told == [(0, str(late.value), 75)]
 
