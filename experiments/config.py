@@ -392,6 +392,20 @@ def recipe(settings: dict[str, Any], kind: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if belongs.get(name, RECIPE).method}
 
 
+def check_ending(out: str, *endings: str) -> None:
+    """Refuse a file's name, before anything is computed, whose ending does not say what it is.
+
+    Args:
+      out: What --out names; "" for the default.
+      *endings: Those that are written.
+
+    Raises:
+      InputError: It has another.
+    """
+    if out and not out.lower().endswith(endings):
+        raise InputError(f"--out {out}: the file is written as {' or '.join(endings)}")
+
+
 def hash_of(settings: dict[str, Any]) -> str:
     """Name a recipe by twelve hex digits.
 

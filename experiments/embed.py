@@ -20,7 +20,7 @@ from typing import Literal
 import tyro
 
 from experiments import cli, datasets, finished, frozen, labelling, newcomers, study
-from experiments.config import AtLeast1, Devices, Reading
+from experiments.config import AtLeast1, Devices, Reading, check_ending
 from jaxssl import analysis, models, training
 from jaxssl.errors import InputError
 
@@ -51,6 +51,7 @@ def main(config: Embed) -> None:
     run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder, zip or table of images to embed")
+    check_ending(config.out, ".parquet", ".csv")
     study.start_devices(config)
     import jax
 

@@ -21,7 +21,7 @@ import numpy as np
 import tyro
 
 from experiments import cli, datasets, finished, labelling, newcomers, study
-from experiments.config import AtLeast1, Devices, Reading, Share0
+from experiments.config import AtLeast1, Devices, Reading, Share0, check_ending
 from jaxssl import analysis, models, training
 from jaxssl import data as images_room
 from jaxssl.analysis.tables import together
@@ -69,6 +69,7 @@ def main(config: Predict) -> None:
     run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder, zip or table of images to predict")
+    check_ending(config.out, ".csv", ".parquet", ".tsv")
     import jax
 
     from jaxssl import embedding

@@ -217,3 +217,16 @@ def test_every_flag_has_a_help_text():
     for kind in KINDS:
         texts = config.help_of(kind)
         assert not {f.name for f in dataclasses.fields(kind) if not texts.get(f.name)}
+
+
+@pytest.mark.parametrize("name", ["embed", "predict"])
+def test_a_file_of_another_ending_is_refused_before_any_work(name, monkeypatch):
+    program = importlib.import_module(f"experiments.{name}")
+    flags = {"embed": "Embed", "predict": "Predict"}[name]
+    monkeypatch.setattr(program.finished, "open", lambda *_, **__: None)
+    monkeypatch.setattr(program.study, "start_devices", lambda _: None)
+    asked = getattr(program, flags)(run_dir="run", data_dir="DIR", out="there/table.xlsx")
+    with pytest.raises(
+        InputError, match=r"--out there/table\.xlsx: the file is written as \.\w+ or"
+    ):
+        program.main(asked)
