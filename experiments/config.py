@@ -206,7 +206,7 @@ class Network:
     batch_norm: Literal["auto", "kept", "adapted"] = "auto"
     """kept: pretrained BatchNorm layers go on normalising by the statistics that they came with;
     adapted: by each batch's, as from random weights, in frozen blocks too; auto: kept with
-    --pretrained and in frozen blocks. Adapted cost ImageNet's Lite0 six points on plankton."""
+    --pretrained and in frozen blocks, where a step is quicker."""
     leaky_relu: bool = False
     """LeakyReLU (.01) before h, as in the later studies, for ReLU (the study's backbone)."""
     bfloat16: bool = False

@@ -60,9 +60,9 @@ def keep_statistics(module: Any) -> None:
     """Have BatchNorm (in place) normalise by its running statistics in training too.
 
     Its scales and offsets still learn; its running statistics stop moving. Pretrained weights were
-    learnt behind these statistics: on other images the statistics of a batch, or those that follow
-    them, can cost more than training wins back. EfficientNet-Lite0 on plankton loses 5 to 6 points
-    of kNN by 40 batches of new statistics alone (`python scripts/search_lite0.py`).
+    learnt behind these statistics: with those of other images alone, nothing trained, features are
+    worse at first (EfficientNet-Lite0 on plankton: five points of kNN after 40 batches), and short
+    training has to win that back. A step is quicker too.
 
     Args:
       module: any module of this package; a part of a model (`keep_statistics(encoder)`) as well.
