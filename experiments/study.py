@@ -122,6 +122,7 @@ def train(
     from jaxssl.training import processes
 
     settings, placement = run.config, run.placement
+    _check_encoding(settings, method)
     plan = watching.plan_of(settings, data, method)
     stream = functools.partial(
         images_room.train_stream,
@@ -219,6 +220,16 @@ class Embedded:
     tables: analysis.Tables
     facts: analysis.Facts
     propagate: bool = False
+
+
+def _check_encoding(settings: Any, method: training.Method) -> None:
+    """Refuse --beside-start where the method, one from outside it may be, does not heed it."""
+    asked = getattr(settings, "beside_start", False)
+    if asked and not isinstance(method.encoder(method.model), models.BesideStart):
+        raise InputError(
+            f"--beside-start: {method.name} does not say by `networks.encoding` which module "
+            "encodes; leave it off (--no-beside-start), which presets of Lite0 need too"
+        )
 
 
 def _was_given_weights(settings: Any) -> bool:

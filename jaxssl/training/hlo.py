@@ -12,19 +12,23 @@ _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
 _BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
 
 
-def communication(text: str) -> dict[str, tuple[int, int]]:
+def communication(text: str, *, strict: bool = False) -> dict[str, tuple[int, int]]:
     """Count what the devices tell one another in one run of a compiled program.
 
     Args:
       text: The optimised HLO, `compiled.as_text()`.
+      strict: Refuse a loop of which the program says nowhere how often it runs.
 
     Returns:
       Operation -> (how many, bytes of their results on one device). A loop's count as often as it
-      runs, once where the program says nowhere how often that is.
+      runs, once where that is not known.
+
+    Raises:
+      ValueError: As `strict` says.
     """
     computations, entry = _computations(text)
     known: dict[str, dict[str, tuple[int, int]]] = {}
-    channels: set[str] = set()
+    counted: set[tuple[str, str, int]] = set()
 
     def count(name: str) -> dict[str, tuple[int, int]]:
         if name in known:
@@ -42,27 +46,38 @@ def communication(text: str) -> dict[str, tuple[int, int]]:
             result, operation = said.groups()
             plain = operation.removesuffix("-start")
             if plain in OPERATIONS:
-                # One that runs beside others stands in each of the parts that it is cut into.
-                channel = re.search(r"channel_id=(\d+)", line)
-                if channel and channel[1] in channels:
+                # One that runs beside others stands in each of the parts that it is cut into. Its
+                # channel alone does not tell: on a CPU all those of a `shard_map` have the same.
+                which = _which(line)
+                if which in counted:
                     continue
-                if channel:
-                    channels.add(channel[1])
+                if which is not None:
+                    counted.add(which)
                 # A start's result holds what goes in too, but that of an all-reduce.
                 both = operation != plain and plain != "all-reduce"
                 add(plain, 1, _largest(result) if both else _bytes(result))
                 continue
-            times = _turns(computations, line) if operation == "while" else 1
+            turns = _turns(computations, line) if operation == "while" else 1
             called = re.findall(r"(?:body|to_apply|calls)=%?([\w.-]+)", line)
             for names in re.findall(r"branch_computations=\{(.*?)\}", line):
                 called += re.findall(r"%?([\w.-]+)", names)
             for inner in called:
                 for what, (number, size) in count(inner).items():
-                    add(what, times * number, times * size)
+                    if strict and turns is None:
+                        raise ValueError(
+                            f"{what} in a loop of unknown length: {line.strip()[:200]}"
+                        )
+                    add(what, (turns or 1) * number, (turns or 1) * size)
         known[name] = found
         return found
 
     return count(entry)
+
+
+def _which(line: str) -> tuple[str, str, int] | None:
+    """Tell an operation between devices from others: its name, its channel, its largest array."""
+    said = re.match(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z][a-z-]*)\(.*channel_id=(\d+)", line)
+    return (said[2].removesuffix("-start"), said[3], _largest(said[1])) if said else None
 
 
 def sent(found: Mapping[str, tuple[int, int]], devices: int) -> float:
@@ -118,7 +133,7 @@ def moved(text: str) -> float:
         called = re.findall(r"(?:body|to_apply|calls|branch_computations)=\{?(%[^},]*)", line)
         inner = [one for names in called for one in re.findall(r"%([\w.-]+)", names)]
         if operation == "while":
-            return _turns(computations, line) * sum(map(count, inner))
+            return (_turns(computations, line) or 1) * sum(map(count, inner))
         if operation in ("call", "conditional", "async-start"):
             return sum(map(count, inner))
         if operation in _FREE or operation.endswith("-done") or "ConcatBitcast" in line:
@@ -142,8 +157,8 @@ def moved(text: str) -> float:
     return count(entry)
 
 
-def _turns(computations: Mapping[str, list[str]], line: str) -> int:
-    """How often a loop runs; 1 where nothing says.
+def _turns(computations: Mapping[str, list[str]], line: str) -> int | None:
+    """How often a loop runs; None where nothing says.
 
     A TPU's programs leave the number out: it is what the loop's condition compares a counter with,
     which JAX's loops begin at 0.
@@ -154,7 +169,7 @@ def _turns(computations: Mapping[str, list[str]], line: str) -> int:
     inside = "\n".join(computations.get(condition[1], ())) if condition else ""
     limits = re.findall(r"%([\w.-]+) = s32\[\]\S* constant\((\d+)\)", inside)
     least = re.search(r"ROOT .* compare\(%[\w.-]+, %([\w.-]+)\), direction=LT", inside)
-    return next((int(n) for name, n in limits if least and name == least[1]), 1)
+    return next((int(n) for name, n in limits if least and name == least[1]), None)
 
 
 def _of_fusion(

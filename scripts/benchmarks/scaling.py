@@ -23,9 +23,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
-import re
 import subprocess
 import sys
 import tempfile
@@ -33,86 +31,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
-BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
-BYTES |= {"f32": 4, "s32": 4, "u32": 4, "f64": 8, "s64": 8, "u64": 8}
+from jaxssl.training.hlo import OPERATIONS, communication, sent
 
 # TPU v5e, the vendor's figures for one chip; not measured here.
 V5E = {"bf16_flops": 197e12, "hbm_bytes": 16e9, "hbm_bytes_s": 819e9, "ici_bytes_s": 1600e9 / 8}
-
-
-def communication(text: str) -> dict[str, tuple[int, int]]:
-    """Count operations and bytes of their results in one run of a compiled program.
-
-    Args:
-      text: the optimised HLO of the program, `compiled.as_text()`.
-
-    Returns:
-      {operation: (count, bytes)}; a loop's are counted as often as it runs.
-
-    Raises:
-      ValueError: an operation was split into a start and an end, as CPUs do not, or it stands in
-        a loop whose number of turns is not known.
-    """
-    computations, entry = {}, ""
-    for block in re.split(r"\n(?=\S)", text):
-        if head := re.match(r"(ENTRY )?%?([\w.-]+) .*\{$", block.split("\n")[0]):
-            computations[head[2]] = block.split("\n")[1:]
-            entry = head[2] if head[1] else entry
-
-    def count(name: str) -> dict[str, tuple[int, int]]:
-        found: dict[str, tuple[int, int]] = {}
-
-        def add(operation: str, number: int, size: int) -> None:
-            before = found.get(operation, (0, 0))
-            found[operation] = (before[0] + number, before[1] + size)
-
-        for line in computations[name]:
-            instruction = re.match(r"\s+(?:ROOT )?%?[\w.-]+ = (.*?) ([a-z-]+)\(", line)
-            if instruction is None:
-                continue
-            shape, operation = instruction.groups()
-            if operation in OPERATIONS:
-                add(operation, 1, _bytes(shape))
-            elif operation.removesuffix("-start") in OPERATIONS:
-                raise ValueError(f"{operation}: only programs for CPUs can be counted")
-            called = re.findall(r"(?:body|to_apply|calls)=%?([\w.-]+)", line)
-            called += re.findall(
-                r"%?([\w.-]+)", "".join(re.findall(r"branch_computations=\{(.*?)\}", line))
-            )
-            turns = re.search(r'"known_trip_count":\{"n":"(\d+)"\}', line)
-            for inner in called:
-                for what, (number, size) in count(inner).items():
-                    if operation == "while" and turns is None:
-                        raise ValueError(
-                            f"{what} in a loop of unknown length: {line.strip()[:200]}"
-                        )
-                    times = int(turns[1]) if operation == "while" and turns else 1
-                    add(what, times * number, times * size)
-        return found
-
-    return count(entry)
-
-
-def _bytes(shape: str) -> int:
-    """Count the bytes of a shape such as "f32[64,128]{1,0}" or a tuple of them."""
-    return sum(
-        BYTES[kind] * math.prod(int(side) for side in sides.split(",") if side)
-        for kind, sides in re.findall(r"(\w+)\[([\d,]*)\]", shape)
-    )
-
-
-def sent(found: Mapping[str, tuple[int, int]], devices: int) -> float:
-    """Count the bytes that one device sends, every operation going round a ring."""
-    share = (devices - 1) / devices
-    times = {
-        "all-reduce": 2 * share,
-        "all-gather": share,
-        "all-to-all": share,
-        "reduce-scatter": devices - 1.0,
-        "collective-permute": 1.0,
-    }
-    return sum(times[operation] * size for operation, (_, size) in found.items())
 
 
 def worker(options: argparse.Namespace) -> None:
@@ -151,7 +73,7 @@ def worker(options: argparse.Namespace) -> None:
         losses.append(float(metrics["loss"]))
     weights = [np.asarray(leaf).ravel() for leaf in jax.tree.leaves(state.params)]
     np.save(options.weights, np.concatenate(weights))
-    found = communication(text)
+    found = communication(text, strict=True)
     row = {"devices": placement.device_count, "losses": losses, "communication": found}
     print(json.dumps(row | {"sent_bytes": sent(found, placement.device_count)}))
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from experiments import datasets, describe, networks, rnn, softmax
+from experiments import datasets, describe, networks, rnn, softmax, study
 from jaxssl.errors import InputError
 from jaxssl.models import pretrained
 
@@ -76,6 +76,19 @@ def test_batchnorm_keeps_the_statistics_that_weights_came_with():
     for batch_norm, again in {"auto": "kept", "adapted": "adapted"}.items():
         assert changed(given, batch_norm=batch_norm).for_structure().batch_norm == again
     assert DIGITS.for_structure().batch_norm == "auto"
+
+
+def test_a_method_that_does_not_heed_beside_start_is_refused(monkeypatch):
+    outline = {"classes": ("a", "b"), "shape": (16, 16, 1), "steps_per_epoch": 2, "total_steps": 4}
+    asked = changed(DIGITS, beside_start=True)
+    data = datasets.of_outline(outline, asked)
+    heeded = nnx.eval_shape(lambda: softmax.make_method(asked, data).model)
+    assert type(heeded.joined).__name__ == "BesideStart"
+    monkeypatch.setattr(networks, "encoding", lambda *_: {})
+    method = softmax.make_method(asked, data)
+    study._check_encoding(changed(asked, beside_start=False), method)
+    with pytest.raises(InputError, match="--beside-start: Softmax does not say"):
+        study._check_encoding(asked, method)
 
 
 @pytest.fixture(scope="module")
