@@ -44,7 +44,7 @@ def pretrained(images, tmp_path_factory):
     folder = tmp_path_factory.mktemp("simclr") / "run"
     preset = simclr.PRESETS["cifar10"]
     assert (preset.encoder, preset.batch_size, preset.epochs) == ("resnet18", 512, 200)
-    small = SMALL | {"width": 2}
+    small = SMALL | {"encoder": "convnet"}
     simclr.main(dataclasses.replace(preset, data_dir=images, run_dir=str(folder), **small))
     return SimpleNamespace(folder=folder, images=images)
 
