@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -98,7 +99,7 @@ def colab_cells(kind: str) -> list[dict[str, Any]]:
 
 
 def execute_colab(
-    settings: dict[str, Any], tmp_path: Path, **environment: str
+    settings: dict[str, Any], tmp_path: Path, environment: Mapping[str, str] = os.environ
 ) -> subprocess.CompletedProcess[str]:
     """Run all code cells of Colab's notebook, with other settings, in a process of its own."""
     sources = []
@@ -130,9 +131,7 @@ def execute_colab(
     return subprocess.run(
         [sys.executable, "-c", script, file],
         cwd=ROOT,
-        env=os.environ
-        | {"JAX_PLATFORMS": "cpu", "PYTHONPATH": f"{STUBS}{os.pathsep}{ROOT}"}
-        | environment,
+        env={**environment, "PYTHONPATH": f"{STUBS}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
     )

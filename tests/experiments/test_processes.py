@@ -28,8 +28,6 @@ from .conftest import small, train
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.program
-# Compiled as the tests are, which they are compared with.
-AS_HERE = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 # Validated after every fourth step.
 CONFIG = small(simclr, steps=720, evaluate_epochs=0.33)
@@ -50,7 +48,7 @@ def two(tmp_path_factory):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
-    environment = os.environ | AS_HERE | {"XLA_FLAGS": flags}
+    environment = os.environ | {"XLA_FLAGS": flags}
     flags = [*FLAGS, "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
     # Only the first is told the folder: the second takes it from there.
     own = [["--run-dir", str(folder / "run")], []]
@@ -144,7 +142,7 @@ def test_two_processes_embed_images_in_their_order(tmp_path):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     flags = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
-    environment = os.environ | AS_HERE | {"XLA_FLAGS": flags}
+    environment = os.environ | {"XLA_FLAGS": flags}
     both = [
         subprocess.Popen(
             [sys.executable, "-c", EMBED, str(port), str(i), str(tmp_path / "h")],

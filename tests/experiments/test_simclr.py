@@ -63,7 +63,8 @@ def environment() -> dict[str, str]:
     flags = "--xla_force_host_platform_device_count=1"
     if version("jaxlib").startswith("0.10."):  # as in tests/conftest.py: the same code, sooner
         flags += " --xla_cpu_parallel_codegen_split_count=1"
-    return os.environ | {"XLA_FLAGS": flags, "PYTHONPATH": str(STUBS)}
+    optimised = {"XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "0"}
+    return os.environ | optimised | {"PYTHONPATH": str(STUBS)}
 
 
 @pytest.fixture(scope="module")
@@ -171,7 +172,7 @@ def test_stopped_killed_and_resumed_in_the_notebook_ends_bit_for_bit(one, tmp_pa
     code_of_kill = -signal.SIGKILL
     assert start_and_send(signal.SIGKILL, saved, *flags)[0] == code_of_kill
     settings = {"RUNS": str(tmp_path), "RUN": "run", "FLAGS": shlex.join(FLAGS)}
-    done = execute_colab(settings, tmp_path, XLA_FLAGS=environment()["XLA_FLAGS"])
+    done = execute_colab(settings, tmp_path, environment())
     assert not done.returncode, done.stdout[-2000:] + done.stderr[-2000:]
     assert "\ncpu; " in done.stdout  # the device was asked for its name
     page = folder / "report" / "index.html"
