@@ -233,19 +233,23 @@ def of_run(options: argparse.Namespace) -> None:
     from jaxssl.training import runs
 
     sets = read_tables(options.folder, embeddings=("h",))["h"]
-    unseen = sets["unseen"]
+    unseen, train = (
+        dataclasses.replace(table, vectors=table.vectors[:, : options.values])
+        for table in (sets["unseen"], sets["train"])
+    )
     rows = label_efficiency(
         unseen.vectors,
         unseen.labels,
         sizes=SIZES,
         draws=options.draws,
         classifiers=["svc", "linear", "knn", "spread", "propagated"],
-        graph=whitened_graph(unseen.vectors, sets["train"].vectors),
+        graph=whitened_graph(unseen.vectors, train.vectors),
     )
     for row in rows:
         print(f"{row['classifier']:10} {row['labels']:5} {row['mean']:.3f}", flush=True)
     record = files.read_record(options.folder)
     log = runs.provenance() | {"run": record, "views": unseen.metadata.get("views", 1)}
+    log["values"] = unseen.vectors.shape[1]
     log["retrieval"] = retrieval(unseen.vectors, unseen.labels, metric="angular")
     files.write_json(options.json, log | {"label_efficiency": rows})
 
@@ -273,6 +277,9 @@ def main() -> None:
     judging = commands.add_parser("run")
     judging.add_argument("folder", type=Path)
     judging.add_argument("--draws", type=int, default=5)
+    judging.add_argument(
+        "--values", type=int, help="the first so many of h: where its start is beside it, the half"
+    )
     judging.add_argument("--json", type=Path, required=True)
     judging.set_defaults(run=of_run)
     options = parser.parse_args()
