@@ -98,12 +98,12 @@ def print_label_efficiency(runs: list[Results]) -> None:
             cells = [_mean_and_spread([scores[n] for scores in found]) for n in columns]
             print(f"| {name} | {kind} | {title} | {' | '.join(cells)} |")
     print_geometry(runs)
-    for what, found in (
+    for what, shares in (
         ("kNN on h", [run.knn_accuracy for run in runs]),
         ("the method's own classifier", [own_accuracy(run) for run in runs]),
     ):
-        if None not in found:
-            print(f"\n{what}, the seen classes' test images: {_mean_and_spread(found)}")
+        if None not in shares:
+            print(f"\n{what}, the seen classes' test images: {_mean_and_spread(shares)}")
     seconds = [run.wall_seconds["training"] for run in runs if "training" in run.wall_seconds]
     print(f"\nseconds of training: {', '.join(f'{value:.0f}' for value in seconds)}")
 
