@@ -273,7 +273,8 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
         "views": settings.average_views,
     }
     begin = time.monotonic()
-    number = sum(len(x) for x in wanted["h"][1].values())
+    # Without labels, those that validate are among those that train.
+    number = len({name for x in wanted["h"][1].values() for name in x.ids})
     print(f"embedding {number:,} images ...", flush=True)
     output = models.average_views(method.encode, settings.average_views)
     encode = embedding.compile_output(method.model, output, placement)

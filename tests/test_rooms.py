@@ -247,3 +247,37 @@ def test_report_and_compare_need_no_jax():
     code = "from experiments import compare, report, study\nfrom jaxssl import analysis\n"
     code += "analysis.read_run, analysis.write_report, analysis.analyse, analysis.write_comparison"
     assert not loaded_by(code) & {"jax", "umap", "numba"}
+
+
+def test_a_room_is_loaded_once_whichever_way_it_is_asked_for():
+    """Its menu, then a module of it, before anything of the menu was used."""
+    code = """
+from jaxssl import models
+from jaxssl.models.freezing import Frozen
+assert models.Frozen is Frozen
+from jaxssl import augment
+assert "views" in dir(augment)
+import threading
+from jaxssl import training
+found = []
+threads = [threading.Thread(target=lambda: found.append(training.fit)) for _ in range(8)]
+[thread.start() for thread in threads], [thread.join() for thread in threads]
+assert found == [training.fit] * 8
+"""
+    assert "flax" in loaded_by(code)
+
+
+def test_a_room_that_cannot_be_loaded_says_why_each_time():
+    code = """
+import sys
+sys.modules["optax"] = None
+from jaxssl import training
+for _ in range(2):
+    try:
+        training.fit
+    except ModuleNotFoundError as error:
+        assert "optax" in str(error)
+    else:
+        raise SystemExit(1)
+"""
+    loaded_by(code)
