@@ -192,7 +192,10 @@ def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def drawn(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Let hypothesis draw files for every reader of foreign bytes, a minute each."""
+    """Let hypothesis draw files for every reader of foreign bytes.
+
+    `--seconds`, of the processor, are shared by the readers; a minute each where it is not given.
+    """
     import _fuzz
 
     return _fuzz.fuzz(options.seconds or 60 * len(_fuzz.TARGETS), drawn=True)
