@@ -3,6 +3,7 @@
 `python scripts/torture.py damage --count 200`
 `python scripts/torture.py fuzz --seconds 300`
 `python scripts/torture.py kill --count 40`
+`python scripts/torture.py programs --count 6`
 `python scripts/torture.py disk`, `readonly`, `devices`, or `all`
 
 Each part trains a small run on scikit-learn's digits in a temporary folder (about a minute), and
@@ -229,6 +230,20 @@ def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return found | {"processes": options.processes}
 
 
+def programs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Kill the programs that read a run, or search, and give their commands again."""
+    import _programs
+
+    _forked.warm()
+    return _programs.torture(
+        folder,
+        [*SMALL],
+        kills=options.count or 6,
+        seconds=options.seconds or 1e9,
+        seed=options.seed,
+    )
+
+
 def interrupt(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Send a run Ctrl-C or SIGTERM, and again while it leaves."""
     import _leaving
@@ -445,6 +460,7 @@ PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "fuzz": fuzz,
     "drawn": drawn,
     "kill": kill,
+    "programs": programs,
     "interrupt": interrupt,
     "peers": peers,
     "disk": disk,
