@@ -169,7 +169,8 @@ class Killed:
     ):
         self.folder, self.name, self.chance = folder, name, chance
         self._program, self._arguments = program, arguments
-        self.where, self.faults = Counter[str](), []
+        self.where, self.faults = Counter[str](), list[str]()
+        self.writes, self.seconds = 0, 0.0  # of the program that is left alone
 
     def start(self, last: int = 0) -> Forked:
         """Start the program."""
@@ -260,24 +261,23 @@ def torture(
 
     prepare(folder, flags)
     chance, begin = random.Random(seed), time.monotonic()
-    programs: dict[str, dict[str, int]] = {}
+    victims: list[Killed | Labelled] = [Labelled(folder, chance)]
     faults: list[str] = []
     for name, (program, arguments) in commands(folder / "work", flags).items():
-        if time.monotonic() - begin > seconds:
-            break
         one = Killed(folder, name, program, arguments, chance)
         if one.left_alone():
-            for i in range(kills):
-                if time.monotonic() - begin < seconds:
-                    one.kill("a write" if i % 3 < 2 else "any")
-        programs[name], faults = dict(one.where), faults + one.faults
-        print(f"{name}: {programs[name]}; {len(faults)} faults", flush=True)
-    labelling = Labelled(folder, chance)
-    for i in range(kills):
-        if time.monotonic() - begin < seconds:
-            labelling.kill("a write" if i % 3 < 2 else "any")
-    programs["label"] = dict(labelling.where)
-    return {"programs": programs, "faults": faults + labelling.faults}
+            victims.append(one)
+        faults += one.faults
+        one.faults = []
+        print(f"{name}: {one.writes} writes, {one.seconds:.0f} s; {len(faults)} faults", flush=True)
+    for i in range(kills):  # each once before any twice: the seconds may not reach to the end
+        for victim in victims:
+            if time.monotonic() - begin < seconds:
+                victim.kill("a write" if i % 3 < 2 else "any")
+        done = sum(sum(victim.where.values()) for victim in victims)
+        print(f"round {i + 1}: {done} kills", flush=True)
+    programs = {victim.name: dict(victim.where) for victim in victims}
+    return {"programs": programs, "faults": sum((victim.faults for victim in victims), faults)}
 
 
 class Labelled:
@@ -287,6 +287,8 @@ class Labelled:
       folder: With `before`.
       chance: Of the moments.
     """
+
+    name = "label"
 
     def __init__(self, folder: Path, chance: random.Random):
         self.folder, self.chance = folder, chance
