@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import re
 import resource
 import signal
 import sys
@@ -19,6 +20,7 @@ import weakref
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+_SLOW = re.compile(r"E\d+ [\d:.]+ +\d+ slow_operation_alarm\.cc:\d+\].*\n\n?\*+\n.*\n\*+\n")
 
 
 def warm() -> None:
@@ -88,8 +90,8 @@ class Forked:
 
     @property
     def err(self) -> str:
-        """What it said of faults so far."""
-        return _text(self._paths[1])
+        """What it said of faults so far, without XLA's five lines of a compilation of 2 minutes."""
+        return _SLOW.sub("", _text(self._paths[1]))
 
     def poll(self) -> int | None:
         """Return its exit code, or less the number of the signal; None while it runs."""
