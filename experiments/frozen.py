@@ -14,6 +14,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
+import tyro
+
 from experiments import cli, networks, presets, study
 from experiments.config import Defaults, Devices, Images, Judging, Network, Place
 from jaxssl import models, training
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 class Frozen(Defaults, Devices, Judging, Place, Images, Network):
     """The flags of a network that is not trained."""
 
+    views: tyro.conf.Suppress[Any] = "none"
+
     @property
     def title(self) -> str:
         """Return the network's name."""
@@ -38,7 +42,12 @@ class Frozen(Defaults, Devices, Judging, Place, Images, Network):
 
 
 PRESETS = presets.of(
-    Frozen, image_size=128, color="rgb", encoder="efficientnet_lite0", pretrained="auto"
+    Frozen,
+    image_size=128,
+    color="rgb",
+    encoder="efficientnet_lite0",
+    pretrained="auto",
+    views="none",
 )
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from experiments import config
 from jaxssl import models, training
 
 if TYPE_CHECKING:
-    from experiments import config
     from experiments.datasets import Data
 
 
@@ -28,21 +28,29 @@ def make_encoder(settings: Any) -> tuple[Any, str, models.Rngs]:
         dtype=dtype(settings),
         rngs=rngs,
     )
-    start, frozen = "random weights; no --pretrained file given", settings.frozen_until
+    start = "random weights; no --pretrained file given"
     if settings.pretrained:
         start = str(models.load_pretrained(encoder, settings.pretrained))
+    if isinstance(settings, config.TrainedNetwork):
+        start += _hold(encoder, settings)
+    return encoder, start, rngs
+
+
+def _hold(encoder: Any, settings: config.TrainedNetwork) -> str:
+    """Hold what does not learn; return that in words."""
+    said, frozen = "", settings.frozen_until
     trunk, adapt = getattr(encoder, "trunk", encoder), settings.batch_norm == "adapted"
     if settings.keeps_statistics:
         models.keep_statistics(trunk)
-        start += "; BatchNorm keeps its statistics" if settings.pretrained else ""
+        said = "; BatchNorm keeps its statistics" * bool(settings.pretrained)
     if frozen == "trunk":
         models.freeze(trunk, adapt_statistics=adapt)
-        start += "; its trunk is frozen"
-    elif frozen != "none":
+        return f"{said}; its trunk is frozen"
+    if frozen != "none":
         until = int(frozen) if frozen.lstrip("-").isdecimal() else frozen
         models.freeze(encoder, until=until, adapt_statistics=adapt)
-        start += f"; its blocks up to {frozen} are frozen"
-    return encoder, start, rngs
+        return f"{said}; its blocks up to {frozen} are frozen"
+    return said
 
 
 def encoding(settings: config.Optimization, model: Any) -> dict[str, Any]:

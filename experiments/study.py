@@ -253,7 +253,8 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
 
     settings, placement, method = run.config, run.placement, trained.method
     judged = {name: x for name, x in {"test": data.test, **data.unseen}.items() if len(x)}
-    judge, other = settings.judge, "last" if settings.judge == "best" else "best"
+    judge = settings.judge if isinstance(settings, config.Training) else "best"
+    other = "last" if judge == "best" else "best"
     began, start = trained.untrained, "untrained"
     if began is None:
         began = placement.replicate(training.create_state(method))

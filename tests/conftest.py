@@ -14,9 +14,6 @@ os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
-        # Where most optimisations are not disabled, below.
-        "--xla_backend_optimization_level=1",
-        "--xla_llvm_disable_expensive_passes=true",
         # Fusions as plain loops: a training step compiles in 1.1 s where it takes 4.3. And one
         # module for LLVM, not up to 32 that are compiled beside one another: two cores have two
         # workers to do. XLA ends a process over a flag that it does not know.
@@ -25,31 +22,28 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 )
 os.environ.setdefault("MPLBACKEND", "Agg")
-# However small a program is: most are, and there are thousands. Programs that tests start in
-# processes of their own hear it too.
+# Most of the tests' time is compilation, and optimised code would run for microseconds; programs
+# that tests start in processes of their own hear it too. One part is compiled as users' programs
+# are: the processes of tests/experiments/test_simclr.py.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+# However small a program is: most are, and there are thousands.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
-# Most of the tests' time is compilation, and optimised code would run for microseconds. One part
-# is compiled as users' programs are: tests/experiments/test_simclr.py, in a process of its own.
-jax.config.update("jax_disable_most_optimizations", True)
-
 
 DEVICES, DEVICE_COUNT = jax.devices, jax.device_count
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item):
-    """Compile for what a test is about: the markers `optimised` and `one_device`.
+    """Give a test that is marked `one_device` the first of the eight alone.
 
-    Most tests wait for the compiler; those that embed much, for what it made. Programs of eight
-    devices take twice the time of one device's to trace, load and run, on two cores.
+    Programs of eight devices take twice the time of one device's to trace, load and run, on two
+    cores.
     """
-    optimised = item.get_closest_marker("optimised") is not None
-    jax.config.update("jax_disable_most_optimizations", not optimised)
     one = item.get_closest_marker("one_device") is not None
     jax.devices = (lambda *backend: DEVICES(*backend)[:1]) if one else DEVICES
     jax.device_count = (lambda *backend: 1) if one else DEVICE_COUNT

@@ -256,7 +256,6 @@ class Moments(nnx.Module):
 
 
 @real
-@pytest.mark.optimised
 def test_the_embedder_passes_the_checks_of_scikit_learn():
     done = check_estimator(JaxsslEmbedder(Moments()), on_skip=None)
     assert sum(one["status"] == "passed" for one in done) > 40

@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import importlib.util
+import json
+import os
 import re
 import signal
+import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -27,6 +33,7 @@ SMALL = {
 }
 
 
+ROOT = Path(__file__).parents[2]
 STUBS = Path(__file__).parents[1] / "stubs"  # on the PYTHONPATH of a program: no umap-learn
 
 
@@ -63,7 +70,7 @@ def numbers(rows: list[dict[str, Any]], split: str | None = None) -> list[dict[s
     ]
 
 
-NOTEBOOKS = Path(__file__).parents[2] / "docs" / "notebooks"
+NOTEBOOKS = ROOT / "docs" / "notebooks"
 
 
 def run_notebook(name: str, **settings: Any) -> dict[str, Any]:
@@ -83,6 +90,51 @@ def run_notebook(name: str, **settings: Any) -> dict[str, Any]:
     module = ModuleType(name)
     exec(compile("".join(told), f"{name}.py", "exec"), vars(module))
     return vars(module)
+
+
+def colab_cells(kind: str) -> list[dict[str, Any]]:
+    """Cells of Colab's notebook, "code" or "markdown"."""
+    book = json.loads((ROOT / "experiments" / "colab.ipynb").read_text(encoding="utf-8"))
+    return [cell for cell in book["cells"] if cell["cell_type"] == kind]
+
+
+def execute_colab(
+    settings: dict[str, Any], tmp_path: Path, environment: Mapping[str, str] = os.environ
+) -> subprocess.CompletedProcess[str]:
+    """Run all code cells of Colab's notebook, with other settings, in a process of its own."""
+    sources = []
+    for cell in colab_cells("code"):
+        source = "".join(cell["source"])
+        if "parameters" in cell["metadata"].get("tags", ()):
+            source += "\n" + "\n".join(f"{name} = {value!r}" for name, value in settings.items())
+        sources.append(source)
+    if importlib.util.find_spec("nbclient"):
+        script = (
+            "import json, sys, nbformat, nbclient\n"
+            "book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)"
+            " for source in json.load(open(sys.argv[1]))])\n"
+            "book = nbclient.NotebookClient(book, timeout=600).execute()\n"
+            "for cell in book.cells:\n"
+            "    for output in cell.outputs:\n"
+            "        print(output.get('text', ''), end='')\n"
+            "        print('iframe' if 'iframe' in str(output.get('data', '')) else '')\n"
+        )
+    else:
+        script = (
+            "import json, sys\n"
+            "names = {'__name__': '__main__'}\n"
+            "for source in json.load(open(sys.argv[1])):\n"
+            "    exec(compile(source, 'cell', 'exec'), names)\n"
+        )
+    file = tmp_path / "cells.json"
+    file.write_text(json.dumps(sources))
+    return subprocess.run(
+        [sys.executable, "-c", script, file],
+        cwd=ROOT,
+        env={**environment, "PYTHONPATH": f"{STUBS}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+    )
 
 
 @pytest.fixture

@@ -40,11 +40,11 @@ def images(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def pretrained(images, tmp_path_factory):
-    """`--preset cifar10`, the README's but for the size: ResNet-18, LARS, resident images."""
+    """`--preset cifar10` but for its size: LARS, resident images, a convnet for the ResNet."""
     folder = tmp_path_factory.mktemp("simclr") / "run"
     preset = simclr.PRESETS["cifar10"]
     assert (preset.encoder, preset.batch_size, preset.epochs) == ("resnet18", 512, 200)
-    small = SMALL | {"width": 2}
+    small = SMALL | {"encoder": "convnet"}
     simclr.main(dataclasses.replace(preset, data_dir=images, run_dir=str(folder), **small))
     return SimpleNamespace(folder=folder, images=images)
 

@@ -232,7 +232,7 @@ def test_what_cannot_be_evaluated_is_one_line(run, tmp_path):
 # Fine-tuning.
 
 
-def tune(run, folder, **changes) -> SimpleNamespace:
+def tune(run, folder, *, embed=False, **changes) -> SimpleNamespace:
     """A fine-tuning of a few steps, up to its embedding: its states, rows, what was streamed."""
     settings = {"checkpoint": "4", "label_fraction": 0.3, "batch_size": 32, "log_every": 1}
     settings |= {"evaluate_epochs": 0.25, "augment": False, "run_dir": str(folder)} | changes
@@ -249,7 +249,7 @@ def tune(run, folder, **changes) -> SimpleNamespace:
             data = study.load(opened)
             method = finetune.make_method(config, data)
             trained = study.train(opened, data, method)
-            embedded = study.embed(opened, data, trained)
+            embedded = study.embed(opened, data, trained) if embed else None
     return SimpleNamespace(
         method=method,
         data=data,
@@ -264,7 +264,7 @@ def tune(run, folder, **changes) -> SimpleNamespace:
 @pytest.fixture(scope="module")
 def whole(run, tmp_path_factory):
     """End to end, four steps without a stop."""
-    return tune(run, tmp_path_factory.mktemp("whole") / "run", steps=4)
+    return tune(run, tmp_path_factory.mktemp("whole") / "run", embed=True, steps=4)
 
 
 def test_it_starts_from_the_checkpoint_and_all_of_it_learns_though_the_run_froze_it(run, whole):

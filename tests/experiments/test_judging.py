@@ -17,7 +17,7 @@ from jaxssl import embedding, files, training
 
 from .conftest import numbers, small, train
 
-pytestmark = [pytest.mark.program, pytest.mark.optimised, pytest.mark.one_device]
+pytestmark = [pytest.mark.program, pytest.mark.one_device]
 
 # Of validations after steps 2, 4 and 6 the second is the best: it is not the last.
 ACCURACY = {2: 0.5, 4: 0.9, 6: 0.7}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -9,10 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, simclr
-from jaxssl import analysis, files
-
-from .conftest import train
+from experiments import cli, folders, simclr
+from jaxssl import analysis, files, training
 
 DATA = Path(os.environ.get("JAXSSL_DATA", "absent"))
 SCRIPT = DATA.parent / "cases" / "layouts.py"
@@ -63,9 +63,37 @@ def layouts(tmp_path_factory):
     return images
 
 
+class Reached(Exception):
+    """A run is where its images only have to be learnt from."""
+
+
+@pytest.fixture
+def only_to_training(monkeypatch):
+    """`with only_to_training() as batches:` the program stops at its first batch, not compiled."""
+    picture = folders.save_what_goes_in
+
+    @contextlib.contextmanager
+    def stopping():
+        batches = []
+
+        def fit(state, work, **options):
+            batches.append(next(iter(work.stream(0))))
+            raise Reached
+
+        monkeypatch.setattr(training, "fit", fit)
+        without_views = lambda path, data, seed: picture(  # noqa: E731
+            path, dataclasses.replace(data, recipe=None), seed
+        )
+        monkeypatch.setattr(folders, "save_what_goes_in", without_views)
+        with pytest.raises(Reached):
+            yield batches
+
+    return stopping
+
+
 @pytest.mark.parametrize("name", LAYOUTS)
-def test_the_first_command_works(name, layouts, tmp_path, capsys, monkeypatch):
-    """Reading, training and, of two, the report; what follows the training is the same for all."""
+def test_the_first_command_works(name, layouts, only_to_training, tmp_path, capsys, monkeypatch):
+    """Two of them to the report, the others to their first batch: what follows is the same."""
     monkeypatch.setattr(analysis, "with_map", lambda tables: tables, raising=False)
     flags, said = LAYOUTS[name]
     folder = layouts / name.split()[0]
@@ -75,12 +103,16 @@ def test_the_first_command_works(name, layouts, tmp_path, capsys, monkeypatch):
     if name in ("flat", "classes"):
         simclr.main(settings)
         assert (tmp_path / "run" / "report" / "index.html").is_file()
+        assert (tmp_path / "run" / "checkpoints" / "2" / "MANIFEST.json").is_file()
     else:
-        train(simclr, settings)
+        with only_to_training() as batches:
+            simclr.main(settings)
+        (batch,) = batches
+        assert batch["image"].shape == (8, 16, 16, 1)
+        assert batch["image"].std() > 0
     assert (tmp_path / "run" / "report" / "crop.png").is_file() == ("--crop-bottom" in flags)
     out = capsys.readouterr().out
     first = "\n".join(out.splitlines()[:10])
     for words in said:
         assert words in first
     assert files.read_record(tmp_path / "run")["dataset"] == "folder"
-    assert (tmp_path / "run" / "checkpoints" / "2" / "MANIFEST.json").is_file()

@@ -18,7 +18,7 @@ from jaxssl.files import read_record
 from .conftest import numbers, run_notebook, small, train
 
 BYOL = str(Path(__file__).parents[1] / "outside" / "byol.py")
-pytestmark = [pytest.mark.program, pytest.mark.optimised, pytest.mark.one_device]
+pytestmark = [pytest.mark.program, pytest.mark.one_device]
 
 
 @pytest.fixture(scope="module")

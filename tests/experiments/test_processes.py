@@ -27,8 +27,7 @@ from jaxssl.training.checkpoint import damage
 from .conftest import small, train
 
 ROOT = Path(__file__).parents[2]
-# As the processes that it is compared with.
-pytestmark = [pytest.mark.program, pytest.mark.optimised]
+pytestmark = pytest.mark.program
 
 # Validated after every fourth step.
 CONFIG = small(simclr, steps=720, evaluate_epochs=0.33)
@@ -48,9 +47,8 @@ def two(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1"),
-    }
+    flags = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
+    environment = os.environ | {"XLA_FLAGS": flags}
     flags = [*FLAGS, "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
     # Only the first is told the folder: the second takes it from there.
     own = [["--run-dir", str(folder / "run")], []]
@@ -143,9 +141,8 @@ def test_two_processes_embed_images_in_their_order(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
-        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=2"),
-    }
+    flags = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
+    environment = os.environ | {"XLA_FLAGS": flags}
     both = [
         subprocess.Popen(
             [sys.executable, "-c", EMBED, str(port), str(i), str(tmp_path / "h")],

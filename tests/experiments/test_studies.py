@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -132,16 +133,35 @@ def first_loss(name: str, run) -> float:
 
 
 # On eight devices the one whose classes they share; SimCLR is in test_simclr, and mining in losses.
-EIGHT = ("arcface",)
-ONCE = [
-    pytest.param(name, marks=[] if name in EIGHT else pytest.mark.one_device) for name in PROGRAMS
-]
-
-
-@pytest.mark.parametrize("name", ONCE)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "arcface",
+        pytest.param("softmax", marks=pytest.mark.one_device),
+        pytest.param("rnn", marks=pytest.mark.one_device),
+    ],
+)
 def test_the_first_loss_is_the_formula(name, whole):
     run = whole(name)
     assert numbers(run.rows, "train")[0]["loss"] == pytest.approx(first_loss(name, run), rel=1e-3)
+
+
+@pytest.mark.one_device
+@pytest.mark.parametrize("name", ["supcon", "cosface"])
+def test_the_loss_of_the_first_batch_is_the_formula(name, tmp_path):
+    """Of the method itself: the loop, which calls it, is the same as above."""
+    config = config_of(name, steps=4, run_dir=str(tmp_path / "run"))
+    with study.open(config) as run:
+        data = study.load(run)
+    method = PROGRAMS[name].make_method(config, data)
+    batch = next(iter(train_stream(data.train, batch_size=config.batch_size, seed=config.seed)))
+    key = jax.random.fold_in(jax.random.key(config.seed), 0)
+    model = nnx.view(method.model, use_running_average=False, raise_if_not_found=False)
+    loss, _ = nnx.jit(lambda model, batch: method.loss(model, batch, key, 0))(
+        nnx.clone(model), batch
+    )
+    made = SimpleNamespace(config=config, data=data, method=method)
+    assert loss == pytest.approx(first_loss(name, made), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["softmax", "arcface", "rnn"])
@@ -187,9 +207,11 @@ def test_the_curriculum_switches_without_a_trace(tmp_path, monkeypatch):
 
     monkeypatch.setattr(losses, "triplet_loss_and_stats", counted)
     folder = str(tmp_path / "run")
-    train(triplet, config_of("triplet", steps=4, evaluate_epochs=2.0, run_dir=folder))
+    run = train(triplet, config_of("triplet", steps=4, evaluate_epochs=2.0, run_dir=folder))
     jax.effects_barrier()
     assert hard_negatives == [False, False, True, True]
+    formula = first_loss("triplet", run)
+    assert numbers(run.rows, "train")[0]["loss"] == pytest.approx(formula, rel=1e-3)
     assert len(traced) == 2  # once in training, once in validation
     assert traced[1] == "hard"
 
