@@ -32,12 +32,14 @@ from _kills import TRACE, Session
 from jaxssl.files import cache_dir, read_record, write_record
 
 # What a clock has in it: names in JSON, and what a page or a log says of time.
-CLOCKS = {"time", "started", "wall_seconds", "seconds", "images_per_second", "sha256", "crc"}
+CLOCKS = {"time", "started", "images_per_second", "input_wait", "sha256", "crc"}
 CLOCK = re.compile(rb"\d{4}-\d\d-\d\d[T ]\d\d:\d\d[^\"<]*|\d+(\.\d+)? (s|ms|min)\b")
-# Logs and databases that grow, checkpoints (which are manifests' own business), events with a time.
+# Logs and databases that grow, checkpoints (which are manifests' own business), events with a time,
+# and of a training that was stopped the page, card and curves that tell how long it took.
 CHECKPOINTS = "checkpoints/"
 GROWING = re.compile(
-    rf"(.*\.lock|.*\.jsonl|.*log\.txt|.*\.sqlite.*|.*/events\..*)$|.*{CHECKPOINTS}"
+    r"(.*\.lock|.*\.jsonl|.*log\.txt|.*\.sqlite.*|.*/events\..*)$|.*checkpoints/"
+    r"|finetuned/(MODEL_CARD\.md|report/(index\.html|training\..*))$"
 )
 
 
@@ -125,7 +127,8 @@ def _content(path: Path) -> str:
 
 def _without_clocks(value: Any) -> Any:
     if isinstance(value, dict):
-        return {k: _without_clocks(v) for k, v in value.items() if k not in CLOCKS}
+        kept = {k: v for k, v in value.items() if k not in CLOCKS and not k.endswith("seconds")}
+        return {k: _without_clocks(v) for k, v in kept.items()}
     return [_without_clocks(one) for one in value] if isinstance(value, list) else value
 
 
@@ -347,7 +350,7 @@ class _Page:
         if not address:
             raise SystemExit(f"label did not start: {self.process.err}")
         self._address = address[1]
-        tables = sorted((folder / "work" / "run" / "embeddings").glob("h*.parquet"))
+        tables = sorted((folder / "work" / "run" / "embeddings").glob("*.parquet"))
         self.names = {name for path in tables for name in _ids(path)}
 
     def ask(self, path: str, body: Any = None) -> Any:
