@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,7 +225,7 @@ def probe(options: argparse.Namespace) -> None:
 
 
 def of_run(options: argparse.Namespace) -> None:
-    """Judge the h of a finished run on its unseen classes, as it is; write the log."""
+    """Judge the h of a finished run on its unseen classes; write the log."""
     from jaxssl import files
     from jaxssl.analysis.probes import label_efficiency
     from jaxssl.analysis.propagation import whitened_graph
@@ -233,21 +234,38 @@ def of_run(options: argparse.Namespace) -> None:
     from jaxssl.training import runs
 
     sets = read_tables(options.folder, embeddings=("h",))["h"]
-    unseen = sets["unseen"]
+    unseen, views = sets["unseen"], sets["unseen"].metadata.get("views", 1)
+    h, graph = unseen.vectors[:, : options.values], None
+    if options.average_views:
+        h, views = _averaged(options, unseen.ids)[:, : options.values], options.average_views
+    else:
+        graph = whitened_graph(h, sets["train"].vectors[:, : options.values])
     rows = label_efficiency(
-        unseen.vectors,
+        h,
         unseen.labels,
         sizes=SIZES,
         draws=options.draws,
         classifiers=["svc", "linear", "knn", "spread", "propagated"],
-        graph=whitened_graph(unseen.vectors, sets["train"].vectors),
+        graph=graph,
     )
     for row in rows:
         print(f"{row['classifier']:10} {row['labels']:5} {row['mean']:.3f}", flush=True)
-    record = files.read_record(options.folder)
-    log = runs.provenance() | {"run": record, "views": unseen.metadata.get("views", 1)}
-    log["retrieval"] = retrieval(unseen.vectors, unseen.labels, metric="angular")
+    log = runs.provenance() | {"run": files.read_record(options.folder), "views": views}
+    log |= {"values": h.shape[1], "whitened_graph": graph is not None}
+    log["retrieval"] = retrieval(h, unseen.labels, metric="angular")
     files.write_json(options.json, log | {"label_efficiency": rows})
+
+
+def _averaged(options: argparse.Namespace, ids: Sequence[str]) -> np.ndarray:
+    """Embed the unseen classes' images again, averaged over views, by the best checkpoint."""
+    from experiments import datasets, finished
+    from jaxssl import embedding, models
+
+    run = finished.open(str(options.folder))
+    images = datasets.read(run.images, run.config.seed).unseen["unseen"]
+    assert list(images.ids) == list(ids)
+    output = models.average_views(run.method.encode, options.average_views)
+    return embedding.embed(images, str(options.folder), output=output)
 
 
 def _parts(split: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -273,6 +291,12 @@ def main() -> None:
     judging = commands.add_parser("run")
     judging.add_argument("folder", type=Path)
     judging.add_argument("--draws", type=int, default=5)
+    judging.add_argument(
+        "--average-views", type=int, help="embed again, averaged over so many; no whitened graph"
+    )
+    judging.add_argument(
+        "--values", type=int, help="the first so many of h: where its start is beside it, the half"
+    )
     judging.add_argument("--json", type=Path, required=True)
     judging.set_defaults(run=of_run)
     options = parser.parse_args()

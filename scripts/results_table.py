@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import re
 import statistics
@@ -27,16 +28,17 @@ NAMES = {
     "best": "h of the best epoch",
     "untrained": "untrained network",
     "start": "as it began, with given weights",
+    "imagenet": "ImageNet, frozen",
     "raw_pixels": "raw pixels",
 }
 
 
-def accuracies(results: Results, where: str, embedding: str) -> dict[str, float]:
-    """Return SVC accuracy by number of labels, "all" for the whole pool."""
+def accuracies(results: Results, where: str, embedding: str, classifier: str) -> dict[str, float]:
+    """Return accuracy by number of labels, "all" for the whole pool."""
     return {
         "all" if row.all else str(row.labels): row.mean
         for row in results.label_efficiency
-        if (row.set, row.embedding, row.classifier) == (where, embedding, "svc")
+        if (row.set, row.embedding, row.classifier) == (where, embedding, classifier)
     }
 
 
@@ -71,30 +73,63 @@ def main() -> None:
         arguments.log,
         [
             {"config": record, **{name: plain(getattr(run, name)) for name in MEASURED}}
+            | {"own_accuracy": own_accuracy(run)}
             | {"label_efficiency": [_row(row) for row in told(run)]}
             for record, run in zip(records, found, strict=True)
         ],
-        ("config", *MEASURED, "label_efficiency"),
+        ("config", *MEASURED, "own_accuracy", "label_efficiency"),
     )
 
 
 def print_label_efficiency(runs: list[Results]) -> None:
-    """Print balanced accuracy at a few numbers of labels, by set and embedding."""
+    """Print balanced accuracy in % at a few numbers of labels, by set, classifier and embedding."""
     sets = dict.fromkeys(row.set for row in runs[0].label_efficiency)
+    kinds = dict.fromkeys(row.classifier for row in runs[0].label_efficiency)
     counted = [row for row in runs[0].label_efficiency if not row.all]
     columns = [*map(str, headline_labels(counted, runs[0].label_sizes)), "all"]
-    print(f"| set | embedding | {' | '.join(f'{n} labels' for n in columns)} |")
-    print("|---|---|" + "---|" * len(columns))
-    for name in sets:
-        for embedding, title in NAMES.items():
-            found = [accuracies(run, name, embedding) for run in runs]
-            if not all(found):
-                continue
+    heads = " | ".join(f"{n} labels" for n in columns)
+    print(f"| set | classifier | embedding | {heads} |")
+    print("|---|---|---|" + "---|" * len(columns))
+    for (name, kind), (embedding, title) in itertools.product(
+        itertools.product(sets, kinds), NAMES.items()
+    ):
+        found = [accuracies(run, name, embedding, kind) for run in runs]
+        if all(found):
             cells = [_mean_and_spread([scores[n] for scores in found]) for n in columns]
+            print(f"| {name} | {kind} | {title} | {' | '.join(cells)} |")
+    print_geometry(runs)
+    for what, shares in (
+        ("kNN on h", [run.knn_accuracy for run in runs]),
+        ("the method's own classifier", [own_accuracy(run) for run in runs]),
+    ):
+        if None not in shares:
+            print(f"\n{what}, the seen classes' test images: {_mean_and_spread(shares)}")
+    seconds = [run.wall_seconds["training"] for run in runs if "training" in run.wall_seconds]
+    print(f"\nseconds of training: {', '.join(f'{value:.0f}' for value in seconds)}")
+
+
+def own_accuracy(run: Results) -> float | None:
+    """Return the accuracy of what the method itself classifies with, if it does."""
+    return run.classification.accuracy if run.classification else None
+
+
+def print_geometry(runs: list[Results]) -> None:
+    """Print what needs no classifier, where the runs have it."""
+    measures = {
+        "P@1": lambda run, name, e: run.retrieval[name][e].precision_at_1,
+        "MAP@R": lambda run, name, e: run.retrieval[name][e].map_at_r,
+        "NMI": lambda run, name, e: run.nmi[name][e],
+    }
+    if any(not run.retrieval or not run.nmi for run in runs):
+        return
+    print(f"\n| set | embedding | {' | '.join(measures)} |\n|---|---|---|---|---|")
+    for name, (embedding, title) in itertools.product(runs[0].retrieval, NAMES.items()):
+        if all(embedding in run.retrieval[name] for run in runs):
+            cells = [
+                _mean_and_spread([of(run, name, embedding) for run in runs])
+                for of in measures.values()
+            ]
             print(f"| {name} | {title} | {' | '.join(cells)} |")
-    knn = [run.knn_accuracy for run in runs if run.knn_accuracy is not None]
-    if len(knn) == len(runs):
-        print(f"\nkNN on h, the seen classes' test images: {_mean_and_spread(knn)}")
 
 
 def told(run: Results) -> list[LabelRow]:
@@ -172,8 +207,9 @@ def _short(value: Any) -> Any:
 
 
 def _mean_and_spread(values: list[float]) -> str:
-    spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{spread}".replace("0.", ".")
+    """Tell shares in %: their mean and standard deviation."""
+    spread = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
+    return f"{100 * statistics.mean(values):.1f}{spread}"
 
 
 if __name__ == "__main__":

@@ -46,10 +46,12 @@ def table(*arguments):
 def test_mean_and_spread_over_seeds(tmp_path):
     runs = [run_folder(tmp_path / f"{s}", s, m) for s, m in enumerate([0.8, 0.9, 1.0])]
     done = table(*runs, "--log", str(tmp_path / "log.json"))
-    assert "| unseen | **this embedding (h)** | .900 ± .100 |" in done.stdout
-    assert "| unseen | raw pixels | .500 ± .000 |" in done.stdout
+    assert "| unseen | svc | **this embedding (h)** | 90.0 ± 10.0 |" in done.stdout
+    assert "| unseen | svc | raw pixels | 50.0 ± 0.0 |" in done.stdout
     assert "untrained" not in done.stdout
-    assert done.stdout.startswith("| set | embedding | 30 labels | 90 labels | 300 labels | all")
+    assert done.stdout.startswith(
+        "| set | classifier | embedding | 30 labels | 90 labels | 300 labels | all"
+    )
     log = (tmp_path / "log.json").read_text()
     assert [len(run["label_efficiency"]) for run in json.loads(log)] == [2 * 4] * 3
     assert str(tmp_path) not in log
@@ -62,7 +64,7 @@ def test_runs_of_other_settings_are_not_averaged(tmp_path):
 
 def test_numbers_of_labels_that_were_asked_for_have_their_columns(tmp_path):
     done = table(run_folder(tmp_path / "a", 0, 0.8, sizes=(10,)))
-    assert done.stdout.startswith("| set | embedding | 10 labels | all labels |")
+    assert done.stdout.startswith("| set | classifier | embedding | 10 labels | all labels |")
 
 
 def test_a_run_of_the_old_form_is_refused_in_one_line(tmp_path):
@@ -78,8 +80,8 @@ def test_classifiers_share_a_row_by_start_and_what_is_trained(tmp_path):
         results = {"protocol": facts, "training": {}, "classification": {"top": {"1": top}}}
         (folder / "results.json").write_text(json.dumps(results))
     done = table(*(str(tmp_path / n) for n in "abc"), "--classifiers", "--log", tmp_path / "log")
-    assert "| simclr | linear layer | 10% | .700 ± .141 | 2 |" in done.stdout
-    assert "| GRU | end to end | 10% | .500 | 1 |" in done.stdout
+    assert "| simclr | linear layer | 10% | 70.0 ± 14.1 | 2 |" in done.stdout
+    assert "| GRU | end to end | 10% | 50.0 | 1 |" in done.stdout
     assert str(tmp_path) not in (tmp_path / "log").read_text()
 
 
@@ -91,7 +93,7 @@ def test_linear_evaluation_by_embedding(tmp_path):
     record(tmp_path)
     (tmp_path / "linear_eval" / "results.json").write_text(json.dumps(results))
     done = table(str(tmp_path), "--linear-eval")
-    assert "| untrained network | .500 | .800 | 1.000 | .500 | .800 | 1.000 | 1 |" in done.stdout
+    assert "| untrained network | 50.0 | 80.0 | 100.0 | 50.0 | 80.0 | 100.0 | 1 |" in done.stdout
 
 
 @pytest.fixture(scope="module")

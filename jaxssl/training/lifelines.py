@@ -57,6 +57,7 @@ class Lifelines:
           OSError: The port cannot be used.
         """
         server = listening(host, port)
+        port = int(server.getsockname()[1])  # before the thread, which may be quick to close it
         server.settimeout(AGAIN)
 
         def accept() -> None:
@@ -70,7 +71,7 @@ class Lifelines:
 
         self._start(accept)
         self._start(self._beat)
-        return int(server.getsockname()[1])
+        return port
 
     def connect(self, host: str, port: int) -> None:
         """Connect to process 0, in a thread, as soon as it listens."""

@@ -125,3 +125,23 @@ def test_a_relay_waits_for_the_other_side_and_never_says_that_it_is_gone():
         with pytest.raises(TimeoutError):
             near.recv(1)
     near.close()
+
+
+def test_the_port_is_known_though_all_have_come_before_it_is_asked_for():
+    """As on a busy machine: the port is closed again when the last one comes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+
+    class Waits(Lifelines):
+        def _start(self, work, *of):
+            super()._start(work, *of)
+            if work.__name__ == "accept":
+                assert self.together.wait(20)
+
+    other = Lifelines(1, 2, Heard())
+    other.connect("127.0.0.1", port)
+    first = Waits(0, 2, Heard())
+    assert first.listen("127.0.0.1", port) == port
+    other.leave()
+    first.leave()
