@@ -183,6 +183,35 @@ def damage(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
 
 
+def weights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Damage an encoder's weights as `export --to safetensors` writes them, and load them."""
+    import _damages
+    import jax
+    from flax import nnx
+
+    from jaxssl.integrations import safetensors
+    from jaxssl.models import ConvNet, load_pretrained
+
+    def encoder(seed: int) -> ConvNet:
+        return ConvNet(widths=(4, 4), channels=1, rngs=nnx.Rngs(seed))
+
+    def loaded(place: Path) -> str:
+        other = encoder(1)
+        load_pretrained(other, place / safetensors.FILE)
+        leaves = jax.tree.leaves(nnx.state(other, (nnx.Param, nnx.BatchStat)))
+        return hashlib.sha256(b"".join(jax.device_get(x).tobytes() for x in leaves)).hexdigest()
+
+    safetensors.export(encoder(0), folder / "exported", {}, safetensors.FILE, "")
+    return _damages.torture(
+        folder / "exported",
+        {"load": loaded},
+        count=options.count or 160,
+        seconds=options.seconds or 1e9,
+        seed=options.seed,
+        files=lambda name: name.name == safetensors.FILE,
+    )
+
+
 def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Mutate small valid files of every reader of foreign bytes."""
     import _fuzz
@@ -457,6 +486,7 @@ def _about() -> dict[str, str]:
 
 PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "damage": damage,
+    "weights": weights,
     "fuzz": fuzz,
     "drawn": drawn,
     "kill": kill,
