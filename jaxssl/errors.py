@@ -12,7 +12,8 @@ class RunEnd(Exception):
     exit_code = 1
 
     def __init__(self, message: object = ""):
-        super().__init__("\n  ".join(map(visible, str(message).split("\n  "))))
+        lines = [visible(line, most=_MOST) for line in str(message).split("\n  ")]
+        super().__init__("\n  ".join(lines))
 
 
 class InputError(RunEnd, ValueError):
@@ -45,7 +46,11 @@ class Stopped(RunEnd):
 _UNSEEN = dict.fromkeys([0x61C, 0x200E, 0x200F, *range(0x2028, 0x202F), *range(0x2066, 0x206A)])
 
 
-def visible(text: str, *, keep: str = "") -> str:
+# What is cut to fit a line before it is escaped grows by 100 characters at most.
+_MOST = 20
+
+
+def visible(text: str, *, keep: str = "", most: int | None = None) -> str:
     r"""Show what a terminal would obey instead of print: escaped, as Python writes it.
 
     The one home of this: control characters (escape sequences, line breaks), bidirectional marks,
@@ -54,16 +59,27 @@ def visible(text: str, *, keep: str = "") -> str:
     Args:
       text: A name, or lines that have names in them.
       keep: Characters that stay as they are, such as the newline between lines.
+      most: How many are escaped; each further one is a question mark. None: all are escaped.
 
     Example:
       >>> print(visible("cop\x1b[2Jepod\n"))
       cop\x1b[2Jepod\n
       >>> print(visible("a\tb", keep="\t") == "a\tb")
       True
+      >>> print(visible("a\0\0\0", most=1))
+      a\x00??
     """
     if text.isprintable():
         return text
-    return "".join(c if c in keep or not _obeyed(c) else ascii(c)[1:-1] for c in text)
+    shown, escaped = [], 0
+    for character in text:
+        if character in keep or not _obeyed(character):
+            shown.append(character)
+            continue
+        escaped += 1
+        more = most is not None and escaped > most
+        shown.append("?" if more else ascii(character)[1:-1])
+    return "".join(shown)
 
 
 def _obeyed(character: str) -> bool:

@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import hashlib
 import json
 import math
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -29,7 +31,7 @@ from jaxssl.errors import InputError, WriteError, visible
 MOST_JSON = 2**26  # bytes of a JSON file; results of a million images have 20 MB
 MOST_LINES = 2**30  # bytes of a JSONL file; a million lines have 0.3 GB
 SEAL = "sha256"
-_TEMPORARY = re.compile(r"\..+\.(\d+)-[0-9a-f]{6}\.tmp")
+_TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{6}\.tmp")
 _PARQUET_SEAL = b"jaxssl crc32 "
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
 _LINE_END = re.compile(r', "crc": "([0-9a-f]{8})"\}$')
@@ -75,7 +77,8 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
         sweep(path.parent)
     # Cut, since a name of a length that fits would not with the rest.
     short = os.fsdecode(os.fsencode(path.name)[:200])
-    temporary = path.with_name(f".{short}.{os.getpid()}-{secrets.token_hex(3)}.tmp")
+    writer = f"{_machine()}-{os.getpid()}"
+    temporary = path.with_name(f".{short}.{writer}-{secrets.token_hex(3)}.tmp")
     try:
         with open(temporary, "x+b") as out:
             yield out
@@ -145,16 +148,32 @@ def sweep(folder: Path, *, deep: bool = False, idle: float = 600.0) -> None:
     Args:
       folder: Where to look; nothing happens where it is missing.
       deep: Whether its folders are looked through too.
-      idle: Seconds without a write after which a file is one of those: a process of this machine
-        is known to be gone, one of another that shares the folder is not.
+      idle: Seconds without a write after which a file is one of those whose writer ran on another
+        machine that shares the folder: of this machine's it is known whether it is gone.
     """
     with contextlib.suppress(OSError):
         for path in folder.glob("**/.*.tmp" if deep else ".*.tmp"):
-            writer = _TEMPORARY.fullmatch(path.name)
-            if writer and not _alive(int(writer[1])):
+            if writer := _TEMPORARY.fullmatch(path.name):
                 with contextlib.suppress(OSError):
-                    if time.time() - path.stat().st_mtime >= idle:
+                    here = writer[1] == _machine()
+                    quiet = time.time() - path.stat().st_mtime >= idle
+                    if (not _alive(int(writer[2]))) if here else quiet:
                         path.unlink()
+
+
+@functools.cache
+def _machine() -> str:
+    """Return 8 digits for this machine since its start, and for the processes numbered with us.
+
+    Containers of one machine number their processes each for itself.
+    """
+    about = [platform.node()]
+    with contextlib.suppress(OSError):  # elsewhere than on Linux
+        about += [
+            Path("/proc/sys/kernel/random/boot_id").read_text(),
+            os.readlink("/proc/self/ns/pid"),
+        ]
+    return hashlib.sha256("\n".join(about).encode("utf-8", "surrogatepass")).hexdigest()[:8]
 
 
 def _alive(process: int) -> bool:

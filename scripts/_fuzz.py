@@ -8,7 +8,7 @@ or a child that dies is a fault; the number of the mutation makes it again:
 `python scripts/_fuzz.py corpus FOLDER` writes the valid files that the mutations begin with.
 
 With `properties` before the reader, hypothesis draws the files instead (scripts/_drawn.py): MOST of
-each, the same each time, or others for SECONDS where MOST is 0.
+each, the same each time, or others for SECONDS of the processor where MOST is 0.
 """
 
 from __future__ import annotations
@@ -506,6 +506,8 @@ def main(targets: list[str], first: int, seconds: float, most: int, *, drawn: bo
             path = Path(folder, name)
             path.write_bytes(wrap(make()))
             read(path)  # the file as it is can be read; all is imported
+        if drawn:
+            _wake()
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + MEMORY, size + MEMORY))
         warnings.simplefilter("ignore")  # Pillow's, of damaged images
@@ -532,11 +534,22 @@ def _mutate(target: str, folder: Path, numbers: range, seconds: float) -> None:
     print(json.dumps({"target": target, "done": done, "refused": refused}), flush=True)
 
 
+def _wake() -> None:
+    """Let hypothesis look for constants in every module, as it does at its first number.
+
+    It wakes those that are imported when they are needed: 2 s of the processor, no reader's.
+    """
+    import hypothesis
+
+    few = hypothesis.settings(max_examples=5, database=None)
+    few(hypothesis.given(hypothesis.strategies.integers())(lambda number: None))()
+
+
 def _draw(target: str, folder: Path, seconds: float, most: int) -> None:
     import _drawn
     import hypothesis
 
-    begin, done, refused = time.monotonic(), 0, 0
+    begin, done, refused = time.process_time(), 0, 0
     limits = hypothesis.settings(
         max_examples=most or 10**6,
         derandomize=most > 0,
@@ -549,7 +562,7 @@ def _draw(target: str, folder: Path, seconds: float, most: int) -> None:
     @hypothesis.given(_drawn.files(target, TARGETS[target][1]()))
     def check(content: bytes) -> None:
         nonlocal done, refused
-        if not most and time.monotonic() - begin > seconds:
+        if not most and time.process_time() - begin > seconds:
             raise _Enough
         fault, was_refused = _read(target, folder, content)
         done += 1

@@ -3,6 +3,7 @@
 `python scripts/torture.py damage --count 200`
 `python scripts/torture.py fuzz --seconds 300`
 `python scripts/torture.py kill --count 40`
+`python scripts/torture.py programs --count 6`
 `python scripts/torture.py disk`, `readonly`, `devices`, or `all`
 
 Each part trains a small run on scikit-learn's digits in a temporary folder (about a minute), and
@@ -182,6 +183,35 @@ def damage(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     )
 
 
+def weights(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Damage an encoder's weights as `export --to safetensors` writes them, and load them."""
+    import _damages
+    import jax
+    from flax import nnx
+
+    from jaxssl.integrations import safetensors
+    from jaxssl.models import ConvNet, load_pretrained
+
+    def encoder(seed: int) -> ConvNet:
+        return ConvNet(widths=(4, 4), channels=1, rngs=nnx.Rngs(seed))
+
+    def loaded(place: Path) -> str:
+        other = encoder(1)
+        load_pretrained(other, place / safetensors.FILE)
+        leaves = jax.tree.leaves(nnx.state(other, (nnx.Param, nnx.BatchStat)))
+        return hashlib.sha256(b"".join(jax.device_get(x).tobytes() for x in leaves)).hexdigest()
+
+    safetensors.export(encoder(0), folder / "exported", {}, safetensors.FILE, "")
+    return _damages.torture(
+        folder / "exported",
+        {"load": loaded},
+        count=options.count or 160,
+        seconds=options.seconds or 1e9,
+        seed=options.seed,
+        files=lambda name: name.name == safetensors.FILE,
+    )
+
+
 def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     """Mutate small valid files of every reader of foreign bytes."""
     import _fuzz
@@ -192,7 +222,10 @@ def fuzz(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def drawn(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """Let hypothesis draw files for every reader of foreign bytes, a minute each."""
+    """Let hypothesis draw files for every reader of foreign bytes.
+
+    `--seconds`, of the processor, are shared by the readers; a minute each where it is not given.
+    """
     import _fuzz
 
     return _fuzz.fuzz(options.seconds or 60 * len(_fuzz.TARGETS), drawn=True)
@@ -224,6 +257,20 @@ def kill(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         processes=options.processes,
     )
     return found | {"processes": options.processes}
+
+
+def programs(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    """Kill the programs that read a run, or search, and give their commands again."""
+    import _programs
+
+    _forked.warm()
+    return _programs.torture(
+        folder,
+        [*SMALL],
+        kills=options.count or 6,
+        seconds=options.seconds or 1e9,
+        seed=options.seed,
+    )
 
 
 def interrupt(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
@@ -439,9 +486,11 @@ def _about() -> dict[str, str]:
 
 PARTS: dict[str, Callable[[argparse.Namespace, Path], dict[str, Any]]] = {
     "damage": damage,
+    "weights": weights,
     "fuzz": fuzz,
     "drawn": drawn,
     "kill": kill,
+    "programs": programs,
     "interrupt": interrupt,
     "peers": peers,
     "disk": disk,

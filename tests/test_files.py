@@ -149,18 +149,23 @@ def test_a_line_of_metrics_tells_every_flipped_bit(tmp_path):
 
 
 def test_only_the_dead_leave_temporary_files(tmp_path):
-    dead, alive = 2**22 + 1, os.getpid()
-    names = [f".a.json.{dead}-0123ab.tmp", f".a.json.{alive}-0123ab.tmp", ".mine.tmp", "a.json"]
-    for name in names:
+    dead, alive, here, other = 2**22 + 1, os.getpid(), files._machine(), "0" * 8
+    gone, *names = [f".a.json.{here}-{dead}-0123ab.tmp", f".a.json.{here}-{alive}-0123ab.tmp"]
+    names += [far := f".a.json.{other}-{dead}-0123ab.tmp", ".mine.tmp", "a.json"]
+    for name in (gone, *names):
         (tmp_path / name).touch()
     files.sweep(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4  # it may be at work, on another machine
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *names
+    }  # another machine's may be at work
+    names.remove(far)
     files.sweep(tmp_path, idle=0)
-    assert {path.name for path in tmp_path.iterdir()} == {*names[1:]}
-    (tmp_path / names[0]).touch()
-    os.utime(tmp_path / names[0], (0, 0))
+    assert {path.name for path in tmp_path.iterdir()} == {*names}
+    (tmp_path / gone).touch()
+    (tmp_path / far).touch()
+    os.utime(tmp_path / far, (0, 0))
     files.write_text(tmp_path / "b.json", "")  # the first write of a process in a folder sweeps it
-    assert {path.name for path in tmp_path.iterdir()} == {*names[1:], "b.json"}
+    assert {path.name for path in tmp_path.iterdir()} == {*names, "b.json"}
 
 
 def test_a_full_disk_is_one_line_and_the_old_file_stays(tmp_path, monkeypatch):

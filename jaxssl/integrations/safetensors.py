@@ -10,6 +10,7 @@ from typing import Any
 from jaxssl.files import atomic, write_json, write_text
 from jaxssl.integrations.exported import Exported
 from jaxssl.models.pretrained import named_tensors
+from jaxssl.models.weight_files import DIGEST, digest_of
 
 FILE = "model.safetensors"
 _CARD = """---
@@ -32,8 +33,8 @@ def export(encoder: Any, out: Path, about: Mapping[str, Any], usage: str, card: 
     """Write `model.safetensors`, `config.json` and a card, `README.md`.
 
     `jaxssl.models.load_pretrained` reads the file again, into an encoder of the same shapes, to
-    the same bits. Where the network has published weights its tensors have their names and
-    layouts, so that torchvision, timm or transformers read it as well.
+    the same bits, or refuses it where it was changed. Where the network has published weights its
+    tensors have their names and layouts, so that torchvision, timm or transformers read it as well.
 
     Args:
       encoder: A module of `jaxssl.models`, with float32 parameters.
@@ -50,7 +51,7 @@ def export(encoder: Any, out: Path, about: Mapping[str, Any], usage: str, card: 
     out.mkdir(parents=True, exist_ok=True)
     source, tensors = named_tensors(encoder)
     with atomic(out / FILE) as file:
-        file.write(save(tensors, {"format": source}))
+        file.write(save(tensors, {"format": source, DIGEST: digest_of(tensors)}))
     write_json(out / "config.json", {**about, "tensors": source})
     names = "jaxssl's own names" if source == "jaxssl" else f"{source}'s names and layouts"
     write_text(out / "README.md", _CARD.format(card=card, names=names, usage=usage))

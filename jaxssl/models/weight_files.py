@@ -7,13 +7,14 @@ against the bytes.
 from __future__ import annotations
 
 import codecs
+import hashlib
 import io
 import json
 import math
 import stat
 import struct
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -28,6 +29,7 @@ from jaxssl.models.torch_files import (
     read_zip,
 )
 
+DIGEST = "jaxssl_sha256"  # in the metadata of a safetensors file that jaxssl wrote: `digest_of`
 LARGEST_FILE = 4 * 2**30  # bytes; a ViT-B has 0.35 GB
 _SAFETENSORS = {
     "F32": np.dtype("<f4"),
@@ -143,7 +145,7 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
         raise InputError("not a safetensors file, or cut short: download it again")
     body = memoryview(data)[8 + size :]
     header = json.loads(data[8 : 8 + size])
-    header.pop("__metadata__", None)
+    about = header.pop("__metadata__", None)
     entries = [(name, *_entry(name, entry)) for name, entry in header.items()]
     tensors = {}
     position = 0
@@ -158,7 +160,26 @@ def _read_safetensors(data: bytes) -> dict[str, np.ndarray]:
         position = end
     if position != len(body):
         raise InputError(f"{len(body) - position} bytes at its end belong to no tensor")
+    told = about.get(DIGEST) if isinstance(about, dict) else None
+    if told is not None and told != digest_of(tensors):
+        raise InputError("changed since jaxssl wrote it, by its sha256: export it again")
     return tensors
+
+
+def digest_of(tensors: Mapping[str, np.ndarray]) -> str:
+    """Return the sha256 of names, types, shapes and numbers, in hex digits.
+
+    Safetensors has no checksum: a flipped bit would be another number.
+
+    Example:
+      >>> digest_of({"a": np.zeros(2, np.float32)})[:8]
+      'cfb45dee'
+    """
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        about = repr((name, tensor.dtype.str, tensor.shape))
+        digest.update(about.encode("utf-8", "surrogatepass") + tensor.tobytes())
+    return digest.hexdigest()
 
 
 def _entry(name: str, entry: dict) -> tuple[int, int, np.dtype, tuple[int, ...]]:

@@ -295,6 +295,11 @@ def test_safetensors_of_an_encoder_are_read_again_to_the_bit(tmp_path):
     np.testing.assert_array_equal(
         theirs.load_file(file)["convs.0.kernel"], encoder.convs[0].kernel[...]
     )
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(InputError, match="changed since jaxssl wrote it, by its sha256"):
+        load_pretrained(other, file)
     card = (tmp_path / "README.md").read_text()
     assert card.startswith("---\nlibrary_name: jaxssl\n")
     assert "# A card" in card

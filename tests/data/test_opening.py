@@ -598,12 +598,12 @@ def test_a_scan_that_is_stopped_leaves_no_file_behind(root, monkeypatch):
     assert [path.name for path in (root.parent / "cache").glob("*/*")] == []
 
 
-def test_what_a_killed_scan_left_is_removed_after_ten_minutes(root):
+def test_what_a_killed_scan_of_another_machine_left_is_removed_after_ten_minutes(root):
     read(root)
     (pack,) = (root.parent / "cache").glob("*/*.npy")
     nobody = 2**22 + 1  # above the largest number of a process
-    old = pack.with_name(f".{pack.name}.{nobody}-0123ab.tmp")
-    young = pack.with_name(f".{pack.name}.{nobody}-0123ac.tmp")
+    old = pack.with_name(f".{pack.name}.00000000-{nobody}-0123ab.tmp")
+    young = pack.with_name(f".{pack.name}.00000000-{nobody}-0123ac.tmp")
     old.touch()
     young.touch()
     os.utime(old, (1, 1))

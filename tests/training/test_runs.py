@@ -207,7 +207,7 @@ def test_a_folder_or_a_pipe_in_the_place_of_a_file_is_a_line(tmp_path, name):
 def test_what_a_killed_writer_left_is_swept(tmp_path):
     with folder(tmp_path):
         pass
-    left = tmp_path / "report" / f".index.html.{2**22 + 1}-0123ab.tmp"
+    left = tmp_path / "report" / f".index.html.00000000-{2**22 + 1}-0123ab.tmp"
     left.parent.mkdir()
     left.touch()
     with folder(tmp_path):
