@@ -187,13 +187,13 @@ class Network:
     """The encoder f, whose output h is the embedding."""
 
     encoder: str = "convnet"
-    """convnet (small, for a CPU), resnet18, resnet50, efficientnet_lite0 to 2 and dinov2_s, _b (for
-    --pretrained), or the plankton study's backbone: plankton_v2_s (for torchvision's weights),
-    tf_plankton_v2_s (for timm's)."""
+    """convnet (small, for a CPU), resnet18, resnet50, efficientnet_lite0 to 2, dinov2_s, _b and
+    dinov3_s, _b (for --pretrained), or the plankton study's backbone: plankton_v2_s (for
+    torchvision's weights), tf_plankton_v2_s (for timm's)."""
     width: AtLeast1[int] = 64
     """Channels of a ResNet's first stage; h of ResNet-18 has 8 times as many numbers."""
     layer: str = ""
-    """Which activation of an EfficientNet-Lite or a DINOv2 is h. Default: the one that served few
+    """Which activation of an EfficientNet-Lite or a DINO is h. Default: the one that served few
     labels best."""
     pretrained: str = ""
     """A file of published weights for the encoder (.pth or .safetensors); auto: those of an

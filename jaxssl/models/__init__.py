@@ -13,6 +13,7 @@ from jaxssl.models.beside import BesideStart
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.describe import describe
 from jaxssl.models.dinov2 import DinoV2, dinov2_b, dinov2_s
+from jaxssl.models.dinov3 import DinoV3, dinov3_b, dinov3_s
 from jaxssl.models.efficientnet_lite import (
     EfficientNetLite,
     efficientnet_lite0,
@@ -36,6 +37,7 @@ __all__ = [
     "Classifier",
     "ConvNet",
     "DinoV2",
+    "DinoV3",
     "EfficientNetLite",
     "Embedder",
     "Frozen",
@@ -51,6 +53,8 @@ __all__ = [
     "describe",
     "dinov2_b",
     "dinov2_s",
+    "dinov3_b",
+    "dinov3_s",
     "efficientnet_lite0",
     "efficientnet_lite1",
     "efficientnet_lite2",

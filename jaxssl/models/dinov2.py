@@ -1,12 +1,12 @@
 """A vision transformer in DINOv2's layout, for the weights that Hugging Face has.
 
 Reference: Dosovitskiy et al. 2021, "An Image is Worth 16x16 Words"; Oquab et al. 2023, "DINOv2:
-Learning Robust Visual Features without Supervision". DINOv3's positions are rotations, not
-embeddings: its weights do not fit.
+Learning Robust Visual Features without Supervision". DINOv3's is in `jaxssl.models.dinov3`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Literal
 
@@ -20,12 +20,16 @@ from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, Block, normalize
 from jaxssl.models.published import Published
 
 Layer = Literal["cls", "patches", "cls+patches"]
+# Of queries and keys [b, t, heads, width / heads]: what tells the tokens' places apart, if it is
+# not in the tokens.
+Rotation = Callable[[jax.Array], jax.Array]
 PATCH = 14
 SIDE = 37  # of the square of patches that the position embeddings are of: 518 px
 _EPSILON = 1e-6
 
 
-def _normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+def normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
+    """Draw what a transformer's weights begin with: of standard deviation .02."""
     return 0.02 * jax.random.normal(key, shape, dtype)
 
 
@@ -40,11 +44,11 @@ class Embeddings(nnx.Module):
             PATCH,
             padding="VALID",
             dtype=dtype,
-            kernel_init=_normal,
+            kernel_init=normal,
             rngs=rngs,
         )
-        self.cls_token = nnx.Param(_normal(rngs.params(), (1, 1, width), jnp.float32))
-        self.positions = nnx.Param(_normal(rngs.params(), (1, 1 + SIDE**2, width), jnp.float32))
+        self.cls_token = nnx.Param(normal(rngs.params(), (1, 1, width), jnp.float32))
+        self.positions = nnx.Param(normal(rngs.params(), (1, 1 + SIDE**2, width), jnp.float32))
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map [b, h, w, c] to tokens [b, 1 + (h // 14) (w // 14), width]."""
@@ -92,32 +96,101 @@ def _cubic(old: int, new: int) -> np.ndarray:
 class TransformerBlock(nnx.Module):
     """x + s1 attention(norm(x)), then x + s2 MLP(norm(x)) with learned s1, s2 ("layer scale")."""
 
-    def __init__(self, width: int, heads: int, *, dtype: jnp.dtype, rngs: nnx.Rngs):
-        def linear(i: int, o: int) -> nnx.Linear:
-            return nnx.Linear(i, o, dtype=dtype, kernel_init=_normal, rngs=rngs)
+    def __init__(
+        self,
+        width: int,
+        heads: int,
+        *,
+        epsilon: float = _EPSILON,
+        key_bias: bool = True,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        def linear(i: int, o: int, use_bias: bool = True) -> nnx.Linear:
+            return nnx.Linear(i, o, use_bias=use_bias, dtype=dtype, kernel_init=normal, rngs=rngs)
 
-        self.norm1 = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
-        self.query, self.key, self.value, self.out = (linear(width, width) for _ in range(4))
+        self.norm1 = nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs)
+        self.query, self.key = linear(width, width), linear(width, width, key_bias)
+        self.value, self.out = linear(width, width), linear(width, width)
         self.scale1 = nnx.Param(jnp.ones(width))
-        self.norm2 = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
+        self.norm2 = nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.fc1, self.fc2 = linear(width, 4 * width), linear(4 * width, width)
         self.scale2 = nnx.Param(jnp.ones(width))
         self.heads = heads
 
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, rotate: Rotation | None = None) -> jax.Array:
         """Map tokens [b, t, width] to the same shape, float32."""
         y = self.norm1(x)
         query, key, value = (
             layer(y).reshape(*x.shape[:2], self.heads, -1)
             for layer in (self.query, self.key, self.value)
         )
+        if rotate is not None:
+            query, key = rotate(query), rotate(key)
         y = self.out(jax.nn.dot_product_attention(query, key, value).reshape(x.shape))
         x = x + y * self.scale1[...].reshape(1, 1, -1)
         y = self.fc2(nnx.gelu(self.fc1(self.norm2(x)), approximate=False))
         return x + y * self.scale2[...].reshape(1, 1, -1)
 
+    def named(self) -> dict[str, nnx.Module | nnx.Variable]:
+        """Name what both generations have the same names for."""
+        return {
+            "norm1": self.norm1,
+            "layer_scale1.lambda1": self.scale1,
+            "norm2": self.norm2,
+            "layer_scale2.lambda1": self.scale2,
+        }
 
-class DinoV2(nnx.Module):
+
+class Dino(nnx.Module):
+    """What DINOv2 and DINOv3 have in common: their embeddings, blocks, a last norm, and h of it.
+
+    Attributes:
+      embeddings: images [b, h, w, c] to tokens [b, t, width], the class token first.
+      extra: how many tokens stand before those of the patches.
+    """
+
+    embeddings: nnx.Module
+    extra = 1
+
+    def _build(
+        self, layer: str | None, blocks: list[TransformerBlock], norm: nnx.LayerNorm, channels: int
+    ) -> None:
+        self.layer = layer or "cls"
+        if self.layer not in ("cls", "patches", "cls+patches"):
+            raise InputError(f"layer {layer!r}: one of cls, patches, cls+patches")
+        self.blocks = nnx.List(blocks)
+        self.norm = norm
+        width = norm.num_features
+        self.features = width * (2 if self.layer == "cls+patches" else 1)
+        self.normalizes = channels == 3
+
+    def _rotation(self, images: jax.Array) -> Rotation | None:
+        return None
+
+    def __call__(self, images: jax.Array) -> jax.Array:
+        """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
+        if self.normalizes:
+            images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
+        x = self.embeddings(images).astype(jnp.float32)  # type: ignore[operator]
+        rotate = self._rotation(images)
+        for block in self.blocks:
+            x = block(x, rotate)
+        x = self.norm(x)
+        cls, patches = x[:, 0], x[:, self.extra :].mean(1)
+        return {
+            "cls": cls,
+            "patches": patches,
+            "cls+patches": jnp.concatenate([cls, patches], axis=1),
+        }[self.layer]
+
+    def blocks_list(self) -> list[Block]:
+        """List the embeddings, the blocks and the last norm, from the images on."""
+        blocks = [(f"block{index}", (block,)) for index, block in enumerate(self.blocks)]
+        return [("embeddings", (self.embeddings,)), *blocks, ("norm", (self.norm,))]
+
+
+class DinoV2(Dino):
     """DINOv2's transformer; `dinov2_s` (22 million parameters) and `dinov2_b` (86.6) build one.
 
     Sides that are no multiple of 14 lose the rest at the right and bottom. The position embeddings
@@ -155,36 +228,10 @@ class DinoV2(nnx.Module):
         dtype: jnp.dtype = jnp.float32,
         rngs: nnx.Rngs,
     ):
-        self.layer = layer or "cls"
-        if self.layer not in ("cls", "patches", "cls+patches"):
-            raise InputError(f"layer {layer!r}: one of cls, patches, cls+patches")
+        blocks = [TransformerBlock(width, heads, dtype=dtype, rngs=rngs) for _ in range(depth)]
+        norm = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
         self.embeddings = Embeddings(width, channels=channels, dtype=dtype, rngs=rngs)
-        self.blocks = nnx.List(
-            TransformerBlock(width, heads, dtype=dtype, rngs=rngs) for _ in range(depth)
-        )
-        self.norm = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
-        self.features = width * (2 if self.layer == "cls+patches" else 1)
-        self.normalizes = channels == 3
-
-    def __call__(self, images: jax.Array) -> jax.Array:
-        """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
-        if self.normalizes:
-            images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
-        x = self.embeddings(images).astype(jnp.float32)
-        for block in self.blocks:
-            x = block(x)
-        x = self.norm(x)
-        cls, patches = x[:, 0], x[:, 1:].mean(1)
-        return {
-            "cls": cls,
-            "patches": patches,
-            "cls+patches": jnp.concatenate([cls, patches], axis=1),
-        }[self.layer]
-
-    def blocks_list(self) -> list[Block]:
-        """List the embeddings, the blocks and the last norm, from the images on."""
-        blocks = [(f"block{index}", (block,)) for index, block in enumerate(self.blocks)]
-        return [("embeddings", (self.embeddings,)), *blocks, ("norm", (self.norm,))]
+        self._build(layer, blocks, norm, channels)
 
     def published(self) -> Published:
         """Name the weights as Hugging Face does: `facebook/dinov2-small` and `-base`."""
@@ -195,17 +242,13 @@ class DinoV2(nnx.Module):
             "layernorm": self.norm,
         }
         for index, block in enumerate(self.blocks):
-            names = {
-                "norm1": block.norm1,
+            names = block.named() | {
                 "attention.attention.query": block.query,
                 "attention.attention.key": block.key,
                 "attention.attention.value": block.value,
                 "attention.output.dense": block.out,
-                "layer_scale1.lambda1": block.scale1,
-                "norm2": block.norm2,
                 "mlp.fc1": block.fc1,
                 "mlp.fc2": block.fc2,
-                "layer_scale2.lambda1": block.scale2,
             }
             layers |= {f"encoder.layer.{index}.{name}": part for name, part in names.items()}
         return Published("Hugging Face", layers, ("embeddings.mask_token",))

@@ -14,6 +14,7 @@ from jaxssl.errors import InputError
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.dinov2 import DinoV2, dinov2_b, dinov2_s
+from jaxssl.models.dinov3 import DinoV3, dinov3_b, dinov3_s
 from jaxssl.models.efficientnet_lite import (
     EfficientNetLite,
     efficientnet_lite0,
@@ -34,8 +35,8 @@ class Options(TypedDict, total=False):
       width: channels of a ResNet's first stage, at least 1: 64 as published, 16 for two CPU cores;
         ResNet-18's h has 8 times as many numbers, ResNet-50's 32 times.
       negative_slope: of the plankton backbone's last ReLU; .01 in the later plankton studies.
-      layer: what h is taken from; None for the encoder's own default. See `EfficientNetLite`
-        and `DinoV2`.
+      layer: what h is taken from; None for the encoder's own default. See
+        `EfficientNetLite` and `DinoV2`.
     """
 
     width: int
@@ -94,6 +95,8 @@ ENCODERS: dict[str, Entry] = {
     },
     "dinov2_s": Entry(_any_size(dinov2_s), DinoV2.min_size, "a ViT, DINOv2's small", ("layer",)),
     "dinov2_b": Entry(_any_size(dinov2_b), DinoV2.min_size, "a ViT, DINOv2's base", ("layer",)),
+    "dinov3_s": Entry(_any_size(dinov3_s), DinoV3.min_size, "a ViT, DINOv3's small", ("layer",)),
+    "dinov3_b": Entry(_any_size(dinov3_b), DinoV3.min_size, "a ViT, DINOv3's base", ("layer",)),
     "plankton_v2_s": Entry(
         partial(PlanktonBackbone, convention="torchvision"),
         PlanktonBackbone.min_size,

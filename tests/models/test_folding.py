@@ -12,7 +12,8 @@ OPTIONS = {
     "efficientnet_lite0": {"layer": "block3+head"},
 }
 # Of the same module with other numbers of blocks, or of the same blocks.
-SAME = ("efficientnet_lite1", "efficientnet_lite2", "tf_plankton_v2_s", "dinov2_s", "dinov2_b")
+SAME = ("efficientnet_lite1", "efficientnet_lite2", "tf_plankton_v2_s")
+SAME += ("dinov2_s", "dinov2_b", "dinov3_s", "dinov3_b")  # which have no BatchNorm
 
 
 @pytest.mark.parametrize("name", [name for name in ENCODERS if name not in SAME])
