@@ -86,8 +86,15 @@ _LITE0 = (
     "python -m experiments.embed --encoder efficientnet_lite0 --preset plankton-wide"
     " --data-dir PLANKTON --run-dir RUNS/lite0"
 )
-_LITE0_TRAINED = dict.fromkeys(_WIDE, "")
-_LITE0_TRAINED["triplet"] = "--hard-negatives-from 1 --hard-positives-from 3"
+_LITE0_TRAINED = dict.fromkeys(_WIDE, "--propagate")
+_LITE0_TRAINED["triplet"] = "--hard-negatives-from 1 --hard-positives-from 3 --propagate"
+_LITE0_VIEWS = {
+    f"lite0-views-{name}-{seed}.json": f"python scripts/frozen_probes.py run"
+    f" RUNS/plankton-lite0-cpu-{name}-{seed} --average-views 8 --json"
+    f" OUT/lite0-views-{name}-{seed}.json"
+    for name in ("supcon", "softmax")
+    for seed in SEEDS
+}
 _SEARCHED = {
     "simclr": ("", "--batch-norm adapted", "--freeze none", "--learning-rate .0003"),
     "arcface": ("--kind cosface",),
@@ -136,6 +143,12 @@ TABLES = {
         f"README.md; {RESULTS}: Trained on from ImageNet's weights",
         "4 hours",
         *methods("plankton-lite0-cpu", _LITE0_TRAINED),
+    ),
+    "lite0-views": Table(
+        f"README.md; {RESULTS}: Trained on from ImageNet's weights; after plankton-lite0",
+        "30 minutes",
+        tuple(_LITE0_VIEWS),
+        tuple(_LITE0_VIEWS.values()),
     ),
     "plankton-small": Table(
         f"{RESULTS}: The original study's split",
