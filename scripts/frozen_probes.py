@@ -225,7 +225,7 @@ def probe(options: argparse.Namespace) -> None:
 
 
 def of_run(options: argparse.Namespace) -> None:
-    """Judge the h of a finished run on its unseen classes; write the log."""
+    """Judge the h of a finished run on its unseen classes, or another set; write the log."""
     from jaxssl import files
     from jaxssl.analysis.probes import label_efficiency
     from jaxssl.analysis.propagation import whitened_graph
@@ -234,15 +234,16 @@ def of_run(options: argparse.Namespace) -> None:
     from jaxssl.training import runs
 
     sets = read_tables(options.folder, embeddings=("h",))["h"]
-    unseen, views = sets["unseen"], sets["unseen"].metadata.get("views", 1)
-    h, graph = unseen.vectors[:, : options.values], None
+    asked = sets[options.set]
+    views = asked.metadata.get("views", 1)
+    h, graph = asked.vectors[:, : options.values], None
     if options.average_views:
-        h, views = _averaged(options, unseen.ids)[:, : options.values], options.average_views
+        h, views = _averaged(options, asked.ids)[:, : options.values], options.average_views
     else:
         graph = whitened_graph(h, sets["train"].vectors[:, : options.values])
     rows = label_efficiency(
         h,
-        unseen.labels,
+        asked.labels,
         sizes=SIZES,
         draws=options.draws,
         classifiers=["svc", "linear", "knn", "spread", "propagated"],
@@ -251,18 +252,19 @@ def of_run(options: argparse.Namespace) -> None:
     for row in rows:
         print(f"{row['classifier']:10} {row['labels']:5} {row['mean']:.3f}", flush=True)
     log = runs.provenance() | {"run": files.read_record(options.folder), "views": views}
-    log |= {"values": h.shape[1], "whitened_graph": graph is not None}
-    log["retrieval"] = retrieval(h, unseen.labels, metric="angular")
+    log |= {"set": options.set, "values": h.shape[1], "whitened_graph": graph is not None}
+    log["retrieval"] = retrieval(h, asked.labels, metric="angular")
     files.write_json(options.json, log | {"label_efficiency": rows})
 
 
 def _averaged(options: argparse.Namespace, ids: Sequence[str]) -> np.ndarray:
-    """Embed the unseen classes' images again, averaged over views, by the best checkpoint."""
+    """Embed the set again, averaged over views, by the best checkpoint."""
     from experiments import datasets, finished
     from jaxssl import embedding, models
 
     run = finished.open(str(options.folder))
-    images = datasets.read(run.images, run.config.seed).unseen["unseen"]
+    data = datasets.read(run.images, run.config.seed)
+    images = {"test": data.test, **data.unseen}[options.set]
     assert list(images.ids) == list(ids)
     output = models.average_views(run.method.encode, options.average_views)
     return embedding.embed(images, str(options.folder), output=output)
@@ -291,6 +293,7 @@ def main() -> None:
     judging = commands.add_parser("run")
     judging.add_argument("folder", type=Path)
     judging.add_argument("--draws", type=int, default=5)
+    judging.add_argument("--set", default="unseen", help="test: the seen classes', to choose by")
     judging.add_argument(
         "--average-views", type=int, help="embed again, averaged over so many; no whitened graph"
     )
