@@ -16,9 +16,7 @@ with its imports at the top prints its `--help` without paying for JAX.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-import threading
+import importlib
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -35,45 +33,31 @@ def __getattr__(name: str) -> Any:
         from jaxssl.embedding import embed
 
         return embed
-    full = f"{__name__}.{name}"
-    spec = importlib.util.find_spec(full) if name in __all__ else None
-    if spec is None or spec.loader is None:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = importlib.util.module_from_spec(spec)
-    room.__class__ = _Room
-    sys.modules[full] = room
-    globals()[name] = room
-    return room
-
-
-_LOADING = threading.RLock()
+    return globals().setdefault(name, _Room(f"{__name__}.{name}"))
 
 
 class _Room(ModuleType):
-    """A room that is loaded when something of it is asked for that it does not have yet.
+    """What stands for a room until it is used: it imports it, and is the same to read and to patch.
 
-    Not importlib's LazyLoader: that loads at `__path__` too, which Python reads to import a module
-    of the room. This module, which the room imports as it loads, would be loaded a second time,
-    with other classes of the same names. And a load that failed would be none later, but a room
-    without attributes: here it fails again, in the same words.
+    Not importlib's LazyLoader, whose unloaded module is in `sys.modules`: to import a module of the
+    room, Python asks it for its path, it loads with that very module, and Python loads this a
+    second time, with other classes of the same names. And a load that failed would be none later,
+    but a room without attributes: here it fails again, in the same words.
     """
 
-    def __getattr__(self, name: str) -> Any:
-        self._load()
-        return ModuleType.__getattribute__(self, name)
+    def __getattribute__(self, name: str) -> Any:
+        return getattr(importlib.import_module(object.__getattribute__(self, "__name__")), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(importlib.import_module(object.__getattribute__(self, "__name__")), name, value)
+
+    def __delattr__(self, name: str) -> None:
+        delattr(importlib.import_module(object.__getattribute__(self, "__name__")), name)
 
     def __dir__(self) -> list[str]:
-        self._load()
-        return list(ModuleType.__dir__(self))
+        return dir(importlib.import_module(object.__getattribute__(self, "__name__")))
 
-    def _load(self) -> None:
-        with _LOADING:  # the same thread comes here again where rooms import one another
-            spec: Any = self.__spec__
-            if type(self) is not _Room or getattr(spec, "_initializing", False):
-                return
-            spec._initializing = True  # as Python's own import has it
-            try:
-                spec.loader.exec_module(self)
-                self.__class__ = ModuleType  # type: ignore[assignment]
-            finally:
-                spec._initializing = False
+    def __repr__(self) -> str:
+        return repr(importlib.import_module(object.__getattribute__(self, "__name__")))

@@ -250,21 +250,35 @@ def test_report_and_compare_need_no_jax():
 
 
 def test_a_room_is_loaded_once_whichever_way_it_is_asked_for():
-    """Its menu, then a module of it, before anything of the menu was used."""
+    """Its menu, then a module of it, before anything of the menu was used; and the other way."""
     code = """
-from jaxssl import models
+from jaxssl import augment, models, training
 from jaxssl.models.freezing import Frozen
 assert models.Frozen is Frozen
-from jaxssl import augment
-assert "views" in dir(augment)
+import jaxssl.training.loop
+assert training.fit is jaxssl.training.loop.fit
+assert "views" in dir(augment) and augment.__doc__ and "augment" in repr(augment)
 import threading
-from jaxssl import training
+from jaxssl import data
 found = []
-threads = [threading.Thread(target=lambda: found.append(training.fit)) for _ in range(8)]
+threads = [threading.Thread(target=lambda: found.append(data.train_stream)) for _ in range(8)]
 [thread.start() for thread in threads], [thread.join() for thread in threads]
-assert found == [training.fit] * 8
+assert found == [data.train_stream] * 8
 """
     assert "flax" in loaded_by(code)
+
+
+def test_what_is_patched_in_a_room_is_patched_for_all():
+    code = """
+from jaxssl import training as early
+import jaxssl.training
+from jaxssl import training as late
+early.fit = 5
+assert late.fit == jaxssl.training.fit == early.fit == 5
+del late.fit
+assert not hasattr(early, "fit")
+"""
+    loaded_by(code)
 
 
 def test_a_room_that_cannot_be_loaded_says_why_each_time():
