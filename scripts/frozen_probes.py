@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,9 @@ def of_run(options: argparse.Namespace) -> None:
     log |= {"set": options.set, "values": h.shape[1], "whitened_graph": graph is not None}
     log["retrieval"] = retrieval(h, asked.labels, metric="angular")
     files.write_json(options.json, log | {"label_efficiency": rows})
+    # Where this machine keeps things is nobody's business; the name of a run says which it is.
+    text = re.sub(r"/[\w./-]+/([\w.-]+)", r"\1", options.json.read_text())
+    files.write_text(options.json, text)
 
 
 def _averaged(options: argparse.Namespace, ids: Sequence[str]) -> np.ndarray:
