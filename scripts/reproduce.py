@@ -92,8 +92,8 @@ _LITE0_VIEWS = {
     f"lite0-views-{name}-{seed}.json": f"python scripts/frozen_probes.py run"
     f" RUNS/plankton-lite0-cpu-{name}-{seed} --average-views 8 --json"
     f" OUT/lite0-views-{name}-{seed}.json"
-    for name in ("supcon", "softmax")
-    for seed in SEEDS
+    for name, many in (("supcon", SEEDS), ("softmax", SEEDS), ("simclr", (0,)))
+    for seed in many
 }
 _SEARCHED = {
     "simclr": ("", "--batch-norm adapted", "--freeze none", "--learning-rate .0003"),
