@@ -202,8 +202,9 @@ def _told_again() -> Iterator[None]:
         number = next((n for k, n in kinds.items() if issubclass(dropped.exc_type, k)), None)
         if number is None:
             before(dropped)
-        else:  # a moment later: the main thread is still in there
-            threading.Timer(0.05, signal.raise_signal, [number]).start()
+        else:  # a moment later: the main thread is still in there; and to it, which may wait
+            main = threading.main_thread().ident
+            threading.Timer(0.05, signal.pthread_kill, [main, number]).start()
 
     sys.unraisablehook = hook
     try:

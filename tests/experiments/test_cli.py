@@ -96,7 +96,7 @@ def test_a_signal_where_python_drops_exceptions_is_not_lost(told, capsys, number
     def stopped():
         dropped = Dropped()
         del dropped
-        time.sleep(10)
+        time.sleep(60)  # which the signal ends
 
     signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell runs us behind
     with pytest.raises(SystemExit) as end, cli.ending():
