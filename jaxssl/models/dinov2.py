@@ -6,9 +6,10 @@ Learning Robust Visual Features without Supervision". DINOv3's is in `jaxssl.mod
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import operator
+from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,6 @@ Layer = Literal["cls", "patches", "cls+patches"]
 Rotation = Callable[[jax.Array], jax.Array]
 PATCH = 14
 SIDE = 37  # of the square of patches that the position embeddings are of: 518 px
-_EPSILON = 1e-6
 
 
 def normal(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype) -> jax.Array:
@@ -101,8 +101,8 @@ class TransformerBlock(nnx.Module):
         width: int,
         heads: int,
         *,
-        epsilon: float = _EPSILON,
-        key_bias: bool = True,
+        epsilon: float,
+        key_bias: bool,
         dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
@@ -132,36 +132,56 @@ class TransformerBlock(nnx.Module):
         y = self.fc2(nnx.gelu(self.fc1(self.norm2(x)), approximate=False))
         return x + y * self.scale2[...].reshape(1, 1, -1)
 
-    def named(self) -> dict[str, nnx.Module | nnx.Variable]:
-        """Name what both generations have the same names for."""
-        return {
-            "norm1": self.norm1,
-            "layer_scale1.lambda1": self.scale1,
-            "norm2": self.norm2,
-            "layer_scale2.lambda1": self.scale2,
-        }
-
 
 class Dino(nnx.Module):
-    """What DINOv2 and DINOv3 have in common: their embeddings, blocks, a last norm, and h of it.
+    """What DINOv2 and DINOv3 have in common: embeddings, blocks, a last norm, and h of it.
+
+    Args:
+      width: of a token.
+      heads: of the attention; their number divides the width.
+      depth: blocks.
+      layer: h is the class token after the last norm (`cls`, None), the mean of the patches'
+        (`patches`), or both side by side (`cls+patches`).
+      channels: of the images, 1 or 3; pretrained weights need 3.
+      dtype: multiplies matrices in it; norms, sums, parameters and h are float32.
+      rngs: source of the parameters.
 
     Attributes:
-      embeddings: images [b, h, w, c] to tokens [b, t, width], the class token first.
+      tokens: makes images [b, h, w, c] tokens [b, t, width], the class token first.
       extra: how many tokens stand before those of the patches.
+      epsilon: of the norms.
+      key_bias: whether keys have a bias.
+      names: Hugging Face's, of the parts here; a block's have the place of its number.
+
+    Raises:
+      InputError: for a layer that does not exist.
     """
 
-    embeddings: nnx.Module
+    tokens: type[Any]
     extra = 1
+    epsilon: float
+    key_bias = True
+    names: ClassVar[Mapping[str, str]]
 
-    def _build(
-        self, layer: str | None, blocks: list[TransformerBlock], norm: nnx.LayerNorm, channels: int
-    ) -> None:
+    def __init__(
+        self,
+        *,
+        width: int,
+        heads: int,
+        depth: int = 12,
+        layer: Layer | str | None = None,
+        channels: int,
+        dtype: jnp.dtype = jnp.float32,
+        rngs: nnx.Rngs,
+    ):
         self.layer = layer or "cls"
         if self.layer not in ("cls", "patches", "cls+patches"):
             raise InputError(f"layer {layer!r}: one of cls, patches, cls+patches")
-        self.blocks = nnx.List(blocks)
-        self.norm = norm
-        width = norm.num_features
+        options: dict[str, Any] = {"dtype": dtype, "rngs": rngs}
+        self.embeddings = self.tokens(width, channels=channels, **options)
+        options |= {"epsilon": self.epsilon, "key_bias": self.key_bias}
+        self.blocks = nnx.List(TransformerBlock(width, heads, **options) for _ in range(depth))
+        self.norm = nnx.LayerNorm(width, epsilon=self.epsilon, rngs=rngs)
         self.features = width * (2 if self.layer == "cls+patches" else 1)
         self.normalizes = channels == 3
 
@@ -172,7 +192,7 @@ class Dino(nnx.Module):
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
         if self.normalizes:
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
-        x = self.embeddings(images).astype(jnp.float32)  # type: ignore[operator]
+        x = self.embeddings(images).astype(jnp.float32)
         rotate = self._rotation(images)
         for block in self.blocks:
             x = block(x, rotate)
@@ -189,25 +209,32 @@ class Dino(nnx.Module):
         blocks = [(f"block{index}", (block,)) for index, block in enumerate(self.blocks)]
         return [("embeddings", (self.embeddings,)), *blocks, ("norm", (self.norm,))]
 
+    def published(self) -> Published:
+        """Name the weights as Hugging Face does."""
+        layers: dict[str, nnx.Module | nnx.Variable] = {}
+        for name, part in self.names.items():
+            if "{}" not in name:
+                layers[name] = operator.attrgetter(part)(self)
+                continue
+            for index, block in enumerate(self.blocks):
+                layers[name.format(index)] = getattr(block, part)
+        return Published("Hugging Face", layers, ("embeddings.mask_token",))
+
+
+def of_blocks(prefix: str, **parts: str) -> dict[str, str]:
+    """Name the parts of a block, those that have other names in each generation and the others."""
+    same = {"norm1": "norm1", "layer_scale1.lambda1": "scale1"}
+    same |= {"norm2": "norm2", "layer_scale2.lambda1": "scale2"}
+    names = same | {theirs: ours for ours, theirs in parts.items()}
+    return {f"{prefix}.{{}}.{theirs}": ours for theirs, ours in names.items()}
+
 
 class DinoV2(Dino):
     """DINOv2's transformer; `dinov2_s` (22 million parameters) and `dinov2_b` (86.6) build one.
 
     Sides that are no multiple of 14 lose the rest at the right and bottom. The position embeddings
-    are of 37 x 37 patches, interpolated to the image's. RGB images are normalised inside.
-
-    Args:
-      width: of a token; `heads` divides it.
-      heads: of the attention.
-      depth: blocks.
-      layer: h is the class token after the last norm (`cls`, None), the mean of the patches'
-        (`patches`), or both side by side (`cls+patches`).
-      channels: of the images, 1 or 3; pretrained weights need 3.
-      dtype: multiplies matrices in it; norms, sums, parameters and h are float32.
-      rngs: source of the parameters.
-
-    Raises:
-      InputError: for a layer that does not exist.
+    are of 37 x 37 patches, interpolated to the image's. RGB images are normalised inside. Weights:
+    `facebook/dinov2-small` and `-base`. The arguments are those of `Dino`.
 
     Example:
       >>> encoder = nnx.eval_shape(lambda: dinov2_s(channels=3, rngs=nnx.Rngs(0)))
@@ -216,42 +243,23 @@ class DinoV2(Dino):
     """
 
     min_size = PATCH
-
-    def __init__(
-        self,
-        *,
-        width: int,
-        heads: int,
-        depth: int = 12,
-        layer: Layer | str | None = None,
-        channels: int,
-        dtype: jnp.dtype = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        blocks = [TransformerBlock(width, heads, dtype=dtype, rngs=rngs) for _ in range(depth)]
-        norm = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
-        self.embeddings = Embeddings(width, channels=channels, dtype=dtype, rngs=rngs)
-        self._build(layer, blocks, norm, channels)
-
-    def published(self) -> Published:
-        """Name the weights as Hugging Face does: `facebook/dinov2-small` and `-base`."""
-        layers: dict[str, nnx.Module | nnx.Variable] = {
-            "embeddings.patch_embeddings.projection": self.embeddings.patches,
-            "embeddings.cls_token": self.embeddings.cls_token,
-            "embeddings.position_embeddings": self.embeddings.positions,
-            "layernorm": self.norm,
-        }
-        for index, block in enumerate(self.blocks):
-            names = block.named() | {
-                "attention.attention.query": block.query,
-                "attention.attention.key": block.key,
-                "attention.attention.value": block.value,
-                "attention.output.dense": block.out,
-                "mlp.fc1": block.fc1,
-                "mlp.fc2": block.fc2,
-            }
-            layers |= {f"encoder.layer.{index}.{name}": part for name, part in names.items()}
-        return Published("Hugging Face", layers, ("embeddings.mask_token",))
+    tokens = Embeddings
+    epsilon = 1e-6
+    names: ClassVar[Mapping[str, str]] = {
+        "embeddings.patch_embeddings.projection": "embeddings.patches",
+        "embeddings.cls_token": "embeddings.cls_token",
+        "embeddings.position_embeddings": "embeddings.positions",
+        "layernorm": "norm",
+        **of_blocks(
+            "encoder.layer",
+            query="attention.attention.query",
+            key="attention.attention.key",
+            value="attention.attention.value",
+            out="attention.output.dense",
+            fc1="mlp.fc1",
+            fc2="mlp.fc2",
+        ),
+    }
 
 
 dinov2_s = partial(DinoV2, width=384, heads=6)

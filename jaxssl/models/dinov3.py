@@ -6,20 +6,20 @@ Rotary Position Embedding"; Darcet et al. 2024, "Vision Transformers Need Regist
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxssl.models.dinov2 import Dino, Layer, Rotation, TransformerBlock, normal
-from jaxssl.models.published import Published
+from jaxssl.models.dinov2 import Dino, Rotation, normal, of_blocks
 
 PATCH = 16
 REGISTERS = 4
 THETA = 100.0  # the longest wave is of so many patch grids
-_EPSILON = 1e-5
 
 
 class Embeddings(nnx.Module):
@@ -87,20 +87,9 @@ class DinoV3(Dino):
     """DINOv3's transformer; `dinov3_s` (21.6 million parameters) and `dinov3_b` (85.7) build one.
 
     Places are rotations of queries and keys, so that images of any size fit; sides that are no
-    multiple of 16 lose the rest at the right and bottom. RGB images are normalised inside.
-
-    Args:
-      width: of a token.
-      heads: of the attention; their size, width / heads, is a multiple of 4.
-      depth: blocks.
-      layer: h is the class token after the last norm (`cls`, None), the mean of the patches'
-        (`patches`), or both side by side (`cls+patches`).
-      channels: of the images, 1 or 3; pretrained weights need 3.
-      dtype: multiplies matrices in it; norms, sums, parameters and h are float32.
-      rngs: source of the parameters.
-
-    Raises:
-      InputError: for a layer that does not exist.
+    multiple of 16 lose the rest at the right and bottom. RGB images are normalised inside. Weights:
+    `facebook/dinov3-vits16-pretrain-lvd1689m` and `-vitb16-`. The arguments are those of `Dino`;
+    the size of a head, width / heads, is a multiple of 4.
 
     Example:
       >>> encoder = nnx.eval_shape(lambda: dinov3_s(channels=3, rngs=nnx.Rngs(0)))
@@ -109,52 +98,30 @@ class DinoV3(Dino):
     """
 
     min_size = PATCH
+    tokens = Embeddings
     extra = 1 + REGISTERS
-
-    def __init__(
-        self,
-        *,
-        width: int,
-        heads: int,
-        depth: int = 12,
-        layer: Layer | str | None = None,
-        channels: int,
-        dtype: jnp.dtype = jnp.float32,
-        rngs: nnx.Rngs,
-    ):
-        blocks = [
-            TransformerBlock(width, heads, epsilon=_EPSILON, key_bias=False, dtype=dtype, rngs=rngs)
-            for _ in range(depth)
-        ]
-        norm = nnx.LayerNorm(width, epsilon=_EPSILON, rngs=rngs)
-        self.embeddings = Embeddings(width, channels=channels, dtype=dtype, rngs=rngs)
-        self.head_size = width // heads
-        self._build(layer, blocks, norm, channels)
+    epsilon = 1e-5
+    key_bias = False
+    names: ClassVar[Mapping[str, str]] = {
+        "embeddings.patch_embeddings": "embeddings.patches",
+        "embeddings.cls_token": "embeddings.cls_token",
+        "embeddings.register_tokens": "embeddings.registers",
+        "norm": "norm",
+        **of_blocks(
+            "layer",
+            query="attention.q_proj",
+            key="attention.k_proj",
+            value="attention.v_proj",
+            out="attention.o_proj",
+            fc1="mlp.up_proj",
+            fc2="mlp.down_proj",
+        ),
+    }
 
     def _rotation(self, images: jax.Array) -> Rotation:
         h, w = images.shape[1:3]
-        return rotation((h // PATCH, w // PATCH), self.head_size, first=self.extra)
-
-    def published(self) -> Published:
-        """Name the weights as Hugging Face does: `facebook/dinov3-vits16-pretrain-lvd1689m`."""
-        embeddings = self.embeddings
-        layers: dict[str, nnx.Module | nnx.Variable] = {
-            "embeddings.patch_embeddings": embeddings.patches,
-            "embeddings.cls_token": embeddings.cls_token,
-            "embeddings.register_tokens": embeddings.registers,
-            "norm": self.norm,
-        }
-        for index, block in enumerate(self.blocks):
-            names = block.named() | {
-                "attention.q_proj": block.query,
-                "attention.k_proj": block.key,
-                "attention.v_proj": block.value,
-                "attention.o_proj": block.out,
-                "mlp.up_proj": block.fc1,
-                "mlp.down_proj": block.fc2,
-            }
-            layers |= {f"layer.{index}.{name}": part for name, part in names.items()}
-        return Published("Hugging Face", layers, ("embeddings.mask_token",))
+        size = self.norm.num_features // self.blocks[0].heads
+        return rotation((h // PATCH, w // PATCH), size, first=self.extra)
 
 
 dinov3_s = partial(DinoV3, width=384, heads=6)

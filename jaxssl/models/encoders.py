@@ -35,8 +35,8 @@ class Options(TypedDict, total=False):
       width: channels of a ResNet's first stage, at least 1: 64 as published, 16 for two CPU cores;
         ResNet-18's h has 8 times as many numbers, ResNet-50's 32 times.
       negative_slope: of the plankton backbone's last ReLU; .01 in the later plankton studies.
-      layer: what h is taken from; None for the encoder's own default. See
-        `EfficientNetLite` and `DinoV2`.
+      layer: what h is taken from; None for the encoder's own default. See `EfficientNetLite`
+        and `Dino`.
     """
 
     width: int
