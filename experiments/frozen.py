@@ -30,6 +30,7 @@ class Frozen(Defaults, Devices, Judging, Place, Images, Network):
     """The flags of a network that is not trained."""
 
     views: tyro.conf.Suppress[Any] = "none"
+    """Nothing is learnt from views."""
 
     @property
     def title(self) -> str:

@@ -48,16 +48,20 @@ class _Room(ModuleType):
     """
 
     def __getattribute__(self, name: str) -> Any:
-        return getattr(importlib.import_module(object.__getattribute__(self, "__name__")), name)
+        return getattr(_loaded(self), name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        setattr(importlib.import_module(object.__getattribute__(self, "__name__")), name, value)
+        setattr(_loaded(self), name, value)
 
     def __delattr__(self, name: str) -> None:
-        delattr(importlib.import_module(object.__getattribute__(self, "__name__")), name)
+        delattr(_loaded(self), name)
 
     def __dir__(self) -> list[str]:
-        return dir(importlib.import_module(object.__getattribute__(self, "__name__")))
+        return dir(_loaded(self))
 
     def __repr__(self) -> str:
-        return repr(importlib.import_module(object.__getattribute__(self, "__name__")))
+        return repr(_loaded(self))
+
+
+def _loaded(room: _Room) -> ModuleType:
+    return importlib.import_module(object.__getattribute__(room, "__name__"))
