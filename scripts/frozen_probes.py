@@ -20,12 +20,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import re
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from results_table import without_places
 
 LAYERS = ("block4", "block7", *(f"block{index}" for index in range(10, 16)), "head")
 SEEDS = (0, 1, 2)
@@ -255,10 +256,8 @@ def of_run(options: argparse.Namespace) -> None:
     log = runs.provenance() | {"run": files.read_record(options.folder), "views": views}
     log |= {"set": options.set, "values": h.shape[1], "whitened_graph": graph is not None}
     log["retrieval"] = retrieval(h, asked.labels, metric="angular")
-    files.write_json(options.json, log | {"label_efficiency": rows})
-    # Where this machine keeps things is nobody's business; the name of a run says which it is.
-    text = re.sub(r"/[\w./-]+/([\w.-]+)", r"\1", options.json.read_text())
-    files.write_text(options.json, text)
+    text = json.dumps(files.plain(log | {"label_efficiency": rows}), indent=1)
+    files.write_text(options.json, without_places(text) + "\n")
 
 
 def _averaged(options: argparse.Namespace, ids: Sequence[str]) -> np.ndarray:

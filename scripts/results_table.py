@@ -90,9 +90,7 @@ def print_label_efficiency(runs: list[Results]) -> None:
     heads = " | ".join(f"{n} labels" for n in columns)
     print(f"| set | classifier | embedding | {heads} |")
     print("|---|---|---|" + "---|" * len(columns))
-    for (name, kind), (embedding, title) in itertools.product(
-        itertools.product(sets, kinds), NAMES.items()
-    ):
+    for name, kind, (embedding, title) in itertools.product(sets, kinds, NAMES.items()):
         found = [accuracies(run, name, embedding, kind) for run in runs]
         if all(found):
             cells = [_mean_and_spread([scores[n] for scores in found]) for n in columns]
@@ -153,10 +151,13 @@ def write_log(path: Path | None, runs: list[dict[str, Any]], keep: tuple[str, ..
         return
     log = json.dumps(_short([{key: run[key] for key in keep} for run in runs]))
     log = re.sub(r'(\{"(?:set|embedding|step)")', r"\n\1", log)  # a row a line: changes can be read
-    # Where this machine keeps things is nobody's business; the name of a run says which it is.
-    log = re.sub(r"/[\w./-]+/([\w.-]+)", r"\1", log)
     path.parent.mkdir(exist_ok=True)
-    path.write_text(log + "\n")
+    path.write_text(without_places(log) + "\n")
+
+
+def without_places(log: str) -> str:
+    """Drop where this machine keeps things from a log: a run's name says which it is."""
+    return re.sub(r"/[\w./-]+/([\w.-]+)", r"\1", log)
 
 
 def print_classifiers(runs: list[dict[str, Any]]) -> None:

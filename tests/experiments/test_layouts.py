@@ -80,10 +80,10 @@ def only_to_training(monkeypatch):
             batches.append(next(iter(work.stream(0))))
             raise Reached
 
+        def without_views(path, data, seed):
+            picture(path, dataclasses.replace(data, recipe=None), seed)
+
         monkeypatch.setattr(training, "fit", fit)
-        without_views = lambda path, data, seed: picture(  # noqa: E731
-            path, dataclasses.replace(data, recipe=None), seed
-        )
         monkeypatch.setattr(folders, "save_what_goes_in", without_views)
         with pytest.raises(Reached):
             yield batches

@@ -47,8 +47,9 @@ def two(tmp_path_factory):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = os.environ["XLA_FLAGS"].replace("count=8", "count=1")
-    environment = os.environ | {"XLA_FLAGS": flags}
+    environment = os.environ | {
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=1"),
+    }
     flags = [*FLAGS, "--coordinator", f"127.0.0.1:{port}", "--processes", "2"]
     # Only the first is told the folder: the second takes it from there.
     own = [["--run-dir", str(folder / "run")], []]
@@ -141,8 +142,9 @@ def test_two_processes_embed_images_in_their_order(tmp_path):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    flags = os.environ["XLA_FLAGS"].replace("count=8", "count=2")
-    environment = os.environ | {"XLA_FLAGS": flags}
+    environment = os.environ | {
+        "XLA_FLAGS": os.environ["XLA_FLAGS"].replace("count=8", "count=2"),
+    }
     both = [
         subprocess.Popen(
             [sys.executable, "-c", EMBED, str(port), str(i), str(tmp_path / "h")],
