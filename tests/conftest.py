@@ -29,6 +29,9 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 # However small a program is: most are, and there are thousands.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# The folder of XLA's own caches, which a GPU's compiler has, would be part of each program's key,
+# and ours is another in every run: nothing would be found again.
+os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
 import jax
 
@@ -55,6 +58,9 @@ def pytest_configure(config):
     JAX's key for a compiled program is its text with the compiler's options and version: what was
     changed is compiled again. `pytest --cache-clear` forgets them.
     """
+    cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
+    # By each process: with --cache-clear each of them has emptied it.
+    kept = None if cache is None else cache.mkdir("compiled")
     if "JAXSSL_TEST_CACHE" not in os.environ:  # set by the first process, for xdist's workers
         folder = tempfile.TemporaryDirectory(prefix="jaxssl-tests-")
         config.add_cleanup(folder.cleanup)
@@ -62,11 +68,10 @@ def pytest_configure(config):
         config.add_cleanup(lambda: os.environ.pop("JAXSSL_TEST_CACHE"))
         own = Path(folder.name) / "jaxssl"
         own.mkdir()
-        cache = getattr(config, "cache", None)  # none with -p no:cacheprovider
-        if cache is None:
+        if kept is None:
             (own / "xla").mkdir()
         else:
-            (own / "xla").symlink_to(cache.mkdir("compiled"), target_is_directory=True)
+            (own / "xla").symlink_to(kept, target_is_directory=True)
     os.environ["XDG_CACHE_HOME"] = os.environ["JAXSSL_TEST_CACHE"]
     xla = Path(os.environ["XDG_CACHE_HOME"]) / "jaxssl" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(xla))
