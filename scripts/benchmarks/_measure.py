@@ -56,8 +56,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jaxssl.training.runs import provenance
-
 Run = Callable[[], float | None]
 
 
@@ -138,6 +136,8 @@ def value_and_grad(
 
 def print_table(results: list[Result], reference: str) -> None:
     """Print where the numbers come from, and the table in Markdown."""
+    from jaxssl.training.runs import provenance  # not in a contender's process
+
     about = provenance()
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     print(f"{about['machine']}; {versions}; commit {about['commit']}\n`{about['command']}`\n")
@@ -177,6 +177,8 @@ def write_json(
                 "ratio_highest": max(ratios, default=None),
             }
         )
+    from jaxssl.training.runs import provenance
+
     flags = {**vars(options), "json": None}
     record = {**provenance(), "options": flags, "reference": reference, "rows": rows}
     path.write_text(json.dumps(record, indent=1) + "\n")

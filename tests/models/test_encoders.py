@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -17,9 +19,15 @@ def shapes(name, image_size, channels=1, **options):
     )
 
 
+@functools.cache
+def short(name):
+    """Seconds to trace, for some: two tests look at the same one."""
+    return shapes(name, 65, dtype=jnp.bfloat16)
+
+
 @pytest.mark.parametrize("name", ENCODERS)
 def test_every_encoder_keeps_the_contract(name):
-    encoder = shapes(name, 65, dtype=jnp.bfloat16)
+    encoder = short(name)
     graphdef, params, rest = nnx.split(encoder, nnx.Param, ...)
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype(jnp.float32)}
 
@@ -39,7 +47,7 @@ def parameters(module) -> list[int]:
 
 @pytest.mark.parametrize("name", ENCODERS)
 def test_the_blocks_hold_every_parameter_once(name):
-    encoder = shapes(name, 65)
+    encoder = short(name)
     blocks = encoder.blocks_list()
     assert len({block for block, _ in blocks}) == len(blocks) > 1
     held = [i for _, parts in blocks for part in parts for i in parameters(part)]
