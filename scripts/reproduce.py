@@ -88,13 +88,26 @@ _LITE0 = (
 )
 _LITE0_TRAINED = dict.fromkeys(_WIDE, "--propagate")
 _LITE0_TRAINED["triplet"] = "--hard-negatives-from 1 --hard-positives-from 3 --propagate"
+
+
+def views(runs: str, log: str, many: Sequence[int] = SEEDS) -> dict[str, str]:
+    """List the results of averages over views of a program's runs, and their commands."""
+    line = f"python scripts/frozen_probes.py run RUNS/{runs}-%d --average-views 8 --json OUT/%s"
+    return {(file := f"{log}-{seed}.json"): line % (seed, file) for seed in many}
+
+
 _LITE0_VIEWS = {
-    f"lite0-views-{name}-{seed}.json": f"python scripts/frozen_probes.py run"
-    f" RUNS/plankton-lite0-cpu-{name}-{seed} --average-views 8 --json"
-    f" OUT/lite0-views-{name}-{seed}.json"
-    for name, many in (("supcon", SEEDS), ("softmax", SEEDS), ("simclr", (0,)))
-    for seed in many
+    **views("plankton-lite0-cpu-supcon", "lite0-views-supcon"),
+    **views("plankton-lite0-cpu-softmax", "lite0-views-softmax"),
+    **views("plankton-lite0-cpu-simclr", "lite0-views-simclr", (0,)),
 }
+_LITE0_128_VIEWS = views("plankton-lite0-128-supcon", "lite0-128-views-supcon")
+# What --preset plankton-lite0-cpu sets, on images of another kind.
+_LITE0_CIFAR = (
+    "python -m experiments.simclr --preset cifar10-cpu --encoder efficientnet_lite0"
+    " --pretrained auto --freeze block4 --learning-rate .001 --optimizer adam --batch-size 128"
+    " --image-size 96 --beside-start --epochs 1 --evaluate-epochs .5 --data-dir CIFAR"
+)
 _SEARCHED = {
     "simclr": ("", "--batch-norm adapted", "--freeze none", "--learning-rate .0003"),
     "arcface": ("--kind cosface",),
@@ -150,6 +163,20 @@ TABLES = {
         tuple(_LITE0_VIEWS),
         tuple(_LITE0_VIEWS.values()),
     ),
+    "plankton-lite0-128": Table(
+        f"README.md; {RESULTS}: Trained on from ImageNet's weights",
+        "2 hours",
+        ("plankton-lite0-128-supcon.json", *_LITE0_128_VIEWS),
+        (
+            *seeds(
+                "-m experiments.supcon --preset plankton-lite0-cpu --image-size 128 --propagate"
+                " --data-dir PLANKTON",
+                "plankton-lite0-128-supcon",
+                "plankton-lite0-128-supcon.json",
+            ),
+            *_LITE0_128_VIEWS.values(),
+        ),
+    ),
     "plankton-small": Table(
         f"{RESULTS}: The original study's split",
         "3 hours",
@@ -200,6 +227,20 @@ TABLES = {
             ),
             "python scripts/results_table.py --classifiers RUNS/rnn-0 RUNS/lstm-0 RUNS/gru-0"
             " RUNS/gru-1 --log OUT/cifar10-cpu-rows.json",
+        ),
+    ),
+    "cifar10-lite0": Table(
+        f"{RESULTS}: CIFAR-10, on two cores (from ImageNet's weights)",
+        "1 hour",
+        ("cifar10-lite0.json",),
+        (
+            "python -m experiments.embed --encoder efficientnet_lite0 --dataset cifar10"
+            " --image-size 96 --data-dir CIFAR --run-dir RUNS/cifar10-lite0",
+            "python -m experiments.linear_eval RUNS/cifar10-lite0",
+            f"{_LITE0_CIFAR} --run-dir RUNS/cifar10-lite0-simclr",
+            "python -m experiments.linear_eval RUNS/cifar10-lite0-simclr",
+            "python scripts/results_table.py --linear-eval RUNS/cifar10-lite0"
+            " RUNS/cifar10-lite0-simclr --log OUT/cifar10-lite0.json",
         ),
     ),
     "frozen": Table(
