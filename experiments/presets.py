@@ -89,6 +89,7 @@ LITE0: dict[str, Any] = {
     "pretrained": "auto",
     "freeze": "block4",
     "learning_rate": 0.001,
+    "schedule": "cosine",
     "batch_size": 128,
     "image_size": 96,
     "color": "rgb",
