@@ -58,10 +58,12 @@ def open_study(
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # What damaged values of its tables raise when Optuna reads them; the rest is SQLite's.
     damage = (SQLAlchemyError, optuna.exceptions.StorageInternalError, LookupError, ValueError)
-    with _locked(storage):
+    with _locked(storage), contextlib.ExitStack() as closing:
         _check(storage)
         try:
             database = optuna.storages.RDBStorage(f"sqlite:///{storage}")
+            closing.callback(database.engine.dispose)
+            closing.callback(database.remove_session)
             study = optuna.create_study(
                 storage=database,
                 study_name="tune",
@@ -74,20 +76,16 @@ def open_study(
         except (*damage, RuntimeError) as error:
             raise _unusable(storage, error) from None
         try:
-            try:
-                _compare_or_note(study, storage, json.loads(json.dumps(settings)))
-                _retry_interrupted(study)
-            except InputError:
-                raise
-            except (*damage, TypeError, AttributeError) as error:
-                raise _unusable(storage, error) from None
-            try:
-                yield study
-            except (*damage[:2], UnicodeDecodeError) as error:  # also where the disk is full
-                raise _unusable(storage, error) from None
-        finally:
-            database.remove_session()
-            database.engine.dispose()
+            _compare_or_note(study, storage, json.loads(json.dumps(settings)))
+            _retry_interrupted(study)
+        except InputError:
+            raise
+        except (*damage, TypeError, AttributeError) as error:
+            raise _unusable(storage, error) from None
+        try:
+            yield study
+        except (*damage[:2], UnicodeDecodeError) as error:  # also where the disk is full
+            raise _unusable(storage, error) from None
 
 
 def trials(study: optuna.Study, *states: str) -> list[optuna.trial.FrozenTrial]:

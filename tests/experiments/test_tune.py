@@ -82,7 +82,11 @@ def search(folder: Path, *flags: str, trials: int = 3) -> list[optuna.trial.Froz
 
 
 def trials_in(folder: Path) -> list[optuna.trial.FrozenTrial]:
-    return optuna.load_study(study_name="tune", storage=f"sqlite:///{folder}/study.sqlite").trials
+    database = optuna.storages.RDBStorage(f"sqlite:///{folder}/study.sqlite")
+    found = optuna.load_study(study_name="tune", storage=database).trials
+    database.remove_session()
+    database.engine.dispose()
+    return found
 
 
 def error_of(*arguments, kind=InputError, **options) -> str:
