@@ -28,7 +28,7 @@ NAMES = {
     "best": "h of the best epoch",
     "untrained": "untrained network",
     "start": "as it began, with given weights",
-    "imagenet": "ImageNet, frozen",
+    "imagenet": "ImageNet, frozen, 96 px",
     "raw_pixels": "raw pixels",
 }
 

@@ -12,7 +12,7 @@ EMBEDDINGS = {
     "untrained": "untrained network",
     "start": "as it began, with given weights",
     "raw_pixels": "raw pixels",
-    "imagenet": "ImageNet, frozen",
+    "imagenet": "ImageNet, frozen, 96 px",
 }
 
 
