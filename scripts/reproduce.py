@@ -108,6 +108,11 @@ _LITE0_CIFAR = (
     " --pretrained auto --freeze block4 --learning-rate .001 --optimizer adam --batch-size 128"
     " --image-size 96 --beside-start --epochs 1 --evaluate-epochs .5 --data-dir CIFAR"
 )
+_LITE0_COSFACE = {
+    f"plankton-lite0-cosface-{name}": f"-m experiments.arcface --kind cosface"
+    f" --preset plankton-lite0-cpu {flags} --data-dir PLANKTON"
+    for name, flags in (("10", "--epochs 10"), ("all", "--freeze none"))
+}
 _SEARCHED = {
     "simclr": ("", "--batch-norm adapted", "--freeze none", "--learning-rate .0003"),
     "arcface": ("--kind cosface",),
@@ -175,6 +180,16 @@ TABLES = {
                 "plankton-lite0-128-supcon.json",
             ),
             *_LITE0_128_VIEWS.values(),
+        ),
+    ),
+    "plankton-lite0-cosface": Table(
+        f"{RESULTS}: Trained on from ImageNet's weights (CosFace's own classifier)",
+        "1 hour",
+        tuple(f"{name}.json" for name in _LITE0_COSFACE),
+        tuple(
+            line
+            for name, flags in _LITE0_COSFACE.items()
+            for line in seeds(flags, name, f"{name}.json", (1,))
         ),
     ),
     "plankton-small": Table(
