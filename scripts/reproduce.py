@@ -246,7 +246,7 @@ TABLES = {
     ),
     "cifar10-lite0": Table(
         f"{RESULTS}: CIFAR-10, on two cores (from ImageNet's weights)",
-        "1 hour",
+        "30 minutes",
         ("cifar10-lite0.json",),
         (
             f"{_LITE0_CIFAR} --run-dir RUNS/cifar10-lite0",

@@ -165,6 +165,8 @@ def write_json(
     """Write the table and every round for a program to read; nothing without a path."""
     if path is None:
         return
+    from jaxssl.training.runs import provenance  # as in print_table
+
     rows = []
     for r in results:
         ratios = r.ratios(_reference(r, results, reference))
@@ -177,8 +179,6 @@ def write_json(
                 "ratio_highest": max(ratios, default=None),
             }
         )
-    from jaxssl.training.runs import provenance
-
     flags = {**vars(options), "json": None}
     record = {**provenance(), "options": flags, "reference": reference, "rows": rows}
     path.write_text(json.dumps(record, indent=1) + "\n")
