@@ -297,8 +297,8 @@ class Judging:
     """How h is computed, and on how many labels it is judged."""
 
     average_views: Extent[AtLeast1[Literal[1, 2, 4, 8]]] = 1
-    """h is the mean over the image turned by right angles (4) and mirrored too (8; 2: mirrored
-    alone). Embedding takes as many times as long."""
+    """h, and what the run's own classifier says, are means over the image turned by right angles
+    (4) and mirrored too (8; 2: mirrored alone). Embedding takes as many times as long."""
     draws: Evaluation[AtLeast2[int]] = 5
     """Random draws of labels behind each point of the label-efficiency curves."""
     labels: Evaluation[tuple[int, ...]] = ()

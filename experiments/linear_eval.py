@@ -104,12 +104,15 @@ def main(config: LinearEval) -> None:
             n: embedding.embed_set(encode, state, x, placement, title=n) for n, x in sets.items()
         }
 
-    vectors = features(state, sets)
+    many = sum(map(len, sets.values()))
+    print(f"embedding {many:,} images, by this network and the untrained one ...", flush=True)
+    vectors, random = features(state, sets), features(untrained, sets)
+    print("linear classifiers, to convergence ...", flush=True)
     row, scores = evaluation.evaluate(vectors, _labels(sets))
     pixels = {name: images_room.raw_pixels(images) for name, images in sets.items()}
     rows = [
         {"embedding": config.layer, **row},
-        {"embedding": "untrained", **_row(features(untrained, sets), sets)},
+        {"embedding": "untrained", **_row(random, sets)},
         {"embedding": "raw_pixels", **_row(pixels, sets)},
     ]
     near = neighbours.find(

@@ -289,7 +289,8 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     imagenet = baseline.imagenet(run, judged, about)
     logits = None
     if method.logits is not None and len(data.test):
-        classify = embedding.compile_output(method.model, method.logits, placement)
+        averaged = models.average_views(method.logits, settings.average_views)
+        classify = embedding.compile_output(method.model, averaged, placement)
         logits = embedding.embed_set(classify, trained.states[judge], data.test, placement)
     if not processes.is_first():
         return None

@@ -202,14 +202,19 @@ def timed(burst: Burst, steps: int) -> float:
 
 
 def work_of_an_image(model: Embedder, size: int) -> tuple[float, int]:
-    """Count FLOPs of both passes of an image's two views, and the network's parameters."""
+    """Count FLOPs of both passes of an image's two views, and the network's parameters.
+
+    As for a CPU, whatever is there: before a GPU's programs are compiled nothing is counted, and
+    then without what its libraries do.
+    """
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
 
     def loss(params: Any, rest: Any, images: jax.Array) -> jax.Array:
         return nnx.merge(graphdef, params, rest, copy=True)(images)[1].sum()
 
     images = jnp.zeros((2, size, size, 3))
-    lowered = jax.jit(jax.grad(loss)).lower(params, rest, images)
+    with jax.default_device(jax.local_devices(backend="cpu")[0]):
+        lowered = jax.jit(jax.grad(loss)).lower(params, rest, images)
     flops = lowered.cost_analysis()["flops"]
     return flops, sum(leaf.size for leaf in jax.tree.leaves(params))
 

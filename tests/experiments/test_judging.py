@@ -83,12 +83,17 @@ def test_the_judged_state_is_the_one_asked_for(run, judge):
     assert tables["h"]["train"].ids == run.data.train.ids
 
 
-def test_a_classifier_is_judged_as_one(run):
-    embedded = study.embed(run.run, run.data, run.trained)
+@pytest.mark.parametrize("views", [1, 4])
+def test_a_classifier_is_judged_as_one(run, views):
+    """Over as many views as h, which is what `predict` does with the run."""
+    asked = dataclasses.replace(run.config, average_views=views)
+    embedded = study.embed(dataclasses.replace(run.run, config=asked), run.data, run.trained)
     found = files.plain(embedded.facts.classification)
     classify = embedding.compile_output(run.method.model, run.method.logits, run.run.placement)
     best, test = run.trained.states["best"], run.data.test
-    logits = embedding.embed_set(classify, best, test, run.run.placement)
+    turned = [np.rot90(test.images(), k, axes=(1, 2)) for k in range(views)]
+    each = [embedding.embed_set(classify, best, x, run.run.placement) for x in turned]
+    logits = np.mean(each, axis=0)
     truth, predicted = test.labels, logits.argmax(1)
     assert list(found["classes"]) == ["0", "1", "2"]
     expected = confusion_matrix(truth, predicted, labels=range(3))
