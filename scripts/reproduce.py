@@ -117,6 +117,22 @@ _LITE0_COSFACE = {
     for name, flags in (("10", "--epochs 10"), ("all", "--freeze none"))
 }
 _README = methods("plankton-lite0-cpu", _README_TRAINED)
+# Ten epochs at 128 px; from random weights, thirty.
+_GPU = "--gpu --resident --steps-per-dispatch 10 --no-imagenet --data-dir PLANKTON"
+_PLANKTON_GPU = {
+    name: f"-m experiments.{name} --preset plankton-lite0 --propagate {_GPU}"
+    for name in ("simclr", "supcon", "softmax", "arcface")
+}
+_PLANKTON_GPU["cosface"] = _PLANKTON_GPU["arcface"].replace("arcface", "arcface --kind cosface")
+_PLANKTON_GPU["triplet"] = (
+    f"-m experiments.triplet --preset plankton-lite0 --hard-negatives-from 2"
+    f" --hard-positives-from 6 --propagate {_GPU}"
+)
+_PLANKTON_GPU |= {
+    f"convnet-{name}": f"-m experiments.{program} --preset plankton-wide --encoder convnet"
+    f" --image-size 128 --epochs 30 {_GPU}"
+    for name, program in (("simclr", "simclr"), ("cosface", "arcface --kind cosface"))
+}
 _SEARCHED = {
     "simclr": ("", "--batch-norm adapted", "--freeze none", "--learning-rate .0003"),
     "arcface": ("--kind cosface",),
@@ -200,6 +216,28 @@ TABLES = {
             line
             for name, flags in _LITE0_COSFACE.items()
             for line in seeds(flags, name, f"{name}.json", (1,))
+        ),
+    ),
+    "plankton-gpu": Table(
+        f"README.md: Which method?; {RESULTS}: On a GPU (which had time for one or two seeds)",
+        "30 minutes on an H100 with 16 cores, eight runs at a time by hand",
+        tuple(f"plankton-gpu-{name}.json" for name in _PLANKTON_GPU),
+        tuple(
+            line
+            for name, program in _PLANKTON_GPU.items()
+            for line in seeds(program, f"plankton-gpu-{name}", f"plankton-gpu-{name}.json")
+        ),
+    ),
+    "cifar10-gpu": Table(
+        f"{RESULTS}: On a GPU",
+        "15 minutes on an H100; a folder by scripts/prepare_cifar10.py",
+        ("cifar10-gpu-simclr.json",),
+        (
+            "python -m experiments.simclr --dataset cifar10 --gpu --bfloat16 --evaluate-epochs 50"
+            " --data-dir CIFAR --run-dir RUNS/cifar10-gpu",
+            "python -m experiments.linear_eval RUNS/cifar10-gpu --checkpoint last",
+            "python scripts/results_table.py --linear-eval RUNS/cifar10-gpu"
+            " --log OUT/cifar10-gpu-simclr.json",
         ),
     ),
     "plankton-small": Table(
@@ -326,7 +364,10 @@ TABLES = {
     ),
 }
 # Files of results/ that were put together by hand; the pages say by which commands.
-BY_HAND = ("byol-digits.json", "first-command.json", "predict-plankton.json")
+BY_HAND = (
+    *("byol-digits.json", "first-command.json", "predict-plankton.json"),
+    *("bench-simclr_step_h100.json", "check-device-h100.json"),
+)
 
 
 def main() -> None:
