@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from experiments import config, datasets, networks, tables
 from jaxssl import models
+from jaxssl.analysis.names import IMAGENET_PIXELS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,11 +22,11 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class Baseline(config.Images, config.Network):
-    """EfficientNet-Lite0 at 96 px, which has nearly half the pixels of 128 px to compute."""
+    """EfficientNet-Lite0."""
 
     encoder: str = "efficientnet_lite0"
     pretrained: str = "auto"
-    image_size: int = 96
+    image_size: int = IMAGENET_PIXELS
     color: Any = "rgb"
     seed: int = 0
 
@@ -35,7 +36,7 @@ def imagenet(run: Run, judged: Sets, about: Mapping[str, Any]) -> dict[str, dict
 
     Args:
       run: Of another method, on a folder of images.
-      judged: Its judged sets; the same images are read again at 96 px RGB.
+      judged: Its judged sets; the same images are read again, in RGB.
       about: What stands in its tables' metadata.
 
     Returns:
@@ -57,7 +58,11 @@ def imagenet(run: Run, judged: Sets, about: Mapping[str, Any]) -> dict[str, dict
     encoder = models.fold_batch_norm(networks.make_encoder(settings)[0])
     encode = embedding.compile_output(encoder, lambda model, x: model(x), run.placement)
     state = run.placement.replicate(model_state(encoder))
-    facts = {**about, "layer": f"{settings.encoder}, 96 px", "distance": "angular"}
+    facts = {
+        **about,
+        "layer": f"{settings.encoder}, {settings.image_size} px",
+        "distance": "angular",
+    }
     found = {}
     for part, images in {"test": data.test, **data.unseen}.items():
         if part in judged and images.ids == judged[part].ids:

@@ -16,21 +16,14 @@ from pathlib import Path
 from typing import Any
 
 from jaxssl.analysis.headlines import headline_labels
+from jaxssl.analysis.names import EMBEDDINGS
 from jaxssl.analysis.results import LabelRow, Results
 from jaxssl.errors import InputError
 from jaxssl.files import plain, read_object, read_record
 
 CLASSIFIED = ("training", "classification")
 MEASURED = ("training", "wall_seconds", "sets", "spread", "knn_accuracy", "retrieval", "nmi")
-NAMES = {
-    "h": "**this embedding (h)**",
-    "last": "h of the last epoch",
-    "best": "h of the best epoch",
-    "untrained": "untrained network",
-    "start": "as it began, with given weights",
-    "imagenet": "ImageNet, frozen, 96 px",
-    "raw_pixels": "raw pixels",
-}
+NAMES = EMBEDDINGS | {"h": f"**{EMBEDDINGS['h']} (h)**"}
 
 
 def accuracies(results: Results, where: str, embedding: str, classifier: str) -> dict[str, float]:
