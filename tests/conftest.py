@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+import time
 from importlib.metadata import version
 from pathlib import Path
 
@@ -71,10 +72,18 @@ def pytest_configure(config):
         if kept is None:
             (own / "xla").mkdir()
         else:
+            _forget_old(kept)
             (own / "xla").symlink_to(kept, target_is_directory=True)
     os.environ["XDG_CACHE_HOME"] = os.environ["JAXSSL_TEST_CACHE"]
     xla = Path(os.environ["XDG_CACHE_HOME"]) / "jaxssl" / "xla"
     jax.config.update("jax_compilation_cache_dir", str(xla))
+
+
+def _forget_old(folder):
+    """Remove programs that no run has read for a month: each change of the code adds some."""
+    for file in folder.iterdir():
+        if file.stat().st_atime < time.time() - 30 * 86_400:
+            file.unlink(missing_ok=True)
 
 
 def pytest_collection_modifyitems(items):
