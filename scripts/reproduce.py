@@ -366,7 +366,7 @@ TABLES = {
 # Files of results/ that were put together by hand; the pages say by which commands.
 BY_HAND = (
     *("byol-digits.json", "first-command.json", "predict-plankton.json"),
-    *("bench-simclr_step_h100.json", "check-device-h100.json"),
+    *("bench-simclr_step_h100.json", "check-device-h100.json", "lite0-own-views.json"),
 )
 
 
