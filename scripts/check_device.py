@@ -138,6 +138,8 @@ def main(arguments: list[str] | None = None) -> int:
     from jaxssl.training import devices, runs
 
     print(f"on {devices.summary()}, jax {jax.__version__}, beside the CPU", flush=True)
+    if jax.default_backend() == "cpu":
+        print("JAX sees no accelerator here: the CPU is compared with itself")
     begin = time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "cpu.npz"
