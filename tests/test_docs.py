@@ -240,7 +240,8 @@ def site(tmp_path_factory):
         pytest.skip("there is no mkdocs (pip install -e '.[docs]')")
     out = tmp_path_factory.mktemp("site")
     done = subprocess.run(
-        [MKDOCS, "build", "--strict", "-q", "-f", ROOT / "docs" / "mkdocs.yml", "-d", out],
+        # With -q a warning is not seen, and so no error either.
+        [MKDOCS, "build", "--strict", "-f", ROOT / "docs" / "mkdocs.yml", "-d", out],
         capture_output=True,
         text=True,
     )
