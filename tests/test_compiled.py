@@ -1,31 +1,42 @@
 """The tests' own cache of compiled programs: what makes a second run short."""
 
 import os
-import subprocess
-import sys
-from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import pytest
-
-ROOT = Path(__file__).parents[1]
-# What this run's conftest.py has set: the other has to set it itself.
-OWN = ("JAXSSL_TEST_CACHE", "XDG_CACHE_HOME", "JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES")
+from jax.experimental.compilation_cache import compilation_cache
 
 
-@pytest.mark.program
-def test_a_second_run_finds_the_programs_of_the_first_and_forgets_old_ones(tmp_path):
-    alone = {k: v for k, v in os.environ.items() if k not in OWN}
-    compiled = tmp_path / "d" / "compiled"
+@pytest.fixture
+def cache_of_our_own():
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+    compilation_cache.reset_cache()
 
-    def programs() -> set[str]:
-        command = [sys.executable, "-m", "pytest", "-q", "-o", f"cache_dir={tmp_path}"]
-        command += ["tests/models/test_averaging.py", "-k", "layer"]
-        subprocess.run(command, cwd=ROOT, env=alone, check=True, capture_output=True)
-        return {file.name for file in compiled.iterdir()}
 
-    first = programs()
-    assert first
-    old = compiled / "of-a-code-that-is-gone-cache"
-    old.write_bytes(b"")
-    os.utime(old, (0, 0))
-    assert programs() == first
+def test_a_second_run_finds_the_programs_of_the_first(tmp_path, cache_of_our_own):
+    """Each run has a folder of its own with a link to what is kept, as in conftest.py."""
+    kept = tmp_path / "kept"
+    kept.mkdir()
+    found = []
+    for run in ("first", "second"):
+        (tmp_path / run).mkdir()
+        (tmp_path / run / "xla").symlink_to(kept, target_is_directory=True)
+        jax.config.update("jax_compilation_cache_dir", str(tmp_path / run / "xla"))
+        compilation_cache.reset_cache()
+        jax.jit(lambda x: jnp.sin(x) * 3.25)(1.0)  # another function, the same program
+        found.append(sorted(file.name for file in kept.iterdir()))
+    assert found[0]
+    assert found[0] == found[1]
+
+
+def test_programs_that_no_run_has_read_for_a_month_go(tmp_path, request):
+    plugins = request.config.pluginmanager.get_plugins()
+    (conftest,) = (plugin for plugin in plugins if hasattr(plugin, "_forget_old"))
+    for name in ("old", "new"):
+        (tmp_path / name).write_bytes(b"")
+    os.utime(tmp_path / "old", (0, 0))
+    conftest._forget_old(tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["new"]
