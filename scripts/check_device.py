@@ -18,25 +18,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-Work = Callable[[], dict[str, Any]]
+Case = tuple[str, dict[str, float], Callable[[], dict[str, Any]]]
 FLOAT32, ENCODER, GRADIENT = 1e-4, 1e-2, 1e-1
 ROWS, D, CLASSES = 2500, 128, 50  # more than a tile, and not a whole number of them
 
 
-def cases() -> Iterator[tuple[str, dict[str, float], Work]]:
-    """Make (name, bounds of its results, what computes them) one after the other."""
+def cases() -> Iterator[Case]:
+    """Make (name, bounds of its results by part, what computes them) one after the other."""
     import jax
     import jax.numpy as jnp
     from flax import nnx
 
     from jaxssl import augment, losses
-    from jaxssl.models import ENCODERS, make_encoder
+    from jaxssl.models import make_encoder
 
     random = np.random.default_rng(0)
     rows = random.normal(size=(2, ROWS, D)).astype(np.float32)
@@ -60,6 +60,10 @@ def cases() -> Iterator[tuple[str, dict[str, float], Work]]:
         "barlow_twins": (losses.barlow_twins, tuple(rows)),
         "vicreg": (losses.vicreg, tuple(rows)),
         "byol": (losses.byol, tuple(rows)),
+        "dino": (
+            lambda a, b: losses.dino(jnp.stack([a, b]), jnp.stack([a, b]), centres[0]),
+            tuple(rows),
+        ),
     }
     for name, (loss, arrays) in of_losses.items():
 
@@ -89,7 +93,6 @@ def cases() -> Iterator[tuple[str, dict[str, float], Work]]:
         ("plankton_v2_s", 64),
         ("dinov2_s", 56),
     ):
-        assert name in ENCODERS
         pixels = random.random((4, side, side, 3), np.float32)
 
         def of_an_encoder(name: str = name, pixels: Any = pixels) -> dict[str, Any]:
@@ -109,16 +112,13 @@ def cases() -> Iterator[tuple[str, dict[str, float], Work]]:
         yield name, {"h": ENCODER, "gradient": GRADIENT}, of_an_encoder
 
 
-def compute(names: list[str], file: Path | None) -> dict[str, dict[str, np.ndarray]]:
-    """Run the cases on JAX's first device; keep the results in a file, if one is named."""
-    found = {}
-    for name, _, work in cases():
-        if not names or name in names:
-            found[name] = {part: np.asarray(value) for part, value in work().items()}
-    if file is not None:
-        flat = {f"{n}|{part}": v for n, parts in found.items() for part, v in parts.items()}
-        np.savez(file, **flat)
-    return found
+def compute(chosen: Iterable[Case]) -> dict[str, np.ndarray]:
+    """Run cases on JAX's first device; the results by "case|part"."""
+    return {
+        f"{name}|{part}": np.asarray(value)
+        for name, _, work in chosen
+        for part, value in work().items()
+    }
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -130,8 +130,12 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--cases", nargs="+", default=[], help="by name; default: all")
     parser.add_argument("--write", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
+    every = list(cases())
+    if unknown := set(options.cases) - {name for name, *_ in every}:
+        parser.error(f"no case {min(unknown)!r}: one of {', '.join(name for name, *_ in every)}")
+    chosen = [case for case in every if not options.cases or case[0] in options.cases]
     if options.write:
-        compute(options.cases, options.write)
+        np.savez(options.write, **compute(chosen))
         return 0
     import jax
 
@@ -146,18 +150,18 @@ def main(arguments: list[str] | None = None) -> int:
         command = [sys.executable, __file__, "--write", str(file)]
         command += ["--cases", *options.cases] if options.cases else []
         here = subprocess.Popen(command, env={**os.environ, "JAX_PLATFORMS": "cpu"})
-        there = compute(options.cases, None)
+        there = compute(chosen)
         if here.wait():
             return 1
         with np.load(file) as archive:
-            reference = {key: archive[key] for key in archive.files}
+            reference = dict(archive)
     rows, passed = [], True
-    for name, bounds, _ in cases():
-        for part, bound in bounds.items() if name in there else ():
-            expected, found = reference[f"{name}|{part}"].astype(np.float64), there[name][part]
+    for name, bounds, _ in chosen:
+        for part, bound in bounds.items():
+            expected = reference[f"{name}|{part}"].astype(np.float64)
             # A gradient that is stopped is 0 on both.
             size = np.linalg.norm(expected) or 1.0
-            error = float(np.linalg.norm(found - expected) / size)
+            error = float(np.linalg.norm(there[f"{name}|{part}"] - expected) / size)
             good = error <= bound  # NaN is not
             passed &= good
             rows.append({"case": name, "part": part, "error": error, "bound": bound})

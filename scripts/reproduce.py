@@ -28,6 +28,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 SEEDS = (0, 1, 2)
 RESULTS = "docs/pages/results.md"
+PROGRAMS = {"cosface": "arcface --kind cosface"}  # others are called as their methods
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,12 +58,21 @@ def seeds(program: str, name: str, log: str, many: Sequence[int] = SEEDS) -> lis
     return [*trained, f"python scripts/results_table.py {' '.join(runs)} --log OUT/{log}"]
 
 
+def programs(
+    lines: dict[str, str], many: Sequence[int] = SEEDS
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """List the results and the commands of a table: each program, by its name, with all seeds."""
+    logs = tuple(f"{name}.json" for name in lines)
+    commands = (seeds(line, name, f"{name}.json", many) for name, line in lines.items())
+    return logs, tuple(itertools.chain.from_iterable(commands))
+
+
 def methods(preset: str, options: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """List the results and the commands of a plankton table: every method with three seeds."""
     logs, commands = [], []
     for name, flags in options.items():
-        program = "arcface --kind cosface" if name == "cosface" else name
         logs.append(f"{preset.replace('wide-cpu', 'wide')}-{name}.json")
+        program = PROGRAMS.get(name, name)
         line = f"-m experiments.{program} --preset {preset} {flags} --data-dir PLANKTON"
         commands += seeds(line, f"{preset}-{name}", logs[-1])
     return tuple(logs), tuple(commands)
@@ -119,19 +129,16 @@ _LITE0_COSFACE = {
 _README = methods("plankton-lite0-cpu", _README_TRAINED)
 # Ten epochs at 128 px; from random weights, thirty.
 _GPU = "--gpu --resident --steps-per-dispatch 10 --no-imagenet --data-dir PLANKTON"
+_LITE0_GPU = dict.fromkeys(_WIDE, "")
+_LITE0_GPU["triplet"] = "--hard-negatives-from 2 --hard-positives-from 6"
 _PLANKTON_GPU = {
-    name: f"-m experiments.{name} --preset plankton-lite0 --propagate {_GPU}"
-    for name in ("simclr", "supcon", "softmax", "arcface")
-}
-_PLANKTON_GPU["cosface"] = _PLANKTON_GPU["arcface"].replace("arcface", "arcface --kind cosface")
-_PLANKTON_GPU["triplet"] = (
-    f"-m experiments.triplet --preset plankton-lite0 --hard-negatives-from 2"
-    f" --hard-positives-from 6 --propagate {_GPU}"
-)
-_PLANKTON_GPU |= {
-    f"convnet-{name}": f"-m experiments.{program} --preset plankton-wide --encoder convnet"
-    f" --image-size 128 --epochs 30 {_GPU}"
-    for name, program in (("simclr", "simclr"), ("cosface", "arcface --kind cosface"))
+    f"plankton-gpu-{name}": f"-m experiments.{PROGRAMS.get(name, name)} --preset plankton-lite0"
+    f" --propagate {flags} {_GPU}"
+    for name, flags in _LITE0_GPU.items()
+} | {
+    f"plankton-gpu-convnet-{name}": f"-m experiments.{PROGRAMS.get(name, name)}"
+    f" --preset plankton-wide --encoder convnet --image-size 128 --epochs 30 {_GPU}"
+    for name in ("simclr", "cosface")
 }
 _SEARCHED = {
     "simclr": ("", "--batch-norm adapted", "--freeze none", "--learning-rate .0003"),
@@ -211,22 +218,12 @@ TABLES = {
     "plankton-lite0-cosface": Table(
         f"{RESULTS}: Trained on from ImageNet's weights (CosFace's own classifier)",
         "1 hour",
-        tuple(f"{name}.json" for name in _LITE0_COSFACE),
-        tuple(
-            line
-            for name, flags in _LITE0_COSFACE.items()
-            for line in seeds(flags, name, f"{name}.json", (1,))
-        ),
+        *programs(_LITE0_COSFACE, (1,)),
     ),
     "plankton-gpu": Table(
         f"README.md: Which method?; {RESULTS}: On a GPU (which had time for one or two seeds)",
         "30 minutes on an H100 with 16 cores, eight runs at a time by hand",
-        tuple(f"plankton-gpu-{name}.json" for name in _PLANKTON_GPU),
-        tuple(
-            line
-            for name, program in _PLANKTON_GPU.items()
-            for line in seeds(program, f"plankton-gpu-{name}", f"plankton-gpu-{name}.json")
-        ),
+        *programs(_PLANKTON_GPU),
     ),
     "cifar10-gpu": Table(
         f"{RESULTS}: On a GPU",

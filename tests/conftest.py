@@ -1,7 +1,9 @@
 """Strict tests: eight CPU devices, no implicit rank promotion, warnings are errors (pyproject)."""
 
 import gc
+import importlib.util
 import os
+import sys
 import tempfile
 import time
 from importlib.metadata import version
@@ -84,6 +86,21 @@ def _forget_old(folder):
     for file in folder.iterdir():
         if file.stat().st_atime < time.time() - 30 * 86_400:
             file.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="session")
+def load_script():
+    """Import a program of `scripts/`, which is no package, by its path in there."""
+
+    def load(path):
+        file = Path(__file__).parents[1] / "scripts" / path
+        spec = importlib.util.spec_from_file_location(file.stem, file)
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[file.stem] = module  # its dataclasses look there
+        spec.loader.exec_module(module)
+        return module
+
+    return load
 
 
 def pytest_collection_modifyitems(items):

@@ -1,22 +1,15 @@
 """scripts/check_device.py tells a wrong device from a right one."""
 
-import importlib.util
 import json
-from pathlib import Path
 
 import pytest
 
 from jaxssl import losses
 
-SCRIPT = Path(__file__).parents[1] / "scripts" / "check_device.py"
-
 
 @pytest.fixture(scope="module")
-def check():
-    spec = importlib.util.spec_from_file_location("check_device", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def check(load_script):
+    return load_script("check_device.py")
 
 
 def test_what_agrees_is_told_from_what_does_not(check, capsys, monkeypatch, tmp_path):
@@ -36,3 +29,9 @@ def test_what_agrees_is_told_from_what_does_not(check, capsys, monkeypatch, tmp_
     assert error["byol", "gradient 1"] == 0  # the teacher's, which is stopped: 0 on both
     assert error["views: digits", "views"] < 1e-6
     assert "jax" in record["versions"]
+
+
+def test_a_case_that_there_is_not_is_refused(check, capsys):
+    with pytest.raises(SystemExit):
+        check.main(["--cases", "views: digit"])
+    assert "no case 'views: digit': one of nt_xent, " in capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import os
 import re
@@ -160,10 +159,8 @@ def test_every_package_that_is_not_of_the_core_has_an_extra_that_brings_it():
         assert used - {"jax", "flax", "optax", "jaxssl", "experiments"} <= known, file
 
 
-def test_an_audit_names_what_is_vulnerable_and_what_was_not_looked_at():
-    spec = importlib.util.spec_from_file_location("audit", ROOT / "scripts" / "audit.py")
-    audit = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(audit)
+def test_an_audit_names_what_is_vulnerable_and_what_was_not_looked_at(load_script):
+    audit = load_script("audit.py")
     fault = {"id": "PYSEC-1", "aliases": ["CVE-1"], "fix_versions": ["1.1"]}
     known = {"name": "a", "version": "1.0", "vulns": [fault]}
     fine = {"name": "b", "version": "2", "vulns": []}

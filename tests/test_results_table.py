@@ -97,12 +97,8 @@ def test_linear_evaluation_by_embedding(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def reproduce():
-    spec = importlib.util.spec_from_file_location("reproduce", SCRIPT.parent / "reproduce.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["reproduce"] = module
-    spec.loader.exec_module(module)
-    return module
+def reproduce(load_script):
+    return load_script("reproduce.py")
 
 
 def test_every_file_of_results_is_of_a_table_that_can_be_measured_again(reproduce):

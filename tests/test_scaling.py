@@ -1,8 +1,5 @@
 """What the scaling benchmark counts in a compiled program."""
 
-import importlib.util
-from pathlib import Path
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -10,15 +7,10 @@ from jax.sharding import PartitionSpec as P
 
 from jaxssl.training import devices
 
-FILE = Path(__file__).parent.parent / "scripts" / "benchmarks" / "scaling.py"
-
 
 @pytest.fixture(scope="module")
-def scaling():
-    spec = importlib.util.spec_from_file_location("scaling", FILE)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def scaling(load_script):
+    return load_script("benchmarks/scaling.py")
 
 
 def test_operations_are_counted_as_often_as_they_run(scaling):

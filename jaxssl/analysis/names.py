@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 NO_LABEL = "no label"
 # The side of the images that ImageNet's network is given as a baseline, whatever the run's: half
-# the pixels of 128 px, and nearly as good.
+# the pixels of 128 px, and about a point less.
 IMAGENET_PIXELS = 96
 EMBEDDINGS = {
     "h": "this embedding",

@@ -1,25 +1,18 @@
 """The short form of scripts/torture.py: a damaged run folder, read by report and comparison."""
 
-import importlib.util
 import shutil
-import sys
-from pathlib import Path
 
 import numpy as np
+import pytest
 
 from jaxssl import files
 from jaxssl.analysis.methods import label_rows, read_methods
 from jaxssl.analysis.run import read_run
 
-PATH = Path(__file__).parents[2] / "scripts" / "_damages.py"
 
-
-def damages():
-    spec = importlib.util.spec_from_file_location("_damages", PATH)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def damages(load_script):
+    return load_script("_damages.py")
 
 
 def report(folder):
@@ -49,9 +42,9 @@ def copy_sealed(run, folder):
     return folder
 
 
-def test_every_damage_of_every_file_is_a_line_or_changes_nothing(run, tmp_path):
+def test_every_damage_of_every_file_is_a_line_or_changes_nothing(run, damages, tmp_path):
     folder = copy_sealed(run, tmp_path / "run")
-    found = damages().torture(
+    found = damages.torture(
         folder,
         {"report": report, "compare": compare},
         count=32,
@@ -62,13 +55,13 @@ def test_every_damage_of_every_file_is_a_line_or_changes_nothing(run, tmp_path):
     assert found["outcomes"]["refused in a line"] > 12
 
 
-def test_the_torture_itself_notices_a_silent_change(run, tmp_path):
+def test_the_torture_itself_notices_a_silent_change(run, damages, tmp_path):
     def careless(folder):
         return np.frombuffer((folder / "results.json").read_bytes(), np.uint8).sum()
 
-    folder, torture = copy_sealed(run, tmp_path / "run"), damages()
-    torture.SECONDS = 1
-    found = torture.torture(
+    folder = copy_sealed(run, tmp_path / "run")
+    damages.SECONDS = 1
+    found = damages.torture(
         folder, {"careless": careless}, count=16, files=lambda name: name.name == "results.json"
     )
     kinds = {fault.split("FAULT: ")[1].split(":")[0] for fault in found["faults"]}

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import os
-import sys
 import zipfile
 from pathlib import Path
 
@@ -18,18 +16,12 @@ from jaxssl.data import Reading, UnreadableImage, scan
 from jaxssl.data import open_images as open_place
 from jaxssl.errors import InputError
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "pack_images.py"
 CLASSES = ("b<living", "ä", "c")
 
 
 @pytest.fixture(scope="module")
-def packing():
-    spec = importlib.util.spec_from_file_location("pack_images", SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["pack_images"] = module  # its dataclass asks for it
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["pack_images"]
+def packing(load_script):
+    return load_script("pack_images.py")
 
 
 @pytest.fixture
