@@ -127,14 +127,17 @@ _LITE0_COSFACE = {
     for name, flags in (("10", "--epochs 10"), ("all", "--freeze none"))
 }
 _README = methods("plankton-lite0-cpu", _README_TRAINED)
-# Ten epochs at 128 px; from random weights, thirty.
+# Ten epochs at 128 px, or as they say; from random weights, thirty.
 _GPU = "--gpu --resident --steps-per-dispatch 10 --no-imagenet --data-dir PLANKTON"
 _LITE0_GPU = dict.fromkeys(_WIDE, "")
 _LITE0_GPU["triplet"] = "--hard-negatives-from 2 --hard-positives-from 6"
+_LITE0_GPU["cosface-20"] = "--epochs 20"
+_LITE0_GPU |= dict.fromkeys(("cosface-all", "softmax-all"), "--freeze none --epochs 20")
 _PLANKTON_GPU = {
-    f"plankton-gpu-{name}": f"-m experiments.{PROGRAMS.get(name, name)} --preset plankton-lite0"
-    f" --propagate {flags} {_GPU}"
+    f"plankton-gpu-{name}": f"-m experiments.{PROGRAMS.get(method, method)}"
+    f" --preset plankton-lite0 --propagate {flags} {_GPU}"
     for name, flags in _LITE0_GPU.items()
+    for method in [name.partition("-")[0]]
 } | {
     f"plankton-gpu-convnet-{name}": f"-m experiments.{PROGRAMS.get(name, name)}"
     f" --preset plankton-wide --encoder convnet --image-size 128 --epochs 30 {_GPU}"
@@ -221,20 +224,32 @@ TABLES = {
         *programs(_LITE0_COSFACE, (1,)),
     ),
     "plankton-gpu": Table(
-        f"README.md: Which method?; {RESULTS}: On a GPU (which had time for one or two seeds)",
-        "30 minutes on an H100 with 16 cores, eight runs at a time by hand",
+        f"README.md: Which method?; {RESULTS}: On a GPU (cosface-20 and softmax-all: two seeds)",
+        "30 minutes on an H100 or H200 with 16 cores, ten runs at a time by hand",
         *programs(_PLANKTON_GPU),
     ),
     "cifar10-gpu": Table(
         f"{RESULTS}: On a GPU",
-        "15 minutes on an H100; a folder by scripts/prepare_cifar10.py",
-        ("cifar10-gpu-simclr.json",),
+        "30 minutes on an H100 or H200; a folder by scripts/prepare_cifar10.py",
+        tuple(f"cifar10-gpu-{name}.json" for name in ("simclr", "sgd", "supervised")),
         (
             "python -m experiments.simclr --dataset cifar10 --gpu --bfloat16 --evaluate-epochs 50"
             " --data-dir CIFAR --run-dir RUNS/cifar10-gpu",
             "python -m experiments.linear_eval RUNS/cifar10-gpu --checkpoint last",
             "python scripts/results_table.py --linear-eval RUNS/cifar10-gpu"
             " --log OUT/cifar10-gpu-simclr.json",
+            # The log of SGD that is there has validation by epoch too, and what was measured of the
+            # supervised network, by hand; with more time that has a log of its own.
+            "python -m experiments.simclr --dataset cifar10 --gpu --bfloat16 --optimizer sgd"
+            " --learning-rate .24 --weight-decay 5e-4 --head mlp-bn --evaluate-epochs 50"
+            " --labels 100 1000 --draws 2 --data-dir CIFAR --run-dir RUNS/cifar10-gpu-sgd",
+            "python scripts/results_table.py RUNS/cifar10-gpu-sgd --log OUT/cifar10-gpu-sgd.json",
+            "python -m experiments.softmax --dataset cifar10 --gpu --bfloat16 --encoder resnet18"
+            " --optimizer sgd --learning-rate .1 --weight-decay 5e-4 --schedule cosine --resident"
+            " --steps-per-dispatch 10 --batch-size 128 --epochs 60 --evaluate-epochs 20"
+            " --data-dir CIFAR --run-dir RUNS/cifar10-gpu-supervised",
+            "python scripts/results_table.py --classifiers RUNS/cifar10-gpu-supervised"
+            " --log OUT/cifar10-gpu-supervised.json",
         ),
     ),
     "plankton-small": Table(
@@ -364,6 +379,7 @@ TABLES = {
 BY_HAND = (
     *("byol-digits.json", "first-command.json", "predict-plankton.json"),
     *("bench-simclr_step_h100.json", "check-device-h100.json", "lite0-own-views.json"),
+    "plankton-gpu-validation.json",
 )
 
 
