@@ -9,6 +9,7 @@ from flax import nnx
 from jaxssl.models.efficientnet import Convention, EfficientNetTrunk
 from jaxssl.models.heads import bias_of_01, xavier_uniform
 from jaxssl.models.layers import BatchNorm, Block, Dropout, normalized_conv
+from jaxssl.models.pooling import max_pool
 from jaxssl.models.published import Published
 
 
@@ -75,7 +76,7 @@ class PlanktonBackbone(nnx.Module):
         x = self.trunk(images)
         x = nnx.relu(normalized_conv(self.conv1, self.bn1, x))
         x = nnx.relu(normalized_conv(self.conv2, self.bn2, x))
-        x = nnx.max_pool(x, (2, 2), strides=(2, 2))
+        x = max_pool(x, (2, 2), (2, 2), (0, 0))
         x = self.linear(x.reshape(len(x), -1)).astype(jnp.float32)
         return self.dropout(nnx.leaky_relu(x, self.negative_slope))
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ _AT_REST = {
 }
 # Room for windows in a core's cache, beside what else it holds.
 WINDOW_BYTES = 2**21
+LARGEST_WINDOW = 5
 
 
 def convolve(
@@ -86,8 +86,10 @@ def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _convolve(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
-    xla = functools.partial(_xla, strides=strides, padding=padding)
-    return lax.platform_dependent(x, kernel, cpu=_on_cpu(strides, padding), default=xla)
+    how = {"strides": strides, "padding": padding}
+    return lax.platform_dependent(
+        x, kernel, cpu=functools.partial(_on_cpu, **how), default=functools.partial(_xla, **how)
+    )
 
 
 def _forward(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> Any:
@@ -99,7 +101,7 @@ def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> 
         return jax.vjp(lambda x, kernel: _xla(x, kernel, strides, padding), x, kernel)[1](gradient)
 
     def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
-        of_x = jax.vjp(lambda x: _on_cpu(strides, padding)(x, kernel), x)[1](gradient)[0]
+        of_x = jax.vjp(lambda x: _on_cpu(x, kernel, strides, padding), x)[1](gradient)[0]
         return of_x, _by_filter(x, kernel, gradient, strides, padding)
 
     return lax.platform_dependent(*inputs, gradient, cpu=cpu, default=xla)
@@ -108,33 +110,57 @@ def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> 
 _convolve.defvjp(_forward, _backward)
 
 
-def _on_cpu(strides: Pair, padding: Any) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """Choose the form for a CPU, where XLA's strided convolution and its gradient by x are slow."""
-    form = _xla if strides == (1, 1) else _by_windows
-    return functools.partial(form, strides=strides, padding=padding)
+def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
+    """Convolve by windows where XLA's strided convolution and its gradient by x are slow.
+
+    A window of 7 x 7, a ResNet's stem, is too many copies of the map.
+    """
+    small = max(kernel.shape[:2]) <= LARGEST_WINDOW
+    form = _by_windows if strides != (1, 1) and small else _xla
+    return form(x, kernel, strides, padding)
 
 
 def _by_filter(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
 ) -> jax.Array:
-    """Compute the kernel's gradient [k, k, c, o]: Σ over images and places of gradient ⊗ window."""
-    window = kernel[..., 0].size
-    places = math.prod(gradient.shape[1:3])
-    images = max(1, WINDOW_BYTES // (4 * window * places))
+    """Compute the kernel's gradient [k, k, c, o]: Σ over images and places of gradient ⊗ window.
+
+    A few images at a time. Windows along the width alone are laid out, [k c] each; a row of the
+    kernel then takes the rows of them that it meets, which lie next to one another: a third of what
+    whole windows of 3 x 3 would write. With strides they do not, and whole windows are as fast.
+    """
+    height, width, channels, out = kernel.shape
+    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    # XLA's product is slow in a transposed left side, so the smaller side stands there.
+    turned = out < width * channels
+    whole = turned and strides != (1, 1)
+    window, rows = width * channels, x.shape[1]
+    if whole:
+        window, rows = height * window, gradient.shape[1]
+    images = max(1, WINDOW_BYTES // (4 * window * rows * gradient.shape[2]))
     while x.shape[0] % images:
         images -= 1
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
 
-    def add(total: jax.Array, part: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
-        windows = _windows(part[0], kernel.shape[:2], strides).reshape(-1, window)
-        product = jnp.matmul(
-            part[1].reshape(-1, kernel.shape[3]).T, windows, preferred_element_type=jnp.float32
-        )
-        return total + product, None
+    def windows(x: jax.Array) -> list[jax.Array]:
+        if whole:
+            return [_windows(x, (height, width), strides)]
+        wide = jnp.concatenate(_shifts(x, 2, width, strides[1]), axis=-1)
+        return _shifts(wide, 1, height, strides[0])
 
-    parts = [v.reshape(-1, images, *v.shape[1:]) for v in (x, gradient)]
-    total = lax.scan(add, jnp.zeros((kernel.shape[3], window), jnp.float32), tuple(parts))[0]
-    return total.T.reshape(kernel.shape).astype(kernel.dtype)
+    def add(totals: tuple[jax.Array, ...], part: tuple[jax.Array, jax.Array]) -> Any:
+        of_y = part[1].reshape(-1, out)
+        pairs = [(of_y, of_x.reshape(-1, window)) for of_x in windows(part[0])]
+        return tuple(
+            total + jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+            for total, (left, right) in zip(
+                totals, pairs if turned else [pair[::-1] for pair in pairs], strict=True
+            )
+        ), None
+
+    parts = tuple(v.reshape(-1, images, *v.shape[1:]) for v in (x, gradient))
+    zeros = jnp.zeros((out, window) if turned else (window, out), jnp.float32)
+    found = jnp.stack(lax.scan(add, (zeros,) * (1 if whole else height), parts)[0])
+    return (found.mT if turned else found).reshape(kernel.shape).astype(kernel.dtype)
 
 
 def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
@@ -146,10 +172,15 @@ def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) ->
 
 def _windows(x: jax.Array, sides: Sequence[int], strides: Pair) -> jax.Array:
     """Return every window of a padded [b, h, w, c], [b, h', w', k k c]."""
-    stops = [n - k + 1 for n, k in zip(x.shape[1:3], sides, strict=True)]
     parts = [
-        x[:, i : i + stops[0] : strides[0], j : j + stops[1] : strides[1]]
-        for i in range(sides[0])
-        for j in range(sides[1])
+        columns
+        for rows in _shifts(x, 1, sides[0], strides[0])
+        for columns in _shifts(rows, 2, sides[1], strides[1])
     ]
     return jnp.concatenate(parts, axis=-1)
+
+
+def _shifts(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
+    """Return what the first place of every window sees along an axis, the second, and so on."""
+    reach = x.shape[axis] - window + 1
+    return [lax.slice_in_dim(x, i, i + reach, stride, axis) for i in range(window)]

@@ -20,6 +20,7 @@ from jaxssl.models.layers import (
     normalize,
     normalized_conv,
 )
+from jaxssl.models.pooling import max_pool
 from jaxssl.models.published import Published
 
 Stem = Literal["cifar", "imagenet"]
@@ -168,7 +169,7 @@ class ResNet(nnx.Module):
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         x = nnx.relu(normalized_conv(self.conv1, self.bn1, images))
         if self.stem == "imagenet":
-            x = nnx.max_pool(x, (3, 3), strides=(2, 2), padding=((1, 1), (1, 1)))
+            x = max_pool(x, (3, 3), (2, 2), (1, 1))
         for blocks in self.stages:
             for block in blocks:
                 x = block(x)

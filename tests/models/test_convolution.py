@@ -13,6 +13,9 @@ CASES = {
     "3x3 of stride 2": ((6, 9, 8, 3), (3, 3, 3, 5), 2, 1),
     "1x1 of stride 2": ((4, 8, 8, 3), (1, 1, 3, 5), 2, 0),
     "7x7 of stride 2": ((2, 9, 8, 3), (7, 7, 3, 4), 2, 3),
+    # More channels out than numbers in a row of the window: a stem.
+    "3x3 of a few channels": ((4, 9, 8, 1), (3, 3, 1, 7), 1, 1),
+    "7x7 of stride 2, of a few channels": ((2, 9, 8, 1), (7, 7, 1, 9), 2, 3),
 }
 
 
