@@ -139,10 +139,13 @@ def _row(row: LabelRow) -> dict[str, Any]:
 
 
 def write_log(path: Path | None, runs: list[dict[str, Any]], keep: tuple[str, ...]) -> None:
-    """Write the runs' settings and numbers as JSON; nothing without a path."""
+    """Write the runs' settings, as they are, and numbers as JSON; nothing without a path."""
     if path is None:
         return
-    log = json.dumps(_short([{key: run[key] for key in keep} for run in runs]))
+    kept = [
+        {key: run[key] if key == "config" else _short(run[key]) for key in keep} for run in runs
+    ]
+    log = json.dumps(kept)
     log = re.sub(r'(\{"(?:set|embedding|step)")', r"\n\1", log)  # a row a line: changes can be read
     path.parent.mkdir(exist_ok=True)
     path.write_text(without_places(log) + "\n")

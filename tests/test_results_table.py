@@ -44,7 +44,10 @@ def table(*arguments):
 
 
 def test_mean_and_spread_over_seeds(tmp_path):
-    runs = [run_folder(tmp_path / f"{s}", s, m) for s, m in enumerate([0.8, 0.9, 1.0])]
+    runs = [
+        run_folder(tmp_path / f"{s}", s, m, weight_decay=1e-6)
+        for s, m in enumerate([0.8, 0.9, 1.0])
+    ]
     done = table(*runs, "--log", str(tmp_path / "log.json"))
     assert "| unseen | svc | **this embedding (h)** | 90.0 ± 10.0 |" in done.stdout
     assert "| unseen | svc | raw pixels | 50.0 ± 0.0 |" in done.stdout
@@ -53,7 +56,9 @@ def test_mean_and_spread_over_seeds(tmp_path):
         "| set | classifier | embedding | 30 labels | 90 labels | 300 labels | all"
     )
     log = (tmp_path / "log.json").read_text()
-    assert [len(run["label_efficiency"]) for run in json.loads(log)] == [2 * 4] * 3
+    found = json.loads(log)
+    assert [len(run["label_efficiency"]) for run in found] == [2 * 4] * 3
+    assert {run["config"]["recipe"]["weight_decay"] for run in found} == {1e-6}  # not rounded
     assert str(tmp_path) not in log
 
 
