@@ -130,6 +130,16 @@ def test_a_margin_is_of_its_kind():
         arcface.ArcFace(kind="cosface", margin=1.0)
 
 
+def test_a_folder_on_a_gpu_is_trained_as_the_tables_networks_were():
+    mine, theirs = (simclr.PRESETS[name] for name in ("folder-lite0-gpu", "plankton-lite0"))
+    other = {
+        field.name
+        for field in dataclasses.fields(mine)
+        if getattr(mine, field.name) != getattr(theirs, field.name)
+    }
+    assert other == {"seen", "unseen", "background", "labels"}
+
+
 @pytest.mark.parametrize("name", TRAIN)
 def test_a_presets_length_holds_in_every_program(name):
     found = TRAIN[name].PRESETS
