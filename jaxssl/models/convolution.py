@@ -111,13 +111,14 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
-    """Convolve by windows where XLA's strided convolution and its gradient by x are slow.
+    """Convolve by windows where XLA's convolution, or its gradient by x, is slower.
 
-    A window of 7 x 7, a ResNet's stem, is too many copies of the map.
+    So it is with strides, and where a window is one place. A window of 7 x 7, a ResNet's stem, is
+    too many copies of the map.
     """
-    small = max(kernel.shape[:2]) <= LARGEST_WINDOW
-    form = _by_windows if strides != (1, 1) and small else _xla
-    return form(x, kernel, strides, padding)
+    largest = max(kernel.shape[:2])
+    by_windows = largest == 1 or (strides != (1, 1) and largest <= LARGEST_WINDOW)
+    return (_by_windows if by_windows else _xla)(x, kernel, strides, padding)
 
 
 def _by_filter(
@@ -167,7 +168,9 @@ def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) ->
     """Convolve by multiplying every window [k k c], a row, with the kernel as a matrix."""
     x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
     windows = _windows(x, kernel.shape[:2], strides)
-    return windows @ kernel.reshape(-1, kernel.shape[3])
+    # As two matrices: for an array of rows XLA makes a slower product, and a slower gradient.
+    rows = windows.reshape(-1, windows.shape[-1]) @ kernel.reshape(-1, kernel.shape[3])
+    return rows.reshape(*windows.shape[:3], -1)
 
 
 def _windows(x: jax.Array, sides: Sequence[int], strides: Pair) -> jax.Array:

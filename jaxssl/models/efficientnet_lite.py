@@ -197,7 +197,8 @@ def _pointwise(in_features: int, features: int, **options: Any) -> nnx.Conv:
 
 
 def _product(x: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -> jax.Array:
-    return x @ kernel[0, 0]
+    flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
+    return flat.reshape(*x.shape[:-1], -1)
 
 
 def _blocks(width: float, depth: float) -> list[tuple[int, int, tuple[int, int, int]]]:

@@ -17,6 +17,7 @@ from jax import lax
 
 from jaxssl.models.convolution import convolve
 from jaxssl.models.depthwise import convolve_depthwise
+from jaxssl.models.normalization import normalize_by_batch
 
 # A block's name, and its modules: what an encoder's `blocks_list()` gives, from the images on.
 Block = tuple[str, tuple[nnx.Module, ...]]
@@ -159,7 +160,15 @@ class BatchNorm(nnx.BatchNorm):
     def __call__(self, x: jax.Array) -> jax.Array:
         """Normalise [..., features]; float32 parameters make bfloat16 maps float32 inside."""
         running = self.frozen or self.use_running_average
-        return super().__call__(x, use_running_average=running).astype(x.dtype)
+        if running or self.axis_name is not None:
+            return super().__call__(x, use_running_average=running).astype(x.dtype)
+        assert self.scale is not None  # BatchNorm here has both
+        assert self.bias is not None
+        y, mean, variance = normalize_by_batch(x, self.scale[...], self.bias[...], self.epsilon)
+        kept = self.momentum
+        self.mean[...] = kept * self.mean[...] + (1 - kept) * mean
+        self.var[...] = kept * self.var[...] + (1 - kept) * variance
+        return y
 
 
 class Dropout(nnx.Dropout):

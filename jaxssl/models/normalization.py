@@ -1,0 +1,80 @@
+"""Batch normalisation as one function, whose gradient reads its maps once each."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Normalized = tuple[jax.Array, jax.Array, jax.Array]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def normalize_by_batch(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float
+) -> Normalized:
+    """Normalise every channel by its mean and variance over all other axes.
+
+    y = scale (x - m) / sqrt(v + ε) + bias, with m = mean x and v = mean x² - m².
+
+    The gradient is written out: g of y gives s = Σ g and t = Σ g (x - m) / sqrt(v + ε), which are
+    bias' and scale's, and scale / sqrt(v + ε) (g - s / n - (x - m) / sqrt(v + ε) t / n), which is
+    x's. What JAX derives from the formula keeps x - m beside x and sums four times; on a CPU it
+    takes 1.5 to 3 times as long.
+
+    Args:
+      x: [..., c], floats; computed in float32.
+      scale: [c].
+      bias: [c].
+      epsilon: over 0.
+
+    Returns:
+      y, of x's shape and type; m and v, float32 [c].
+
+    Reference:
+      Ioffe & Szegedy 2015, Batch Normalization (arXiv 1502.03167), algorithm 1 and section 3.
+
+    Example:
+      >>> x = jnp.array([[1.0], [3.0]])
+      >>> y, mean, variance = normalize_by_batch(x, jnp.ones(1), jnp.zeros(1), 1e-5)
+      >>> y.ravel().round(3).tolist(), mean.item(), variance.item()
+      ([-1.0, 1.0], 2.0, 1.0)
+    """
+    return _forward(x, scale, bias, epsilon)[0]
+
+
+def _forward(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> Any:
+    wide = x.astype(jnp.float32)
+    mean = _over_rows(jnp.mean, wide)
+    # A constant channel's can come out below 0 by rounding.
+    variance = jnp.maximum(0, _over_rows(jnp.mean, lax.square(wide)) - lax.square(mean))
+    root = lax.rsqrt(variance + epsilon)
+    factor = scale.reshape(mean.shape) * root
+    y = (wide * factor + (bias.reshape(mean.shape) - mean * factor)).astype(x.dtype)
+    return (y, mean.ravel(), variance.ravel()), (x, scale, mean, root)
+
+
+def _backward(epsilon: float, kept: Any, gradients: Normalized) -> Any:
+    x, scale, mean, root = kept
+    of_y, of_mean, of_variance = (gradient.astype(jnp.float32) for gradient in gradients)
+    wide, factor = x.astype(jnp.float32), scale.reshape(mean.shape) * root
+    count = x.size // x.shape[-1]
+    of_bias = _over_rows(jnp.sum, of_y)
+    of_scale = root * (_over_rows(jnp.sum, of_y * wide) - mean * of_bias)
+    # x's gradient is linear in g and x: a number a channel for each, and one alone.
+    by_x = (2 * of_variance.reshape(mean.shape) - factor * root * of_scale) / count
+    alone = (of_mean.reshape(mean.shape) - factor * of_bias) / count - mean * by_x
+    of_x = (of_y * factor + wide * by_x + alone).astype(x.dtype)
+    return of_x, *(found.ravel().astype(scale.dtype) for found in (of_scale, of_bias))
+
+
+def _over_rows(reduce: Callable[..., jax.Array], x: jax.Array) -> jax.Array:
+    """Reduce [..., c] to [1 ... 1, c]."""
+    return reduce(x, axis=tuple(range(x.ndim - 1)), keepdims=True)
+
+
+normalize_by_batch.defvjp(_forward, _backward)
