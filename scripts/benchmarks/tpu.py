@@ -36,12 +36,13 @@ from experiments import cli  # noqa: E402
 from experiments import compile as compiling_program  # noqa: E402
 
 # Presets that make one step are one row: classes do not show in a loss without labels.
+LITE0 = ("plankton-lite0 folder-lite0-gpu", "plankton-lite0-cpu folder-lite0")
 ONE_CHIP = {
-    "simclr": ("plankton plankton-wide", "cifar10 cifar100", "folder", "digits"),
-    "softmax": ("plankton plankton-wide", "cifar10", "cifar100", "folder", "digits"),
-    "triplet": ("plankton plankton-wide", "cifar10 cifar100", "folder", "digits"),
-    "arcface": ("plankton plankton-wide", "cifar10", "cifar100", "folder", "digits"),
-    "supcon": ("plankton plankton-wide", "cifar10 cifar100", "folder", "digits"),
+    "simclr": ("plankton plankton-wide", "cifar10 cifar100", "folder", "digits", *LITE0),
+    "softmax": ("plankton plankton-wide", "cifar10", "cifar100", "folder", "digits", *LITE0),
+    "triplet": ("plankton plankton-wide", "cifar10 cifar100", "folder", "digits", *LITE0),
+    "arcface": ("plankton plankton-wide", "cifar10", "cifar100", "folder", "digits", *LITE0),
+    "supcon": ("plankton plankton-wide", "cifar10 cifar100", "folder", "digits", *LITE0),
     "rnn": ("plankton plankton-wide", "cifar10", "cifar100", "folder", "digits"),
 }
 CIFAR = "--dataset cifar10 --no-resident"
