@@ -75,6 +75,9 @@ def train(pixels: np.ndarray, config: dict[str, Any], *, seed: int) -> nn.Sequen
     model = nn.Sequential(
         encoder, nn.Sequential(*head, nn.Linear(h, config["features"], bias=False))
     )
+    for layer in encoder.modules():
+        if isinstance(layer, nn.Conv2d):  # as here, and as torchvision's ResNets begin
+            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     decay = config["weight_decay"]
