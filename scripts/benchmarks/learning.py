@@ -1,6 +1,6 @@
 """Does SimCLR learn here what it learns in PyTorch? The recipe of a run, by torch and torchvision.
 
-On the same images, by the same recipe; each library draws its own numbers:
+On the same images, by the same recipe; each library draws its own numbers, the first weights too:
   `python -m experiments.simclr --preset cifar10-cpu --optimizer sgd --learning-rate .12
   --weight-decay 5e-4 --head mlp-bn --run-dir RUN`
   `python -m experiments.linear_eval RUN --checkpoint last`
@@ -75,9 +75,6 @@ def train(pixels: np.ndarray, config: dict[str, Any], *, seed: int) -> nn.Sequen
     model = nn.Sequential(
         encoder, nn.Sequential(*head, nn.Linear(h, config["features"], bias=False))
     )
-    for layer in encoder.modules():
-        if isinstance(layer, nn.Conv2d):  # as here, and as torchvision's ResNets begin
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     weights = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
     decay = config["weight_decay"]
