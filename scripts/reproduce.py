@@ -321,11 +321,14 @@ TABLES = {
     ),
     "cifar10-lite0": Table(
         f"{RESULTS}: CIFAR-10, on two cores (from ImageNet's weights)",
-        "30 minutes",
-        ("cifar10-lite0.json",),
+        "1 hour",
+        ("cifar10-lite0.json", "cifar10-lite0-linear.json"),
         (
             f"{_LITE0_CIFAR} --run-dir RUNS/cifar10-lite0",
             "python scripts/results_table.py RUNS/cifar10-lite0 --log OUT/cifar10-lite0.json",
+            "python -m experiments.linear_eval RUNS/cifar10-lite0 --checkpoint last",
+            "python scripts/results_table.py --linear-eval RUNS/cifar10-lite0"
+            " --log OUT/cifar10-lite0-linear.json",
         ),
     ),
     "frozen": Table(
@@ -394,7 +397,7 @@ TABLES = {
 BY_HAND = (
     *("byol-digits.json", "first-command.json", "predict-plankton.json"),
     *("bench-simclr_step_h100.json", "check-device-h100.json", "lite0-own-views.json"),
-    "plankton-gpu-validation.json",
+    *("plankton-gpu-validation.json", "cifar10-lite0-frozen.json"),
 )
 
 
