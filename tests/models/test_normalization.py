@@ -37,6 +37,20 @@ def test_values_and_gradients_equal_torchs_in_float64(shape):
         np.testing.assert_allclose(mine, theirs.grad, rtol=5e-5, atol=5e-5)
 
 
+def test_a_mean_far_from_zero_costs_the_gradient_few_digits():
+    x, scale, bias = draw((64, 3), channels=3)
+    of_y = np.random.default_rng(1).normal(size=x.shape).astype(np.float32)
+
+    def gradients(x):
+        _, pull = jax.vjp(lambda *v: normalize_by_batch(*v, 1e-3)[0], x, scale, bias)
+        return pull(of_y)
+
+    # 64 is a power of two: x + 64 has x's digits but for six.
+    x = np.round(x * 256).astype(np.float32) / 256
+    for near, far in zip(gradients(x), gradients(x + 64), strict=True):
+        np.testing.assert_allclose(near, far, rtol=2e-3, atol=2e-3)
+
+
 def test_the_layer_is_flaxs():
     x, scale, bias = draw((3, 4, 4, 5), channels=5)
 
