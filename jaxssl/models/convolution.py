@@ -26,6 +26,7 @@ _AT_REST = {
 }
 # Room for windows in a core's cache, beside what else it holds.
 WINDOW_BYTES = 2**21
+# A side of a window up to which it is laid out; 3 and 7 were measured.
 LARGEST_WINDOW = 5
 
 
@@ -42,9 +43,9 @@ def convolve(
 
     XLA's gradient by the filter is slow there (`python scripts/benchmarks/convolution.py`). It is
     several times as fast as a product of windows and incoming gradient, a few images at a time,
-    whose windows stay in the cache. Strided convolutions and their gradient by the input are
-    computed by windows for the same reason. XLA's form is used on a GPU or TPU, and where a process
-    has several CPU devices, over which it is partitioned better.
+    whose windows stay in the cache. Strided convolutions, those of 1 x 1 and their gradient by
+    the input are computed by windows for the same reason. XLA's form is used on a GPU or TPU, and
+    where a process has several CPU devices, over which it is partitioned better.
 
     Args:
       x: [b, h, w, c].
@@ -145,8 +146,8 @@ def _by_filter(
     def windows(x: jax.Array) -> list[jax.Array]:
         if whole:
             return [_windows(x, (height, width), strides)]
-        wide = jnp.concatenate(_shifts(x, 2, width, strides[1]), axis=-1)
-        return _shifts(wide, 1, height, strides[0])
+        wide = jnp.concatenate(shifts(x, 2, width, strides[1]), axis=-1)
+        return shifts(wide, 1, height, strides[0])
 
     def add(totals: tuple[jax.Array, ...], part: tuple[jax.Array, jax.Array]) -> Any:
         of_y = part[1].reshape(-1, out)
@@ -177,13 +178,13 @@ def _windows(x: jax.Array, sides: Sequence[int], strides: Pair) -> jax.Array:
     """Return every window of a padded [b, h, w, c], [b, h', w', k k c]."""
     parts = [
         columns
-        for rows in _shifts(x, 1, sides[0], strides[0])
-        for columns in _shifts(rows, 2, sides[1], strides[1])
+        for rows in shifts(x, 1, sides[0], strides[0])
+        for columns in shifts(rows, 2, sides[1], strides[1])
     ]
     return jnp.concatenate(parts, axis=-1)
 
 
-def _shifts(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
+def shifts(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
     """Return what the first place of every window sees along an axis, the second, and so on."""
     reach = x.shape[axis] - window + 1
     return [lax.slice_in_dim(x, i, i + reach, stride, axis) for i in range(window)]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-Pair = tuple[int, int]
+from jaxssl.models.convolution import Pair, shifts
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -67,9 +67,7 @@ def _pool_along(x: jax.Array, axis: int, window: int, stride: int, padding: int)
     around = [(0, 0)] * x.ndim
     around[axis] = (padding, padding)
     x = jnp.pad(x, around, constant_values=-jnp.inf)
-    stop = (x.shape[axis] - window) // stride * stride + 1
-    largest = lax.slice_in_dim(x, 0, stop, stride, axis)
-    for start in range(1, window):
-        other = lax.slice_in_dim(x, start, start + stop, stride, axis)
+    largest, *others = shifts(x, axis, window, stride)
+    for other in others:
         largest = jnp.where((other > largest) | jnp.isnan(other), other, largest)
     return largest
