@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -28,6 +29,11 @@ _AT_REST = {
 WINDOW_BYTES = 2**21
 # A side of a window up to which it is laid out; 3 and 7 were measured.
 LARGEST_WINDOW = 5
+# XLA gives a convolution to YNNPACK, which shares it among threads by so many channels of its
+# result at least: with fewer, one thread does it all (seen of jaxlib 0.10.2 on two processors).
+SHARED_CHANNELS = 64
+# Of this process, which is what XLA makes its threads by.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def convolve(
@@ -41,11 +47,12 @@ def convolve(
 ) -> jax.Array:
     """Convolve as `lax.conv_general_dilated` does, on a CPU in a form of its own.
 
-    XLA's gradient by the filter is slow there (`python scripts/benchmarks/convolution.py`). It is
-    several times as fast as a product of windows and incoming gradient, a few images at a time,
-    whose windows stay in the cache. Strided convolutions, those of 1 x 1 and their gradient by
-    the input are computed by windows for the same reason. XLA's form is used on a GPU or TPU, and
-    where a process has several CPU devices, over which it is partitioned better.
+    XLA leaves cores idle there where a convolution has few channels, and moves more numbers than
+    it need (`python scripts/benchmarks/convolution.py`). So one of few channels is made such that
+    XLA shares it out by rows, and its gradient by the filter is a product of windows and incoming
+    gradient, a few images at a time, whose windows stay in the cache. Strided convolutions, those
+    of 1 x 1 and their gradient by the input are computed by windows too. XLA's form is used on a
+    GPU or TPU, and where a process has several CPU devices, over which it is partitioned better.
 
     Args:
       x: [b, h, w, c].
@@ -102,7 +109,10 @@ def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> 
         return jax.vjp(lambda x, kernel: _xla(x, kernel, strides, padding), x, kernel)[1](gradient)
 
     def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
-        of_x = jax.vjp(lambda x: _on_cpu(x, kernel, strides, padding), x)[1](gradient)[0]
+        of_x = _by_input(x, kernel, gradient, strides, padding)
+        plain = strides == (1, 1) and max(kernel.shape[:2]) > 1
+        if plain and kernel.shape[3] >= SHARED_CHANNELS * CORES:
+            return of_x, xla(x, kernel, gradient)[1]
         return of_x, _by_filter(x, kernel, gradient, strides, padding)
 
     return lax.platform_dependent(*inputs, gradient, cpu=cpu, default=xla)
@@ -117,9 +127,47 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax
     So it is with strides, and where a window is one place. A window of 7 x 7, a ResNet's stem, is
     too many copies of the map.
     """
-    largest = max(kernel.shape[:2])
-    by_windows = largest == 1 or (strides != (1, 1) and largest <= LARGEST_WINDOW)
+    if strides == (1, 1) and max(kernel.shape[:2]) > 1:
+        return _by_rows(x, kernel, padding)
+    by_windows = max(kernel.shape[:2]) <= LARGEST_WINDOW
     return (_by_windows if by_windows else _xla)(x, kernel, strides, padding)
+
+
+def _by_rows(x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
+    """Convolve with stride 1 on every core, by XLA.
+
+    YNNPACK takes no convolution that has more rows after it than before it. Eigen does, and shares
+    out rows. So where channels are too few for every core, rows are added below until there is one
+    more, and dropped from the result: with "SAME" it is a single one.
+    """
+    (above, below), sideways = padding
+    rows = x.shape[1] + above + below - kernel.shape[0] + 1
+    more = x.shape[1] + 1 - rows
+    busy = max(1, kernel.shape[3] // SHARED_CHANNELS)  # cores, by YNNPACK
+    if more <= 0 or busy * (rows + more) >= CORES * rows:
+        return _xla(x, kernel, (1, 1), padding)
+    return _xla(x, kernel, (1, 1), ((above, below + more), sideways))[:, :rows]
+
+
+def _by_input(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
+) -> jax.Array:
+    """Compute the gradient of x, [b, h, w, c]: the incoming one convolved with the kernel turned.
+
+    A kernel that holds more numbers than the windows of the map, of 512 channels on 4 x 4 places,
+    is rather left as it lies: a product gives the gradient of every window, and they are added up.
+    """
+    sides = kernel.shape[:2]
+    windows = gradient.shape[0] * gradient.shape[1] * gradient.shape[2]
+    small = windows < kernel.shape[3] and max(sides) <= LARGEST_WINDOW
+    if strides != (1, 1) or max(sides) == 1 or small:
+        form = _by_windows if small else _on_cpu
+        return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
+    around = tuple(
+        (side - 1 - before, side - 1 - after)
+        for side, (before, after) in zip(sides, padding, strict=True)
+    )
+    return _by_rows(gradient, kernel[::-1, ::-1].swapaxes(2, 3), around)
 
 
 def _by_filter(

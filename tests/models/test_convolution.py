@@ -1,3 +1,5 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +18,13 @@ CASES = {
     # More channels out than numbers in a row of the window: a stem.
     "3x3 of a few channels": ((4, 9, 8, 1), (3, 3, 1, 7), 1, 1),
     "7x7 of stride 2, of a few channels": ((2, 9, 8, 1), (7, 7, 1, 9), 2, 3),
+    "7x7 of stride 1": ((2, 9, 8, 3), (7, 7, 3, 4), 1, 3),
+    "rows lost": ((2, 9, 8, 3), (4, 3, 3, 5), 1, 0),
+    "rows won, padded by more than the kernel's reach": ((2, 5, 6, 3), (2, 3, 3, 5), 1, 3),
+    "another padding on every side": ((2, 5, 6, 3), (3, 3, 3, 5), 1, ((0, 1), (2, 0))),
+    "channels enough for two cores": ((3, 5, 6, 3), (3, 3, 3, 130), 1, 1),
+    "a kernel of more numbers than the windows": ((1, 3, 2, 3), (3, 3, 3, 20), 1, 1),
+    "the same of stride 2": ((1, 3, 2, 3), (3, 3, 3, 20), 2, 1),
 }
 
 
@@ -23,7 +32,8 @@ def torch_gradients(x, kernel, gradient, stride, padding):
     torch = pytest.importorskip("torch", reason="an oracle when torch is there")
     x = torch.tensor(x.transpose(0, 3, 1, 2), dtype=torch.float64, requires_grad=True)
     kernel = torch.tensor(kernel.transpose(3, 2, 0, 1), dtype=torch.float64, requires_grad=True)
-    y = torch.nn.functional.conv2d(x, kernel, stride=stride, padding=padding)
+    padded = torch.nn.functional.pad(x, (*padding[1], *padding[0]))
+    y = torch.nn.functional.conv2d(padded, kernel, stride=stride)
     y.backward(torch.tensor(gradient.transpose(0, 3, 1, 2), dtype=torch.float64))
     return x.grad.numpy().transpose(0, 2, 3, 1), kernel.grad.numpy().transpose(2, 3, 1, 0)
 
@@ -31,15 +41,34 @@ def torch_gradients(x, kernel, gradient, stride, padding):
 @pytest.mark.parametrize(("x", "kernel", "stride", "padding"), CASES.values(), ids=CASES.keys())
 def test_gradients_equal_torchs_in_float64(x, kernel, stride, padding, monkeypatch):
     monkeypatch.setattr("jaxssl.models.convolution.WINDOW_BYTES", 30_000)  # several chunks
+    monkeypatch.setattr("jaxssl.models.convolution.CORES", 2)
     random = np.random.default_rng(0)
     x, kernel = (random.normal(size=shape).astype(np.float32) for shape in (x, kernel))
-    how = ((stride, stride), ((padding, padding),) * 2)
+    padding = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    how = ((stride, stride), padding)
     y, pull = jax.vjp(lambda x, kernel: _convolve(x, kernel, *how), x, kernel)
     np.testing.assert_allclose(y, _xla(x, kernel, *how), rtol=1e-5, atol=1e-5)
     gradient = random.normal(size=y.shape).astype(np.float32)
     expected = torch_gradients(x, kernel, gradient, stride, padding)
     for got, wanted in zip(jax.jit(pull)(gradient), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_convolution_of_few_channels_is_not_left_to_one_core(monkeypatch):
+    # YNNPACK makes one of 64 channels on one thread; both gradients would be alike.
+    monkeypatch.setattr("jaxssl.models.convolution.CORES", 2)
+    x, kernel = jnp.ones((2, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
+    how = ((1, 1), ((1, 1), (1, 1)))
+
+    def compiled(form):
+        both = jax.value_and_grad(lambda x, kernel: form(x, kernel, *how).sum(), argnums=(0, 1))
+        return jax.jit(both).lower(x, kernel).compile().as_text()
+
+    def given_away(text):  # a computation of its own, that a "ynn_fusion" calls
+        return re.findall(r"ROOT \S+ = \S+ convolution\(", text)
+
+    assert given_away(compiled(_xla)), "XLA has changed: is _by_rows still of use?"
+    assert not given_away(compiled(_convolve))
 
 
 def test_half_precision_sums_in_float32():
