@@ -3,9 +3,14 @@
 import importlib.util
 import sys
 
-if sys.argv[:1] == ["-m"] and importlib.util.find_spec("tyro") is None:
-    # `python -m experiments.NAME` without the extra: a program's own imports would be a traceback.
-    print(
-        'the programs need more than the losses: pip install "jaxssl[experiments]"', file=sys.stderr
-    )
-    sys.exit(2)
+from experiments import huge_pages
+
+if sys.argv[:1] == ["-m"]:  # `python -m experiments.NAME`
+    if importlib.util.find_spec("tyro") is None:
+        # Without the extra a program's own imports would be a traceback.
+        print(
+            'the programs need more than the losses: pip install "jaxssl[experiments]"',
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    huge_pages.ask()

@@ -33,7 +33,8 @@ A second run says how many make a burst of `--seconds`. Then all contenders take
 round while the others wait, so that a machine that slows down slows all; a **ratio** is taken
 inside a round. Medians and ranges over the rounds are printed; with `--rounds 0`, for what takes
 minutes, the time of the first run, compiling within. A contender past `--memory-gb` or
-`--limit-s` a run is stopped and says so; that is no error. Linux only.
+`--limit-s` a run is stopped and says so; that is no error. Linux only, and with huge pages, as the
+programs ask for them; `GLIBC_TUNABLES= python ...` measures without.
 """
 
 from __future__ import annotations
@@ -55,6 +56,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from experiments import huge_pages
 
 Run = Callable[[], float | None]
 
@@ -223,7 +226,12 @@ class _Worker:
             stderr=self._errors,
             bufsize=0,  # `select` does not see what a buffer holds
             # Contenders share a GPU.
-            env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **os.environ},
+            # Huge pages as the programs ask for them: for every library.
+            env={
+                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+                huge_pages.SETTING: huge_pages.VALUE,
+                **os.environ,
+            },
         )
         return self
 
