@@ -29,9 +29,10 @@ _AT_REST = {
 WINDOW_BYTES = 2**21
 # A side of a window up to which it is laid out; 3 and 7 were measured.
 LARGEST_WINDOW = 5
-# XLA gives a convolution to YNNPACK, which shares it among threads by so many channels of its
-# result at least: with fewer, one thread does it all (seen of jaxlib 0.10.2 on two processors).
-SHARED_CHANNELS = 64
+# XLA gives a convolution of more channels than this to YNNPACK ...
+FEW_CHANNELS = 16
+# ... which hands out so many channels of its result to a thread (seen of jaxlib 0.10.2).
+THREAD_CHANNELS = 64
 # Of this process, which is what XLA makes its threads by.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -110,8 +111,9 @@ def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> 
 
     def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
         of_x = _by_input(x, kernel, gradient, strides, padding)
-        plain = strides == (1, 1) and max(kernel.shape[:2]) > 1
-        if plain and kernel.shape[3] >= SHARED_CHANNELS * CORES:
+        # A kernel that holds more numbers than the incoming gradient: little is moved by XLA.
+        small = gradient.size < kernel.size and strides == (1, 1) and max(kernel.shape[:2]) > 1
+        if small and _in_equal_shares(kernel):
             return of_x, xla(x, kernel, gradient)[1]
         return of_x, _by_filter(x, kernel, gradient, strides, padding)
 
@@ -137,16 +139,21 @@ def _by_rows(x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
     """Convolve with stride 1 on every core, by XLA.
 
     YNNPACK takes no convolution that has more rows after it than before it. Eigen does, and shares
-    out rows. So where channels are too few for every core, rows are added below until there is one
-    more, and dropped from the result: with "SAME" it is a single one.
+    out rows. So where channels do not go around, rows are added below until there is one more, and
+    dropped from the result: with "SAME" it is a single one.
     """
     (above, below), sideways = padding
     rows = x.shape[1] + above + below - kernel.shape[0] + 1
-    more = x.shape[1] + 1 - rows
-    busy = max(1, kernel.shape[3] // SHARED_CHANNELS)  # cores, by YNNPACK
-    if more <= 0 or busy * (rows + more) >= CORES * rows:
-        return _xla(x, kernel, (1, 1), padding)
-    return _xla(x, kernel, (1, 1), ((above, below + more), sideways))[:, :rows]
+    more = max(0, x.shape[1] + 1 - rows)
+    if max(kernel.shape[2:]) <= FEW_CHANNELS or _in_equal_shares(kernel):
+        more = 0
+    y = _xla(x, kernel, (1, 1), ((above, below + more), sideways))
+    return y[:, :rows] if more else y
+
+
+def _in_equal_shares(kernel: jax.Array) -> bool:
+    """Tell whether YNNPACK's threads get as many channels of a convolution's result each."""
+    return CORES == 1 or kernel.shape[3] % (THREAD_CHANNELS * CORES) == 0
 
 
 def _by_input(
