@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from jaxssl.models.convolution import convolve
 from jaxssl.models.efficientnet import Convention, EfficientNetTrunk
 from jaxssl.models.heads import bias_of_01, xavier_uniform
 from jaxssl.models.layers import BatchNorm, Block, Dropout, normalized_conv
@@ -65,6 +66,8 @@ class PlanktonBackbone(nnx.Module):
         self.bn1 = BatchNorm(width, rngs=rngs)
         self.conv2 = nnx.Conv(width, width, (3, 3), padding=1, **added)
         self.bn2 = BatchNorm(width, rngs=rngs)
+        for layer in (self.conv1, self.conv2):
+            layer.conv_general_dilated = convolve
         side = -(-image_size // 8) // 2
         self.linear = nnx.Linear(side * side * width, features, **added)
         self.dropout = Dropout(dropout, rngs=rngs)
