@@ -31,10 +31,12 @@ resident set up to there above the one noted (VmHWM, which unlike `ru_maxrss` kn
 parent): the inputs, compiling and a run; on a GPU also the highest of JAX or PyTorch on the device.
 A second run says how many make a burst of `--seconds`. Then all contenders take turns, one burst a
 round while the others wait, so that a machine that slows down slows all; a **ratio** is taken
-inside a round. Medians and ranges over the rounds are printed; with `--rounds 0`, for what takes
-minutes, the time of the first run, compiling within. A contender past `--memory-gb` or
-`--limit-s` a run is stopped and says so; that is no error. Linux only, and with huge pages, as the
-programs ask for them; `GLIBC_TUNABLES= python ...` measures without.
+inside a round. A burst follows a run that is not timed, where that takes less than ten seconds:
+memory that lay idle while others ran may have gone back to the machine's owner. Medians and ranges
+over the rounds are printed; with `--rounds 0`, for what takes minutes, the time of the first run,
+compiling within. A contender past `--memory-gb` or `--limit-s` a run is stopped and says so; that
+is no error. Linux only, and with huge pages, as the programs ask for them; `GLIBC_TUNABLES= python
+...` measures without.
 """
 
 from __future__ import annotations
@@ -212,7 +214,7 @@ class _Worker:
         self.result = Result(name, dict(case))
         self._options = options
         self._program = program
-        self._runs = 1
+        self._runs, self._warm_up = 1, False
 
     def __enter__(self) -> _Worker:
         folder = str(Path(__file__).parent)
@@ -255,9 +257,12 @@ class _Worker:
         took = self._ask(1)
         if took is not None:
             self._runs = max(1, round(seconds / took))
+            self._warm_up = took < 10
 
     def round(self) -> None:
         """Run one burst."""
+        if self._warm_up:
+            self._ask(1)
         took = self._ask(self._runs)
         if took is not None:
             self.result.seconds.append(took / self._runs)
