@@ -187,7 +187,7 @@ def test_fiftyone_samples_name_pictures_that_are_there(finished, tmp_path):
 
 @real
 def test_fiftyone_imports_it(finished, tmp_path):
-    """By the importer of the type that the command names; a data set would need its MongoDB."""
+    """By the importer of the type that the command names; a data set needs a MongoDB server."""
     needs("fiftyone")
     from fiftyone import types
 
@@ -201,6 +201,35 @@ def test_fiftyone_imports_it(finished, tmp_path):
     assert [sample.tags for sample in samples] == [[name] for name in table.split]
     np.testing.assert_allclose([s.embedding for s in samples], table.vectors, rtol=1e-6)
     assert all(Path(sample.filepath).is_file() for sample in samples)
+
+
+@real
+def test_fiftyone_makes_a_data_set_with_the_map_of_it(finished, tmp_path, monkeypatch):
+    """As the command does, and the lines of docs/pages/integrations.md."""
+    monkeypatch.setenv("HOME", str(tmp_path))  # where its server keeps its files
+    monkeypatch.setenv("FIFTYONE_DATABASE_DIR", str(tmp_path / "database"))
+    fo = needs("fiftyone")
+    from fiftyone.core.service import DatabaseService, ServiceExecutableNotFound
+
+    try:
+        DatabaseService.find_mongod()
+    except ServiceExecutableNotFound:
+        pytest.skip("FiftyOne has found no MongoDB server to download")
+    written = fiftyone.export(finished, tmp_path / "out")
+    form = fo.types.LegacyFiftyOneDataset
+    images = fo.Dataset.from_dir(dataset_dir=str(written.path), dataset_type=form)
+    table = exported.all_images(finished)
+    assert images.values("ground_truth.label") == list(table.class_names)
+    assert images.values("tags") == [[name] for name in table.split]
+    np.testing.assert_allclose(np.stack(images.values("embedding")), table.vectors, rtol=1e-6)
+    page = Path(__file__).parents[2] / "docs" / "pages" / "integrations.md"
+    lines = page.read_text(encoding="utf-8").partition('```python title="map"\n')[2]
+    exec(lines.partition("```")[0].replace("NAME", images.name))
+    placed = images.exists("x")
+    points = np.stack(placed.values(["x", "y"]), axis=1)
+    np.testing.assert_allclose(images.load_brain_results("map").points, points)
+    alike = images.sort_by_similarity(images.first().id, k=2, brain_key="alike")
+    assert alike.first().id == images.first().id
 
 
 @real
