@@ -229,7 +229,9 @@ def test_the_page_of_other_tools_names_each_once_with_its_extra():
     assert [tool for tool, _ in rows] == [extra for _, extra in rows]
     assert {tool for tool, _ in rows} == set(get_args(export.Tool))
     assert {extra for _, extra in rows} <= extras.keys()
-    for code in blocks("integrations.md").values():
+    for name, code in blocks("integrations.md").items():
+        if name == "map":  # run with FiftyOne where that is: tests/analysis/test_integrations.py
+            continue
         run("\n".join(line for line in code.splitlines() if "import" in line))
 
 
