@@ -103,9 +103,9 @@ def mount_drive(*places):
 
 # %%
 DEVICE = "cpu" if os.environ.get("JAX_PLATFORMS") == "cpu" else find_device()
-if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+if not (3, 11) <= sys.version_info[:2] <= (3, 14):
     stop(
-        f"This runtime has Python {sys.version.split()[0]}; jaxssl runs on 3.11 to 3.13. Choose "
+        f"This runtime has Python {sys.version.split()[0]}; jaxssl runs on 3.11 to 3.14. Choose "
         "another version under Runtime > Change runtime type > Runtime version."
     )
 mount_drive(SOURCE, IMAGES, RUNS)

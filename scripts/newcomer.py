@@ -49,7 +49,7 @@ def main() -> None:
     """Walk the path, and print what each step took."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--source", default=str(ROOT), help="what is cloned")
-    parser.add_argument("--python", default="python3", help="the interpreter, 3.11 to 3.13")
+    parser.add_argument("--python", default="python3", help="the interpreter, 3.11 to 3.14")
     parser.add_argument("--data-dir", default="", help="a folder of about 1,000 images")
     parser.add_argument("--labels", default="", help="a table of image and label of some of them")
     parser.add_argument("--first", action="store_true", help="README's first commands alone")

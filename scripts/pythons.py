@@ -1,6 +1,6 @@
 """Install the built wheel into fresh environments, and run the losses' tests from there.
 
-`python scripts/pythons.py python3.11 python3.12 python3.13`
+`python scripts/pythons.py python3.11 python3.12 python3.13 python3.14`
 `python scripts/pythons.py --lowest python3.12`: with the oldest versions that pyproject.toml allows
 
 `python scripts/pythons.py --programs python3.13`: then the extra too, and SimCLR on the digits
