@@ -42,6 +42,7 @@ def torch_gradients(x, kernel, gradient, stride, padding):
 def test_gradients_equal_torchs_in_float64(x, kernel, stride, padding, monkeypatch):
     monkeypatch.setattr("jaxssl.models.convolution.WINDOW_BYTES", 30_000)  # several chunks
     monkeypatch.setattr("jaxssl.models.convolution.CORES", 2)
+    monkeypatch.setattr("jaxssl.models.convolution.FEW_CHANNELS", 0)
     random = np.random.default_rng(0)
     x, kernel = (random.normal(size=shape).astype(np.float32) for shape in (x, kernel))
     padding = ((padding, padding),) * 2 if isinstance(padding, int) else padding
