@@ -17,6 +17,7 @@ from jaxssl.analysis.results import LabelRow, Results
 from jaxssl.analysis.run import Run, linear_evaluation, read_run
 from jaxssl.errors import InputError
 
+Images = dict[str, set[tuple[str, str]]]  # id and class, by the part that the split draws from
 # What must be equal for two numbers to be comparable, beside the images themselves.
 PROTOCOL = ("dataset", "seen", "unseen", "lookalikes", "image_size", "color", "fit")
 
@@ -103,7 +104,7 @@ def read_methods(run_dirs: Sequence[str | os.PathLike[str]]) -> list[Method]:
         judged = _read(folder)
         run, mine = judged.run, _protocol(judged.run)
         for other, theirs in earlier:
-            _check_same(other, run, differing([theirs, mine]))
+            _check_same(other, run, theirs, mine)
         earlier.append((run, mine))
         group = groups.setdefault(json.dumps([run.study, run.recipe], sort_keys=True), [])
         for twin in group:
@@ -128,7 +129,7 @@ def _read(folder: Path) -> Judged:
 
 
 def _protocol(run: Run) -> dict[str, Any]:
-    images: dict[str, set[tuple[str, str]]] = {}
+    images: Images = {}
     for name, table in run.tables["h"].items():
         part = name if name.startswith("unseen") else "seen"  # the seed draws train, val and test
         images.setdefault(part, set()).update(zip(table.ids, table.class_names, strict=True))
@@ -140,7 +141,10 @@ def protocol(run: Run) -> dict[str, Any]:
     return {name: run.settings.get(name) for name in PROTOCOL} | {"dataset": run.dataset}
 
 
-def _check_same(run: Run, other: Run, differ: list[str]) -> None:
+def _check_same(run: Run, other: Run, mine: dict[str, Any], theirs: dict[str, Any]) -> None:
+    differ = differing([mine, theirs])
+    if differ == ["data"] and _learnt_from_a_part(run, other, mine["data"], theirs["data"]):
+        return
     # The fingerprint sees the pixels, but also the split, which only equal seeds share.
     fingerprints = (run.provenance.get("data"), other.provenance.get("data"))
     if not differ and run.seed == other.seed and fingerprints[0] != fingerprints[1]:
@@ -150,6 +154,22 @@ def _check_same(run: Run, other: Run, differ: list[str]) -> None:
             f"{run.folder} and {other.folder} differ in {', '.join(differ)}: their numbers cannot "
             "be compared; give runs of one protocol"
         )
+
+
+def _learnt_from_a_part(run: Run, other: Run, mine: Images, theirs: Images) -> bool:
+    """Tell whether one run is the other's but for `--label-fraction`: judged on the same images.
+
+    What it learnt from is a part of what the other did, and the table holds nothing else.
+    """
+    parts = [one.settings.get("label_fraction") or 1.0 for one in (run, other)]
+    if parts[0] == parts[1] or mine.keys() != theirs.keys():
+        return False
+    few, all_of_them = (mine, theirs) if parts[0] < parts[1] else (theirs, mine)
+    same = all(few[name] == all_of_them[name] for name in few if name != "seen")
+    tests = [one.tables["h"]["test"].ids for one in (run, other) if "test" in one.tables["h"]]
+    if run.seed == other.seed:
+        same = same and all(set(ids) == set(tests[0]) for ids in tests)
+    return same and few.get("seen", set()) <= all_of_them.get("seen", set())
 
 
 def _named(groups: Sequence[Sequence[Judged]]) -> list[Method]:

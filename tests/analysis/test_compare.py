@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from scipy import stats
 
@@ -197,6 +198,30 @@ def test_other_images_are_refused_even_under_another_seed(run, runs, tmp_path):
     shutil.copy(other / "embeddings/test.parquet", other / "embeddings/unseen.parquet")
     with pytest.raises(InputError, match="differ in data"):
         read_methods([runs[0], other])
+
+
+def cut(folder, name, rows):
+    path = folder / "embeddings" / f"{name}.parquet"
+    pq.write_table(pq.read_table(path).slice(0, rows), path)
+
+
+def test_runs_that_learnt_from_a_part_of_the_labels_are_compared(run, runs, tmp_path):
+    part = {"study": "Softmax", "data": "a part's", "label_fraction": 0.5}
+    half = variant(run, tmp_path / "half", **part)
+    cut(half, "train", 5)
+    for folders in ([runs[0], half], [half, runs[0]]):
+        assert {"SimCLR", "Softmax"} <= {method.name for method in read_methods(folders)}
+    # Fewer images for another reason, or fewer that are judged, are another protocol.
+    part["label_fraction"] = 1.0
+    fewer = variant(run, tmp_path / "fewer", **part)
+    cut(fewer, "train", 5)
+    part["label_fraction"] = 0.5
+    judged = [variant(run, tmp_path / f"no-{name}", **part) for name in ("test", "unseen")]
+    for folder, name in zip(judged, ("test", "unseen"), strict=True):
+        cut(folder, name, 5)
+    for folder in (fewer, *judged):
+        with pytest.raises(InputError, match="differ in data"):
+            read_methods([runs[0], folder])
 
 
 def test_what_cannot_be_compared_is_said_in_one_line(run, runs, tmp_path):
