@@ -362,7 +362,8 @@ def test_storages_that_overlap_do_not_multiply(tmp_path):
                 setattr(twin, slot, getattr(info, slot))
             twin.orig_filename = "net/data/0"
             archive.filelist.append(twin)
-    with pytest.raises(InputError, match="compressed or too large"):
+    # Newer Pythons see it themselves.
+    with pytest.raises(InputError, match="compressed or too large|Overlapped entries"):
         read_weights(path)
 
 
