@@ -364,7 +364,7 @@ def test_storages_that_overlap_do_not_multiply(tmp_path):
             twin.orig_filename = "net/data/0"
             archive.filelist.append(twin)
     # Newer Pythons see it themselves, and warn before.
-    with pytest.raises(InputError, match="compressed or too large|Overlapped entries"):
+    with pytest.raises(InputError, match=r"compressed or too large|Overlapped entries"):
         read_weights(path)
 
 
