@@ -15,7 +15,7 @@ def ask() -> None:
 
     XLA takes the memory of a step from malloc and gives it back after it. The kernel hands it out
     anew in every step, and clears it, by 4 KB at a time: 82,000 times in a step of
-    EfficientNet-Lite0, a third of its time. malloc reads the setting once, as a process begins.
+    EfficientNet-Lite0, up to a third of its time. malloc reads the setting as a process begins.
 
     Nothing happens where the setting is there already, whatever it says, where the kernel is not
     Linux, and where it gives such pages to all or to none.

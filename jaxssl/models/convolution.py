@@ -166,9 +166,9 @@ def _by_input(
     """
     sides = kernel.shape[:2]
     windows = gradient.shape[0] * gradient.shape[1] * gradient.shape[2]
-    small = windows < kernel.shape[3] and max(sides) <= LARGEST_WINDOW
-    if strides != (1, 1) or max(sides) == 1 or small:
-        form = _by_windows if small else _on_cpu
+    laid_out = max(sides) <= LARGEST_WINDOW
+    if strides != (1, 1) or max(sides) == 1 or (laid_out and windows < kernel.shape[3]):
+        form = _by_windows if laid_out else _xla
         return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
     around = tuple(
         (side - 1 - before, side - 1 - after)

@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats
@@ -219,7 +220,14 @@ def test_runs_that_learnt_from_a_part_of_the_labels_are_compared(run, runs, tmp_
     judged = [variant(run, tmp_path / f"no-{name}", **part) for name in ("test", "unseen")]
     for folder, name in zip(judged, ("test", "unseen"), strict=True):
         cut(folder, name, 5)
-    for folder in (fewer, *judged):
+    other = variant(run, tmp_path / "pixels", **part)
+    path = other / "embeddings" / "test.parquet"
+    table = pq.read_table(path)
+    column = table.column_names.index("image")
+    pictures = table["image"].to_pylist()
+    turned = pa.array(pictures[::-1], table["image"].type)
+    pq.write_table(table.set_column(column, table.field(column), turned), path)
+    for folder in (fewer, *judged, other):
         with pytest.raises(InputError, match="differ in data"):
             read_methods([runs[0], folder])
 
