@@ -30,9 +30,9 @@ if TYPE_CHECKING:
 class SimCLR(EncoderConfig):
     """SimCLR's own flags."""
 
-    head: Literal["mlp3", "mlp2", "mlp-bn", "linear"] = "mlp3"
+    head: Literal["mlp3", "mlp2", "mlp-bn", "mlp-bn2", "linear"] = "mlp3"
     """Projection head g: three linear layers with ReLU (the plankton study's), SimCLR's two, two
-    with BatchNorm, or one."""
+    with BatchNorm between them or after each (its authors' code), or one."""
     features: AtLeast1[int] = 128
     """Size of the projection z."""
     temperature: Annotated[Positive[float], Between(0.05, 1.0, log=True)] = 0.1

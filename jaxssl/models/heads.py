@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from flax import nnx
 
 from jaxssl.models.layers import BatchNorm
 
-Kind = Literal["mlp3", "mlp2", "mlp-bn", "linear"]
+Kind = Literal["mlp3", "mlp2", "mlp-bn", "mlp-bn2", "linear"]
 
 xavier_uniform = nnx.initializers.xavier_uniform()
 bias_of_01 = nnx.initializers.constant(0.01)
@@ -23,6 +23,8 @@ class ProjectionHead(nnx.Module):
     - `mlp3`: Linear, ReLU, Linear, ReLU, Linear: the plankton study's.
     - `mlp2`: Linear, ReLU, Linear without biases, z = W2 relu(W1 h): SimCLR, eq. in section 2.1.
     - `mlp-bn`: Linear without bias, BatchNorm, ReLU, Linear without bias.
+    - `mlp-bn2`: the same, then BatchNorm of z: the authors' own code (google-research/simclr,
+      `projection_head`) and lightly's.
     - `linear`: one Linear.
 
     Args:
@@ -59,17 +61,19 @@ class ProjectionHead(nnx.Module):
         match kind:
             case "mlp3":
                 sizes = (in_features, hidden, hidden, out_features)
-            case "mlp2" | "mlp-bn":
+            case "mlp2" | "mlp-bn" | "mlp-bn2":
                 sizes = (in_features, hidden, out_features)
             case "linear":
                 sizes = (in_features, out_features)
             case _:
-                raise ValueError(f"projection head {kind!r}: one of mlp3, mlp2, mlp-bn, linear")
+                raise ValueError(f"projection head {kind!r}: one of {', '.join(get_args(Kind))}")
         use_bias = kind in ("mlp3", "linear")
         self.linears = nnx.List(
             nnx.Linear(i, o, use_bias=use_bias, dtype=dtype, rngs=rngs) for i, o in pairwise(sizes)
         )
-        self.norm = BatchNorm(hidden, rngs=rngs) if kind == "mlp-bn" else nnx.data(None)
+        between, last = kind.startswith("mlp-bn"), kind == "mlp-bn2"
+        self.norm = BatchNorm(hidden, rngs=rngs) if between else nnx.data(None)
+        self.norm_of_z = BatchNorm(out_features, rngs=rngs) if last else nnx.data(None)
         self.out_features = out_features
 
     def __call__(self, h: jax.Array) -> jax.Array:
@@ -79,6 +83,8 @@ class ProjectionHead(nnx.Module):
             if self.norm is not None:
                 x = self.norm(x)
             x = linear(nnx.relu(x))
+        if self.norm_of_z is not None:
+            x = self.norm_of_z(x)
         return x.astype(jnp.float32)
 
 

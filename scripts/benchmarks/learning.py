@@ -1,136 +1,129 @@
-"""Does SimCLR learn here what it learns in PyTorch? The recipe of a run, by torch and torchvision.
+"""Does SimCLR learn here what it learns in PyTorch? The same recipe there, on the same images.
 
-On the same images, by the same recipe; each library draws its own numbers, the first weights too:
+The twin of a run, each library by its own random numbers, the first weights too:
   `python -m experiments.simclr --preset cifar10-cpu --optimizer sgd --learning-rate .12
   --weight-decay 5e-4 --head mlp-bn --run-dir RUN`
   `python -m experiments.linear_eval RUN --checkpoint last`
   `python scripts/benchmarks/learning.py RUN --seed 0 --json learning.json`
 
-The first is this project's, the last PyTorch's: the same encoder and head, torchvision's views,
-SGD on a cosine. Both are judged by `jaxssl.analysis`: linear evaluation and kNN of h on the test
-images. It is for networks that a CPU trains; the larger ones are compared layer by layer in the
-tests.
+lightly's own recipe for CIFAR-10, a ResNet-18 for 200 epochs, on a GPU:
+  `python scripts/benchmarks/learning.py --lightly --seed 0 --json lightly.json`
+
+All is judged by `jaxssl.analysis`: linear evaluation and kNN of h on the test images.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from torch_encoders import torch_encoder
-from torchvision import transforms
+import torch_simclr
 
-from experiments import finished
-from jaxssl.analysis import evaluation
+from experiments import datasets, finished, simclr
+from jaxssl.analysis import evaluation, probes
 from jaxssl.data import ImageSet
 from jaxssl.files import write_json
 from jaxssl.training import runs
 
-# What the recipe must be for its twin to be below.
+# What the recipe must be for its twin to be in `torch_simclr`.
 KNOWN = {"head": "mlp-bn", "optimizer": "sgd", "schedule": "cosine", "views": "cifar"}
 
 
 def main() -> None:
-    """Train the twin of a run and judge it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("run")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    run = finished.open(options.run)
-    config = run.record["recipe"]
-    other = {name: config[name] for name, value in KNOWN.items() if config[name] != value}
-    if other or config["head"] not in ("mlp2", "mlp-bn"):
-        parser.error(
-            f"{options.run} has {other}, head {config['head']}: there is a twin of {KNOWN}"
-        )
-    data = run.load_data()
+    """Train the twin of a run, or by lightly's recipe, and judge it."""
+    options = parse()
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if options.lightly:
+        settings = dataclasses.replace(simclr.PRESETS["cifar10"], data_dir=options.data_dir)
+        recipe, data = torch_simclr.LIGHTLY, datasets.read(settings, options.seed)
+    else:
+        run = finished.open(options.run)
+        recipe, data = twin_of(run.record["recipe"], options.run), run.load_data()
+    if options.epochs:
+        recipe = dataclasses.replace(recipe, epochs=options.epochs)
     sets = {"train": data.train, "val": data.val, "test": data.test}
     pixels = {name: _pixels(images) for name, images in sets.items()}
-    model = train(pixels["train"], config, seed=options.seed)
-    features = {name: _features(model[0], x) for name, x in pixels.items()}
-    row, _ = evaluation.evaluate(features, {name: images.labels for name, images in sets.items()})
-    print(f"PyTorch {torch.__version__}: linear {row['linear']['top']}, kNN {row['knn']['top']}")
+    labels = {name: images.labels for name, images in sets.items()}
+    knn = {}
+
+    def judge(epoch: int, model: torch.nn.Sequential) -> None:
+        h = {name: torch_simclr.features(model, pixels[name], recipe) for name in pixels}
+        knn[epoch] = {
+            name: probes.knn_accuracy(h["train"], labels["train"], h[name], labels[name])
+            for name in ("val", "test")
+        }
+        print(f"  kNN after {epoch} epochs: {knn[epoch]}", flush=True)
+
+    every = options.judge_every or recipe.epochs
+    after = {n: lambda model, n=n: judge(n, model) for n in range(every, recipe.epochs + 1, every)}
+    model, epochs = torch_simclr.train(
+        pixels["train"], recipe, seed=options.seed, device=device, after=after
+    )
+    found: dict[str, Any] = {
+        "recipe": dataclasses.asdict(recipe),
+        "seed": options.seed,
+        "data": data.fingerprint,
+        "images": {name: len(x) for name, x in pixels.items()},
+        "torch": torch.__version__,
+        "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
+        "threads": torch.get_num_threads(),
+        "epochs": epochs,
+        "knn": knn,
+        **runs.provenance(),
+    }
+    if options.weights:
+        torch.save(model.state_dict(), options.weights)
     if options.json:
-        versions = {"torch": torch.__version__, "threads": options.threads, "seed": options.seed}
-        images = {name: len(x) for name, x in pixels.items()}
-        found = {"recipe": config, "images": images, **versions, "row": row, **runs.provenance()}
         write_json(options.json, found)
+    if not options.no_linear:
+        h = {name: torch_simclr.features(model, x, recipe) for name, x in pixels.items()}
+        row, _ = evaluation.evaluate(h, labels)
+        print(
+            f"PyTorch {torch.__version__}: linear {row['linear']['top']}, kNN {row['knn']['top']}"
+        )
+        if options.json:
+            write_json(options.json, {**found, "row": row})
 
 
-def train(pixels: np.ndarray, config: dict[str, Any], *, seed: int) -> nn.Sequential:
-    """Train f and g by NT-Xent on two views of each of uint8 [n, h, w, 3] images."""
-    torch.manual_seed(seed)
-    order, size = np.random.default_rng(seed), config["batch_size"]
-    encoder = torch_encoder(config["encoder"], config["image_size"])
-    h = len(encoder(torch.zeros(2, 3, *pixels.shape[1:3]))[0])
-    head = [nn.Linear(h, h, bias=False), nn.BatchNorm1d(h), nn.ReLU()]
-    model = nn.Sequential(
-        encoder, nn.Sequential(*head, nn.Linear(h, config["features"], bias=False))
+def parse() -> argparse.Namespace:
+    """Parse the flags: a run, or --lightly and its images."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    weights = [p for p in model.parameters() if p.ndim > 1]
-    others = [p for p in model.parameters() if p.ndim <= 1]
-    decay = config["weight_decay"]
-    groups = [{"params": weights, "weight_decay": decay}, {"params": others, "weight_decay": 0}]
-    optimizer = torch.optim.SGD(groups, lr=config["learning_rate"], momentum=0.9)
-    steps = len(pixels) // size
-    total = steps * config["epochs"]
-    warm = round(config["warmup"] * total)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer,
-        lambda k: (
-            k / warm if k < warm else (1 + math.cos(math.pi * (k - warm) / (total - warm))) / 2
-        ),
+    parser.add_argument("run", nargs="?", help="the run whose twin is trained")
+    parser.add_argument("--lightly", action="store_true", help="its recipe, instead of a run's")
+    parser.add_argument("--data-dir", default="", help="--lightly: the folder of TFDS")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=int, help="others than the recipe's")
+    parser.add_argument("--judge-every", type=int, help="kNN after every so many epochs")
+    parser.add_argument("--threads", type=int, help="of the processor")
+    parser.add_argument("--no-linear", action="store_true", help="kNN alone")
+    parser.add_argument("--weights", type=Path, help="file for the network")
+    parser.add_argument("--json", type=Path, help="file for the numbers")
+    options = parser.parse_args()
+    if bool(options.run) == options.lightly:
+        parser.error("name a run or --lightly, one of the two")
+    return options
+
+
+def twin_of(config: dict[str, Any], name: str) -> torch_simclr.Recipe:
+    """Make the recipe of a run, as PyTorch is told."""
+    other = {key: config[key] for key, value in KNOWN.items() if config[key] != value}
+    if other:
+        raise SystemExit(f"{name} has {other}: there is a twin of {KNOWN}")
+    return torch_simclr.Recipe(
+        **{field.name: config[field.name] for field in dataclasses.fields(torch_simclr.Recipe)[:10]}
     )
-    # SimCLR's for CIFAR-10: strength .5, no blur.
-    jitter = transforms.ColorJitter(0.4, 0.4, 0.4, 0.1)
-    view = transforms.Compose(
-        [
-            transforms.ToPILImage(),
-            transforms.RandomResizedCrop(pixels.shape[1]),
-            transforms.RandomHorizontalFlip(),
-            transforms.RandomApply([jitter], p=0.8),
-            transforms.RandomGrayscale(p=0.2),
-            transforms.ToTensor(),
-        ]
-    )
-    positives = torch.arange(2 * size).roll(size)
-    diagonal = torch.eye(2 * size, dtype=torch.bool)
-    for epoch in range(config["epochs"]):
-        losses = []
-        for batch in order.permutation(len(pixels))[: steps * size].reshape(steps, size):
-            views = torch.stack([view(pixels[i]) for _ in range(2) for i in batch])
-            z = nn.functional.normalize(model(views), dim=1)
-            logits = (z @ z.T / config["temperature"]).masked_fill(diagonal, float("-inf"))
-            loss = nn.functional.cross_entropy(logits, positives)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        print(f"epoch {epoch + 1}: train loss {np.mean(losses):.3f}", flush=True)
-    return model
 
 
 def _pixels(images: ImageSet) -> np.ndarray:
     return np.stack([images.load(i) for i in range(len(images))])
-
-
-def _features(encoder: nn.Module, pixels: np.ndarray) -> np.ndarray:
-    encoder.eval()
-    with torch.inference_mode():
-        parts = [
-            encoder(torch.from_numpy(part).permute(0, 3, 1, 2).float() / 255).numpy()
-            for part in np.array_split(pixels, max(1, len(pixels) // 250))
-        ]
-    return np.concatenate(parts)
 
 
 if __name__ == "__main__":

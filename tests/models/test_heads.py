@@ -20,6 +20,7 @@ EXPECTED = {
     "mlp2": lambda h, w, b: relu(h @ w[0]) @ w[1],
     "mlp3": lambda h, w, b: relu(relu(h @ w[0] + b[0]) @ w[1] + b[1]) @ w[2] + b[2],
     "mlp-bn": lambda h, w, b: relu(norm(h @ w[0])) @ w[1],
+    "mlp-bn2": lambda h, w, b: norm(relu(norm(h @ w[0])) @ w[1]),
 }
 
 
@@ -54,7 +55,7 @@ def test_bfloat16_projection_is_float32():
 
 
 def test_unknown_kind_is_refused():
-    with pytest.raises(ValueError, match="'mlp4': one of mlp3, mlp2, mlp-bn, linear"):
+    with pytest.raises(ValueError, match="'mlp4': one of mlp3, mlp2, mlp-bn, mlp-bn2, linear"):
         ProjectionHead(6, kind="mlp4", rngs=nnx.Rngs(0))
 
 
