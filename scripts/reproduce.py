@@ -231,7 +231,10 @@ TABLES = {
     "cifar10-gpu": Table(
         f"{RESULTS}: On a GPU",
         "30 minutes on an H100 or H200; a folder by scripts/prepare_cifar10.py",
-        tuple(f"cifar10-gpu-{name}.json" for name in ("simclr", "sgd", "supervised")),
+        tuple(
+            f"cifar10-gpu-{name}.json"
+            for name in ("simclr", "sgd", "sgd-bn2", "lightly", "supervised")
+        ),
         (
             "python -m experiments.simclr --dataset cifar10 --gpu --bfloat16 --evaluate-epochs 50"
             " --data-dir CIFAR --run-dir RUNS/cifar10-gpu",
@@ -244,6 +247,15 @@ TABLES = {
             " --learning-rate .24 --weight-decay 5e-4 --head mlp-bn --evaluate-epochs 50"
             " --labels 100 1000 --draws 2 --data-dir CIFAR --run-dir RUNS/cifar10-gpu-sgd",
             "python scripts/results_table.py RUNS/cifar10-gpu-sgd --log OUT/cifar10-gpu-sgd.json",
+            "python -m experiments.simclr --dataset cifar10 --gpu --bfloat16 --optimizer sgd"
+            " --learning-rate .24 --weight-decay 5e-4 --warmup 0 --head mlp-bn2"
+            " --evaluate-epochs 50 --data-dir CIFAR --run-dir RUNS/cifar10-gpu-sgd-bn2",
+            "python -m experiments.linear_eval RUNS/cifar10-gpu-sgd-bn2 --checkpoint last",
+            "python scripts/results_table.py --linear-eval RUNS/cifar10-gpu-sgd-bn2"
+            " --log OUT/cifar10-gpu-sgd-bn2.json",
+            # lightly's recipe in PyTorch: seven minutes alone; the log there ends after 166 epochs.
+            "python scripts/benchmarks/learning.py --lightly --data-dir CIFAR --judge-every 50"
+            " --json OUT/cifar10-gpu-lightly.json",
             "python -m experiments.softmax --dataset cifar10 --gpu --bfloat16 --encoder resnet18"
             " --optimizer sgd --learning-rate .1 --weight-decay 5e-4 --schedule cosine --resident"
             " --steps-per-dispatch 10 --batch-size 128 --epochs 60 --evaluate-epochs 20"
@@ -277,7 +289,7 @@ TABLES = {
         ),
     ),
     "cifar10-learning": Table(
-        f"{RESULTS}: CIFAR-10, on two cores (beside PyTorch); needs torchvision",
+        f"{RESULTS}: CIFAR-10, on two cores (beside PyTorch); needs PyTorch",
         "1 hour",
         ("cifar10-learning-here.json", "cifar10-learning-torch.json"),
         (

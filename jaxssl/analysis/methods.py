@@ -177,11 +177,15 @@ def _named(groups: Sequence[Sequence[Judged]]) -> list[Method]:
     """Name each method by its study, and by whatever else tells it from its namesakes."""
     firsts = [group[0].run for group in groups]
     with_encoder = "encoder" in differing([run.recipe for run in firsts])
+    # A study that has no such flag learns from all labels.
+    with_part = len({run.recipe.get("label_fraction") or 1.0 for run in firsts}) > 1
     names = []
     for run in firsts:
         differ = differing([other.recipe for other in firsts if other.study == run.study])
         if with_encoder:
             differ = ["encoder", *(name for name in differ if name != "encoder")]
+        if with_part and "label_fraction" not in differ:
+            differ = [*differ, "label_fraction"]
         names.append((run.study, [(name, run.recipe.get(name)) for name in differ]))
     shown = [", ".join([study, *filter(None, (_told(*s) for s in said))]) for study, said in names]
     methods = []

@@ -211,7 +211,8 @@ def test_runs_that_learnt_from_a_part_of_the_labels_are_compared(run, runs, tmp_
     half = variant(run, tmp_path / "half", **part)
     cut(half, "train", 5)
     for folders in ([runs[0], half], [half, runs[0]]):
-        assert {"SimCLR", "Softmax"} <= {method.name for method in read_methods(folders)}
+        named = {method.name for method in read_methods(folders)}
+        assert {"SimCLR", "Softmax, label fraction 0.5"} <= named
     # Fewer images for another reason, or fewer that are judged, are another protocol.
     part["label_fraction"] = 1.0
     fewer = variant(run, tmp_path / "fewer", **part)
