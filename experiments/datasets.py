@@ -9,7 +9,6 @@ import dataclasses
 import functools
 import hashlib
 import os
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -286,13 +285,10 @@ def _number(text: str, name: str, *, auto: int = 0, most: int = 255) -> int:
 
 
 def _reading() -> Callable[[int, int], None]:
-    """Show a bar while images are checked; the second time they come from the cache."""
-    from tqdm import tqdm
+    """Show how far the images are checked; the second time they come from the cache."""
+    from jaxssl.training.bars import Bar
 
-    from jaxssl.training import processes
-
-    shown = processes.is_first() and sys.stderr.isatty()
-    bar = tqdm(desc="checking images", unit="image", disable=not shown, leave=False)
+    bar = Bar(None, title="checking images", unit="image")
 
     def progress(done: int, of: int) -> None:
         bar.total = of

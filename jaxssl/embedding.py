@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 from flax import nnx
-from tqdm import tqdm
 
 from jaxssl.augment import to_float
 from jaxssl.data import ImageSet, eval_batches
 from jaxssl.models import average_views
-from jaxssl.training import Placement, TrainState, data_placement, make_eval_step, processes
+from jaxssl.training import Placement, TrainState, data_placement, make_eval_step
+from jaxssl.training.bars import Bar
 from jaxssl.training.method import Output
 from jaxssl.training.state import model_state
 
@@ -101,8 +100,8 @@ def embed_set(
       state: On all devices.
       images: Set or array of n images.
       placement: That `encode` was compiled for.
-      title: Of a bar with rate and time left, on a terminal, where it takes more than 2 seconds;
-        none: no bar.
+      title: Of a bar with rate and time left on a terminal, where it takes more than 2 seconds,
+        and of a line a minute elsewhere; none: neither.
 
     Returns:
       float32 [n, d], in the set's order.
@@ -113,10 +112,7 @@ def embed_set(
     many = placement.device_count
     size = max(BATCH // many, 1) * many
     rows = []
-    shown = title and processes.is_first() and sys.stderr.isatty()
-    with tqdm(
-        total=len(images), desc=title, unit="image", delay=2, leave=False, disable=not shown
-    ) as bar:
+    with Bar(len(images), title=title, unit="image", delay=2) as bar:
         for batch in eval_batches(images, batch_size=size, part=placement.part(size)):
             rows.append(jax.device_get(encode(state, placement.put(batch), key)))
             bar.update(min(size, len(images) - bar.n))

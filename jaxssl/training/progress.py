@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
-from jaxssl.training import processes
+from jaxssl.training import bars, processes
 from jaxssl.training.plan import Plan
 from jaxssl.training.runs import RunFolder
 from jaxssl.training.state import TrainState
@@ -136,6 +136,7 @@ class Log:
         self._run, self._clock, self._plan = run, clock, plan
         self._pending: list[tuple[int, dict[str, jax.Array | float]]] = []
         self._shown = ""
+        self._said = time.monotonic()
 
     def __enter__(self) -> Log:
         # tqdm's own time left would count compilation and the sessions before.
@@ -178,19 +179,12 @@ class Log:
 
     def evaluated(self, step: int, row: Mapping[str, float]) -> None:
         """Write a validation's metrics, and a line of them, above the bar where there is one."""
-        plan = self._plan
-        epoch = step / plan.steps_per_epoch
-        self._run.log(step, epoch, "val", row)
+        self._run.log(step, step / self._plan.steps_per_epoch, "val", row)
         if not processes.is_first():
             return
         told = [_loss("validation", row)]
         told += [f"{n.replace('_', ' ')} {v:.3f}" for n, v in row.items() if n not in _LOSS]
-        values = ", ".join(filter(None, told))
-        done = f"step {step}/{plan.total_steps}, epoch {epoch:.1f}"
-        now = ", ".join(filter(None, (self._shown, self._left(step))))
-        said = " | ".join(filter(None, (now, values)))  # before the first step's, none of training
-        self._bar.write(f"{done}: {said}", file=sys.stdout)
-        sys.stdout.flush()
+        self._say(step, ", ".join(filter(None, told)))
 
     def _write(self, rows: list[tuple[int, dict[str, jax.Array | float]]]) -> None:
         for step, metrics in rows:
@@ -202,14 +196,25 @@ class Log:
                 self._shown += f", {rate:,.0f} images/s"
             self._bar.n = step
             self._bar.set_postfix_str(", ".join(filter(None, (self._left(step), self._shown))))
+            # A log has no bar: a line a minute, between those of validations.
+            lines = processes.is_first() and self._bar.disable
+            if lines and time.monotonic() - self._said >= bars.LINE_SECONDS:
+                self._say(step)
+
+    def _say(self, step: int, more: str = "") -> None:
+        plan = self._plan
+        done = f"step {step}/{plan.total_steps}, epoch {step / plan.steps_per_epoch:.1f}"
+        now = ", ".join(filter(None, (self._shown, self._left(step))))
+        said = " | ".join(filter(None, (now, more)))  # before the first step's, none of training
+        self._bar.write(f"{done}: {said}", file=sys.stdout)
+        sys.stdout.flush()
+        self._said = time.monotonic()
 
     def _left(self, step: int) -> str:
         steps = self._plan.total_steps - step
         evaluations = self._plan.evaluations_after(step)
         left = self._clock.seconds_left(steps, evaluations)
-        if math.isnan(left):
-            return ""
-        return f"{left / 60:.1f} min left" if left > 90 else f"{left:.0f} s left"
+        return "" if math.isnan(left) else bars.time_left(left)
 
 
 def _loss(part: str, row: Mapping[str, float]) -> str:
