@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from typing import Any
 
@@ -22,23 +23,17 @@ class Bar(tqdm):
       title: what is done, before the numbers; "": nothing is shown.
       unit: what is counted, in the singular.
       delay: seconds on a terminal before there is a bar.
-      **options: tqdm's.
     """
 
-    def __init__(
-        self, total: int | None, *, title: str, unit: str, delay: float = 0.0, **options: Any
-    ):
+    def __init__(self, total: int | None, *, title: str, unit: str, delay: float = 0.0):
         self._lines = not sys.stderr.isatty()
+        often: dict[str, Any] = {"delay": delay}
         if self._lines:
-            options |= {"mininterval": LINE_SECONDS, "miniters": 1}
+            often = {"delay": LINE_SECONDS, "mininterval": LINE_SECONDS, "miniters": 1}
+            often["file"] = io.StringIO()  # a return of the carriage, when it is closed
+        shown = bool(title) and processes.is_first()
         super().__init__(
-            total=total,
-            desc=title,
-            unit=unit,
-            delay=LINE_SECONDS if self._lines else delay,
-            leave=False,
-            disable=not (title and processes.is_first()),
-            **options,
+            total=total, desc=title, unit=unit, leave=False, disable=not shown, **often
         )
 
     def display(self, msg: str | None = None, pos: int | None = None) -> Any:
@@ -50,7 +45,8 @@ class Bar(tqdm):
             rate = self.n / seconds
             said = f"{self.desc}: {self.n:,} of {self.total or self.n:,} {self.unit}s"
             left = time_left(max(0, (self.total or self.n) - self.n) / rate)
-            print(f"{said}, {rate:,.{0 if rate > 10 else 2}f} a second, {left}", flush=True)
+            fast = f"{rate:,.{0 if rate > 10 else 2}f} a second"
+            print(f"{said}, {fast}, {left}", file=sys.stderr, flush=True)
         return True
 
 

@@ -117,9 +117,9 @@ def twin_of(config: dict[str, Any], name: str) -> torch_simclr.Recipe:
     other = {key: config[key] for key, value in KNOWN.items() if config[key] != value}
     if other:
         raise SystemExit(f"{name} has {other}: there is a twin of {KNOWN}")
-    return torch_simclr.Recipe(
-        **{field.name: config[field.name] for field in dataclasses.fields(torch_simclr.Recipe)[:10]}
-    )
+    fields = dataclasses.fields(torch_simclr.Recipe)
+    asked = [field.name for field in fields if field.default is dataclasses.MISSING]
+    return torch_simclr.Recipe(**{name: config[name] for name in asked})
 
 
 def _pixels(images: ImageSet) -> np.ndarray:

@@ -77,8 +77,10 @@ def main(arguments: list[str] | None = None) -> None:
     pixels = np.random.default_rng(0).integers(
         0, 256, (RESIDENT, options.size, options.size, 3), np.uint8
     )
-    work, parameters = work_of_an_image(model, options.size)
-    contenders = jax_contenders(model, with_xla(make_model()), pixels, placement, options)
+    by_xla = with_xla(make_model())
+    # The network's work, without what our own forms of convolutions add to it on a CPU.
+    work, parameters = work_of_an_image(by_xla, options.size)
+    contenders = jax_contenders(model, by_xla, pixels, placement, options)
     theirs = torch_step(options.width, options.size, options.batch, FEATURES, TEMPERATURE)
     if theirs is not None:
         contenders["PyTorch"] = theirs.burst

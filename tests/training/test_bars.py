@@ -18,8 +18,9 @@ def test_a_log_gets_lines_with_rate_and_time_left(each_time, capsys):
         bar.start_t -= 10  # ten seconds ago
         bar.update(1000)
         bar.update(500)
-    out = capsys.readouterr().out.splitlines()
-    assert out == [
+    said = capsys.readouterr()
+    assert not said.out
+    assert said.err.splitlines() == [
         "train: 1,000 of 1,500 images, 100 a second, 5 s left",
         "train: 1,500 of 1,500 images, 150 a second, 0 s left",
     ]
@@ -34,7 +35,7 @@ def test_a_log_is_told_once_a_minute(capsys, monkeypatch):
         now[0] = 25.0 * (n + 1)
         bar.update(1)
     bar.close()
-    lines = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().err.splitlines()
     assert [line.split()[1] for line in lines] == ["3", "6", "9"]
     assert lines[0].endswith("of 10 images, 0.04 a second, 2.9 min left")
 
