@@ -59,6 +59,8 @@ def main() -> None:
             for name in ("val", "test")
         }
         print(f"  kNN after {epoch} epochs: {knn[epoch]}", flush=True)
+        if options.weights:  # a machine on loan may be gone before the end
+            torch.save(model.state_dict(), options.weights)
 
     every = options.judge_every or recipe.epochs
     after = {n: lambda model, n=n: judge(n, model) for n in range(every, recipe.epochs + 1, every)}
@@ -77,8 +79,6 @@ def main() -> None:
         "knn": knn,
         **runs.provenance(),
     }
-    if options.weights:
-        torch.save(model.state_dict(), options.weights)
     if options.json:
         write_json(options.json, found)
     if not options.no_linear:
@@ -104,7 +104,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--judge-every", type=int, help="kNN after every so many epochs")
     parser.add_argument("--threads", type=int, help="of the processor")
     parser.add_argument("--no-linear", action="store_true", help="kNN alone")
-    parser.add_argument("--weights", type=Path, help="file for the network")
+    parser.add_argument(
+        "--weights", type=Path, help="file for the network, as often as it is judged"
+    )
     parser.add_argument("--json", type=Path, help="file for the numbers")
     options = parser.parse_args()
     if bool(options.run) == options.lightly:
