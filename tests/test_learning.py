@@ -100,12 +100,9 @@ def test_steps_of_simclr_are_those_of_pytorch(twin, head):
     views = np.random.default_rng(1).random((steps, 2 * rows, 16, 16, 3), np.float32)
     net = twin.network(recipe)
 
-    def make() -> Embedder:
-        rngs = nnx.Rngs(0)
-        encoder = resnet18(channels=3, stem="cifar", rngs=rngs)
-        return Embedder(encoder, ProjectionHead(512, kind=head, out_features=16, rngs=rngs))
-
-    model = make()
+    rngs = nnx.Rngs(0)
+    encoder = resnet18(channels=3, stem="cifar", rngs=rngs)
+    model = Embedder(encoder, ProjectionHead(512, kind=head, out_features=16, rngs=rngs))
     for ours, theirs in zip(kernels(model), weights(net), strict=True):
         ours.set_value(jnp.asarray(theirs))
 
@@ -127,7 +124,7 @@ def test_steps_of_simclr_are_those_of_pytorch(twin, head):
         state, metrics = step(state, batch, jax.random.key(0))
         for network, optimizer, schedule in trainings:
             x = torch.from_numpy(both).permute(0, 3, 1, 2)
-            theirs = twin.nt_xent(network, x.to(next(network.parameters()).dtype), recipe)
+            theirs = twin.loss_of(network, x.to(next(network.parameters()).dtype), recipe)
             optimizer.zero_grad()
             theirs.backward()
             optimizer.step()

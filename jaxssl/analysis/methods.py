@@ -161,7 +161,7 @@ def _learnt_from_a_part(run: Run, other: Run, mine: Images, theirs: Images) -> b
 
     What it learnt from is a part of what the other did, and the table holds nothing else.
     """
-    parts = [one.settings.get("label_fraction") or 1.0 for one in (run, other)]
+    parts = [_part(one) for one in (run, other)]
     if parts[0] == parts[1] or mine.keys() != theirs.keys():
         return False
     few, all_of_them = (mine, theirs) if parts[0] < parts[1] else (theirs, mine)
@@ -173,12 +173,16 @@ def _learnt_from_a_part(run: Run, other: Run, mine: Images, theirs: Images) -> b
     return same and few.get("seen", set()) <= all_of_them.get("seen", set())
 
 
+def _part(run: Run) -> float:
+    """Return the share of the labels that a run learnt from: all, of a study without the flag."""
+    return run.settings.get("label_fraction") or 1.0
+
+
 def _named(groups: Sequence[Sequence[Judged]]) -> list[Method]:
     """Name each method by its study, and by whatever else tells it from its namesakes."""
     firsts = [group[0].run for group in groups]
     with_encoder = "encoder" in differing([run.recipe for run in firsts])
-    # A study that has no such flag learns from all labels.
-    with_part = len({run.recipe.get("label_fraction") or 1.0 for run in firsts}) > 1
+    with_part = len({_part(run) for run in firsts}) > 1
     names = []
     for run in firsts:
         differ = differing([other.recipe for other in firsts if other.study == run.study])

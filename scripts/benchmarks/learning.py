@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,11 @@ def main() -> None:
     sets = {"train": data.train, "val": data.val, "test": data.test}
     pixels = {name: _pixels(images) for name, images in sets.items()}
     labels = {name: images.labels for name, images in sets.items()}
-    knn = {}
+    knn: dict[int, dict[str, float]] = {}
+    h: dict[str, np.ndarray] = {}  # when it was last judged
 
     def judge(epoch: int, model: torch.nn.Sequential) -> None:
-        h = {name: torch_simclr.features(model, pixels[name], recipe) for name in pixels}
+        h.update({name: torch_simclr.features(model, x, recipe) for name, x in pixels.items()})
         knn[epoch] = {
             name: probes.knn_accuracy(h["train"], labels["train"], h[name], labels[name])
             for name in ("val", "test")
@@ -63,8 +65,9 @@ def main() -> None:
             torch.save(model.state_dict(), options.weights)
 
     every = options.judge_every or recipe.epochs
-    after = {n: lambda model, n=n: judge(n, model) for n in range(every, recipe.epochs + 1, every)}
-    model, epochs = torch_simclr.train(
+    judged = {*range(every, recipe.epochs, every), recipe.epochs}
+    after = {epoch: functools.partial(judge, epoch) for epoch in judged}
+    _, epochs = torch_simclr.train(
         pixels["train"], recipe, seed=options.seed, device=device, after=after
     )
     found: dict[str, Any] = {
@@ -82,7 +85,6 @@ def main() -> None:
     if options.json:
         write_json(options.json, found)
     if not options.no_linear:
-        h = {name: torch_simclr.features(model, x, recipe) for name, x in pixels.items()}
         row, _ = evaluation.evaluate(h, labels)
         print(
             f"PyTorch {torch.__version__}: linear {row['linear']['top']}, kNN {row['knn']['top']}"

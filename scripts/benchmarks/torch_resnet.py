@@ -30,6 +30,8 @@ def torch_step(
         import torch
     except ImportError:
         return None
+    from torch_simclr import nt_xent
+
     gpu = torch.cuda.is_available()
     device = torch.device("cuda" if gpu else "cpu")
     torch.manual_seed(0)
@@ -38,13 +40,9 @@ def torch_step(
     optimizer = torch.optim.SGD(network.parameters(), lr=0.01, momentum=0.9)
     views = torch.rand(2 * batch, 3, size, size, device=device)
     views = views.to(memory_format=torch.channels_last)
-    positives = torch.arange(2 * batch, device=device).roll(batch)
-    diagonal = torch.eye(2 * batch, dtype=torch.bool, device=device)
 
     def loss_of(views: torch.Tensor) -> torch.Tensor:
-        z = torch.nn.functional.normalize(network(views).float(), dim=1)
-        logits = (z @ z.T / temperature).masked_fill(diagonal, float("-inf"))
-        return torch.nn.functional.cross_entropy(logits, positives)
+        return nt_xent(network(views).float(), temperature)
 
     compiled = torch.compile(loss_of) if gpu else loss_of
 

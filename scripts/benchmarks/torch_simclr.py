@@ -208,24 +208,34 @@ def network(recipe: Recipe) -> nn.Sequential:
     return nn.Sequential(encoder, nn.Sequential(*head)).train()
 
 
-def nt_xent(model: nn.Module, both: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def loss_of(model: nn.Module, both: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Compute the loss of 2 b views: the i-th and the b + i-th are of one image."""
-    if recipe.normalizes:
-        mean, std = (
-            torch.tensor(x, device=both.device).view(1, 3, 1, 1)
-            for x in (IMAGENET_MEAN, IMAGENET_STD)
-        )
-        both = (both - mean) / std
+    both = _normalized(both, recipe)
     parts = both.chunk(2) if recipe.views_apart else (both,)
     kind = both.device.type
     low = torch.autocast(kind, torch.bfloat16) if recipe.bfloat16 else contextlib.nullcontext()
     with low:
         z = torch.cat([model(part.to(memory_format=torch.channels_last)) for part in parts])
-    z = nn.functional.normalize(z.float() if recipe.bfloat16 else z, dim=1)
+    return nt_xent(z.float() if recipe.bfloat16 else z, recipe.temperature)
+
+
+def nt_xent(z: torch.Tensor, temperature: float) -> torch.Tensor:
+    """Compute NT-Xent of [2 b, d]: rows i and b + i are of one image."""
+    z = nn.functional.normalize(z, dim=1)
     diagonal = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / recipe.temperature).masked_fill(diagonal, float("-inf"))
+    logits = (z @ z.T / temperature).masked_fill(diagonal, float("-inf"))
     positives = torch.arange(len(z), device=z.device).roll(len(z) // 2)
     return nn.functional.cross_entropy(logits, positives)
+
+
+def _normalized(images: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    if not recipe.normalizes:
+        return images
+    mean, std = (
+        torch.tensor(x, device=images.device).view(1, 3, 1, 1)
+        for x in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    return (images - mean) / std
 
 
 def optimizer_of(model: nn.Module, recipe: Recipe, steps: int) -> tuple[Any, Any]:
@@ -279,17 +289,17 @@ def train(
         count, side = len(images), images.shape[-1]
         return torch.cat([views(images, draw(count, side, images.device)) for _ in range(2)])
 
-    def loss_of(both: torch.Tensor) -> torch.Tensor:
-        return nt_xent(model, both, recipe)
+    def loss_on(both: torch.Tensor) -> torch.Tensor:
+        return loss_of(model, both, recipe)
 
     if device == "cuda":
-        make_views, loss_of = torch.compile(make_views), torch.compile(loss_of)
+        make_views, loss_on = torch.compile(make_views), torch.compile(loss_on)
     epochs = []
     for epoch in range(1, recipe.epochs + 1):
         begin, losses = time.perf_counter(), torch.zeros((), device=device)
         rows = torch.from_numpy(order.permutation(len(pixels))[: steps * size]).to(device)
         for batch in rows.view(steps, size):
-            loss = loss_of(make_views(batch))
+            loss = loss_on(make_views(batch))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
@@ -308,13 +318,10 @@ def features(model: nn.Sequential, pixels: np.ndarray, recipe: Recipe) -> np.nda
     """Compute h of uint8 [n, s, s, 3] images, in float32."""
     model.eval()
     device = next(model.parameters()).device
-    mean, std = (
-        torch.tensor(x, device=device).view(1, 3, 1, 1) for x in (IMAGENET_MEAN, IMAGENET_STD)
-    )
     parts = []
     for part in np.array_split(pixels, max(1, len(pixels) // 500)):
         x = torch.from_numpy(part).to(device).permute(0, 3, 1, 2).float() / 255
-        x = (x - mean) / std if recipe.normalizes else x
+        x = _normalized(x, recipe)
         parts.append(model[0](x.to(memory_format=torch.channels_last)).float().cpu().numpy())
     model.train()
     return np.concatenate(parts)
