@@ -80,9 +80,15 @@ def test_draws_follow_the_laws(twin):
         assert low <= factors.min() < low + 0.01 < high - 0.01 < factors.max() <= high
 
 
-@pytest.mark.parametrize("head", ["mlp-bn", "mlp-bn2"])
-def test_steps_of_simclr_are_those_of_pytorch(twin, head):
-    """Three steps of a ResNet-18 by SGD: no further from float64 than PyTorch's own float32 is."""
+@pytest.mark.parametrize(
+    ("head", "precision"), [("mlp-bn", "highest"), ("mlp-bn2", "highest"), ("mlp-bn2", "default")]
+)
+def test_steps_of_simclr_are_those_of_pytorch(twin, head, precision):
+    """Three steps of a ResNet-18 by SGD: no further from float64 than PyTorch's own float32 is.
+
+    By default convolutions are in tiles, whose rounding is larger; the steps, of 16 images and a
+    high rate, multiply any by thousands.
+    """
     rows, steps, rate, decay = 8, 3, 0.05, 0.05
     recipe = dataclasses.replace(
         twin.LIGHTLY,
@@ -121,7 +127,8 @@ def test_steps_of_simclr_are_those_of_pytorch(twin, head):
     trainings = [(n, *twin.optimizer_of(n, recipe, steps)) for n in (exact, net)]
     for both in views:
         batch = {"image": both.reshape(2, rows, *both.shape[1:])}
-        state, metrics = step(state, batch, jax.random.key(0))
+        with jax.default_matmul_precision(precision):
+            state, metrics = step(state, batch, jax.random.key(0))
         for network, optimizer, schedule in trainings:
             x = torch.from_numpy(both).permute(0, 3, 1, 2)
             theirs = twin.loss_of(network, x.to(next(network.parameters()).dtype), recipe)
@@ -130,12 +137,15 @@ def test_steps_of_simclr_are_those_of_pytorch(twin, head):
             optimizer.step()
             schedule.step()
             if network is exact:
-                assert metrics["loss"] == pytest.approx(theirs.item(), rel=2e-3)
+                rel = 2e-3 if precision == "highest" else 2e-2
+                assert metrics["loss"] == pytest.approx(theirs.item(), rel=rel)
 
     nnx.update(model, state.params)
     for ours, e, n, before in zip(kernels(model), weights(exact), weights(net), start, strict=True):
-        moved = np.linalg.norm(e - before)
-        assert np.linalg.norm(ours[...] - e) < min(0.02 * moved, np.linalg.norm(n - e)), ours.shape
+        moved, off = np.linalg.norm(e - before), np.linalg.norm(ours[...] - e)
+        if precision == "highest":
+            assert off < min(0.02 * moved, np.linalg.norm(n - e)), ours.shape
+        assert off < 0.2 * moved, ours.shape
 
 
 def kernels(model: Embedder) -> list[nnx.Param]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
+from jaxssl.models import winograd
 
 Pair = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -49,11 +51,13 @@ def convolve(
     """Convolve as `lax.conv_general_dilated` does, on a CPU in a form of its own.
 
     XLA leaves cores idle there where a convolution has few channels, and moves more numbers than
-    it need (`python scripts/benchmarks/convolution.py`). So one of few channels is made such that
-    XLA shares it out by rows, and its gradient by the filter is a product of windows and incoming
-    gradient, a few images at a time, whose windows stay in the cache. Strided convolutions, those
-    of 1 x 1 and their gradient by the input are computed by windows too. XLA's form is used on a
-    GPU or TPU, and where a process has several CPU devices, over which it is partitioned better.
+    it need (`python scripts/benchmarks/convolution.py`). One of 3 x 3 with many channels takes
+    Winograd's form (`jaxssl.models.winograd`), unless `jax.default_matmul_precision` asks for more
+    than the default. Another is made such that XLA shares it out by rows, and its gradient by the
+    filter is a product of windows and incoming gradient, a few images at a time, whose windows stay
+    in the cache. Strided convolutions, those of 1 x 1 and their gradient by the input are computed
+    by windows too. XLA's form is used on a GPU or TPU, and where a process has several CPU devices,
+    over which it is partitioned better.
 
     Args:
       x: [b, h, w, c].
@@ -111,6 +115,9 @@ def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> 
 
     def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
         of_x = _by_input(x, kernel, gradient, strides, padding)
+        tile = strides == (1, 1) and winograd.best_tile(x, kernel, padding, by_filter=True)
+        if tile:
+            return of_x, winograd.by_filter(x, gradient, padding, tile)
         # A kernel that holds more numbers than the incoming gradient: little is moved by XLA.
         small = gradient.size < kernel.size and strides == (1, 1) and max(kernel.shape[:2]) > 1
         if small and _in_equal_shares(kernel):
@@ -130,9 +137,14 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax
     too many copies of the map.
     """
     if strides == (1, 1) and max(kernel.shape[:2]) > 1:
+        tile = winograd.best_tile(x, kernel, padding)
+        if tile:
+            return winograd.convolve(x, kernel, padding, tile)
         return _by_rows(x, kernel, padding)
-    by_windows = max(kernel.shape[:2]) <= LARGEST_WINDOW
-    return (_by_windows if by_windows else _xla)(x, kernel, strides, padding)
+    if max(kernel.shape[:2]) > LARGEST_WINDOW:
+        return _xla(x, kernel, strides, padding)
+    form = _by_windows if max(kernel.shape[:2]) == 1 else _by_windows_in_cache
+    return form(x, kernel, strides, padding)
 
 
 def _by_rows(x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
@@ -174,6 +186,9 @@ def _by_input(
         (side - 1 - before, side - 1 - after)
         for side, (before, after) in zip(sides, padding, strict=True)
     )
+    tile = winograd.best_tile(x, kernel, padding)
+    if tile:
+        return winograd.by_input(x, kernel, gradient, padding, tile)
     return _by_rows(gradient, kernel[::-1, ::-1].swapaxes(2, 3), around)
 
 
@@ -194,9 +209,8 @@ def _by_filter(
     window, rows = width * channels, x.shape[1]
     if whole:
         window, rows = height * window, gradient.shape[1]
-    images = max(1, WINDOW_BYTES // (4 * window * rows * gradient.shape[2]))
-    while x.shape[0] % images:
-        images -= 1
+    room = WINDOW_BYTES / (4 * window * rows * gradient.shape[2])
+    images = winograd.images_at_a_time(x.shape[0], room)
 
     def windows(x: jax.Array) -> list[jax.Array]:
         if whole:
@@ -227,6 +241,21 @@ def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) ->
     # As two matrices: for an array of rows XLA makes a slower product, and a slower gradient.
     rows = windows.reshape(-1, windows.shape[-1]) @ kernel.reshape(-1, kernel.shape[3])
     return rows.reshape(*windows.shape[:3], -1)
+
+
+def _by_windows_in_cache(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
+    """Convolve by windows of a few images at a time."""
+    places = math.prod(
+        (side + sum(pads) - reach) // stride + 1
+        for side, pads, reach, stride in zip(
+            x.shape[1:3], padding, kernel.shape[:2], strides, strict=True
+        )
+    )
+    room = WINDOW_BYTES / (4 * places * math.prod(kernel.shape[:3]))
+    images = winograd.images_at_a_time(x.shape[0], room)
+    parts = x.reshape(-1, images, *x.shape[1:])
+    y = lax.map(lambda x: _by_windows(x, kernel, strides, padding), parts)
+    return y.reshape(-1, *y.shape[2:])
 
 
 def _windows(x: jax.Array, sides: Sequence[int], strides: Pair) -> jax.Array:
