@@ -22,7 +22,7 @@ POINTS = {2: (0, 1, -1), 4: (0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5))}
 # Room for transformed maps in the cache that cores share.
 GROUP_BYTES = 5 * 2**20
 # Of a convolution's input and result, and of its gradient's by the kernel.
-FEWEST_CHANNELS, FEWEST_CHANNELS_BY_FILTER = 64, 32
+FEWEST_CHANNELS, FEWEST_CHANNELS_BY_FILTER = 48, 16
 FEWEST_TILES = 64
 # Names of `jax.default_matmul_precision` that ask for no more than what is the default.
 QUICK = ("default", "fastest", "bfloat16", "tensorfloat32")
