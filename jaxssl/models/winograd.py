@@ -66,6 +66,7 @@ def best_tile(x: jax.Array, kernel: jax.Array, padding: Padding, *, by_filter: b
     return 0
 
 
+@functools.partial(jax.jit, static_argnames=("padding", "tile"))  # one trace for equal layers
 def convolve(x: jax.Array, kernel: jax.Array, padding: Padding, tile: int) -> jax.Array:
     """Convolve with stride 1: Aᵀ [(G g Gᵀ) ⊙ (Bᵀ d B)] A for every tile of the result.
 
@@ -91,6 +92,7 @@ def convolve(x: jax.Array, kernel: jax.Array, padding: Padding, tile: int) -> ja
     return _convolve(x, kernel, form(tile), before, _shape(x, padding), over=0)
 
 
+@functools.partial(jax.jit, static_argnames=("padding", "tile"))
 def by_input(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, padding: Padding, tile: int
 ) -> jax.Array:
@@ -111,6 +113,7 @@ def by_input(
     return _convolve(gradient, turned, form(tile), before, x.shape[1:3], over=1)
 
 
+@functools.partial(jax.jit, static_argnames=("padding", "tile"))
 def by_filter(x: jax.Array, gradient: jax.Array, padding: Padding, tile: int) -> jax.Array:
     """Compute the gradient of such a convolution by its kernel: Gᵀ [Σ (Bᵀ d B) ⊗ (A y Aᵀ)] G.
 
