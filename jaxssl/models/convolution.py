@@ -251,11 +251,11 @@ def _by_windows_in_cache(x: jax.Array, kernel: jax.Array, strides: Pair, padding
             x.shape[1:3], padding, kernel.shape[:2], strides, strict=True
         )
     )
-    room = WINDOW_BYTES / (4 * places * math.prod(kernel.shape[:3]))
+    room = WINDOW_BYTES / (4 * max(1, places * math.prod(kernel.shape[:3])))
     images = winograd.images_at_a_time(x.shape[0], room)
-    parts = x.reshape(-1, images, *x.shape[1:])
+    parts = x.reshape(x.shape[0] // images, images, *x.shape[1:])
     y = lax.map(lambda x: _by_windows(x, kernel, strides, padding), parts)
-    return y.reshape(-1, *y.shape[2:])
+    return y.reshape(x.shape[0], *y.shape[2:])
 
 
 def _windows(x: jax.Array, sides: Sequence[int], strides: Pair) -> jax.Array:

@@ -13,11 +13,10 @@ import numpy as np
 from jax import lax
 from numpy.polynomial import polynomial
 
-Pair = tuple[int, int]
 Padding = Sequence[Sequence[int]]
 Grid = Sequence[Sequence[jax.Array]]
 # Where polynomials are evaluated, beside infinity, by the side of a tile. With the usual 1, -1, 2
-# and -2 rounding would be twice as large.
+# and -2 rounding would be more than twice as large.
 POINTS = {2: (0, 1, -1), 4: (0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5))}
 # Room for transformed maps in the cache that cores share.
 GROUP_BYTES = 5 * 2**20
@@ -263,7 +262,7 @@ def images_at_a_time(count: int, room: float) -> int:
       >>> images_at_a_time(64, room=20.0), images_at_a_time(97, room=20.0)
       (16, 97)
     """
-    divisors = [n for n in range(1, count + 1) if count % n == 0]
+    divisors = [n for n in range(1, count + 1) if count % n == 0] or [1]
     return min(divisors, key=lambda n: max(n / room, room / n))
 
 

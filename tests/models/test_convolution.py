@@ -55,6 +55,13 @@ def test_gradients_equal_torchs_in_float64(x, kernel, stride, padding, monkeypat
         np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
+def test_no_image_has_an_empty_result(stride):
+    x, kernel = jnp.ones((0, 8, 8, 3)), jnp.ones((3, 3, 3, 64))
+    how = ((stride, stride), ((0, 0), (0, 0)))
+    assert _convolve(x, kernel, *how).shape == _xla(x, kernel, *how).shape
+
+
 def test_a_convolution_of_few_channels_is_not_left_to_one_core(monkeypatch):
     # YNNPACK makes one of 64 channels on one thread; both gradients would be alike.
     monkeypatch.setattr("jaxssl.models.convolution.CORES", 2)
