@@ -14,6 +14,7 @@ from jax import lax
 
 from jaxssl import lowering
 from jaxssl.models import winograd
+from jaxssl.models.windows import images_at_a_time, shifts
 
 Pair = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -115,8 +116,7 @@ def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> 
 
     def cpu(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> Any:
         of_x = _by_input(x, kernel, gradient, strides, padding)
-        tile = strides == (1, 1) and winograd.best_tile(x, kernel, padding, by_filter=True)
-        if tile:
+        if tile := winograd.best_tile(x, kernel, strides, padding, by_filter=True):
             return of_x, winograd.by_filter(x, gradient, padding, tile)
         # A kernel that holds more numbers than the incoming gradient: little is moved by XLA.
         small = gradient.size < kernel.size and strides == (1, 1) and max(kernel.shape[:2]) > 1
@@ -131,15 +131,14 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
-    """Convolve by windows where XLA's convolution, or its gradient by x, is slower.
+    """Convolve in tiles, or by windows where XLA's convolution, or its gradient by x, is slower.
 
-    So it is with strides, and where a window is one place. A window of 7 x 7, a ResNet's stem, is
+    It is so with strides, and where a window is one place. A window of 7 x 7, a ResNet's stem, is
     too many copies of the map.
     """
+    if tile := winograd.best_tile(x, kernel, strides, padding):
+        return winograd.convolve(x, kernel, padding, tile)
     if strides == (1, 1) and max(kernel.shape[:2]) > 1:
-        tile = winograd.best_tile(x, kernel, padding)
-        if tile:
-            return winograd.convolve(x, kernel, padding, tile)
         return _by_rows(x, kernel, padding)
     if max(kernel.shape[:2]) > LARGEST_WINDOW:
         return _xla(x, kernel, strides, padding)
@@ -182,13 +181,12 @@ def _by_input(
     if strides != (1, 1) or max(sides) == 1 or (laid_out and windows < kernel.shape[3]):
         form = _by_windows if laid_out else _xla
         return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
+    if tile := winograd.best_tile(x, kernel, strides, padding):
+        return winograd.by_input(x, kernel, gradient, padding, tile)
     around = tuple(
         (side - 1 - before, side - 1 - after)
         for side, (before, after) in zip(sides, padding, strict=True)
     )
-    tile = winograd.best_tile(x, kernel, padding)
-    if tile:
-        return winograd.by_input(x, kernel, gradient, padding, tile)
     return _by_rows(gradient, kernel[::-1, ::-1].swapaxes(2, 3), around)
 
 
@@ -210,7 +208,7 @@ def _by_filter(
     if whole:
         window, rows = height * window, gradient.shape[1]
     room = WINDOW_BYTES / (4 * window * rows * gradient.shape[2])
-    images = winograd.images_at_a_time(x.shape[0], room)
+    images = images_at_a_time(x.shape[0], room)
 
     def windows(x: jax.Array) -> list[jax.Array]:
         if whole:
@@ -252,7 +250,7 @@ def _by_windows_in_cache(x: jax.Array, kernel: jax.Array, strides: Pair, padding
         )
     )
     room = WINDOW_BYTES / (4 * max(1, places * math.prod(kernel.shape[:3])))
-    images = winograd.images_at_a_time(x.shape[0], room)
+    images = images_at_a_time(x.shape[0], room)
     parts = x.reshape(x.shape[0] // images, images, *x.shape[1:])
     y = lax.map(lambda x: _by_windows(x, kernel, strides, padding), parts)
     return y.reshape(x.shape[0], *y.shape[2:])
@@ -266,9 +264,3 @@ def _windows(x: jax.Array, sides: Sequence[int], strides: Pair) -> jax.Array:
         for columns in shifts(rows, 2, sides[1], strides[1])
     ]
     return jnp.concatenate(parts, axis=-1)
-
-
-def shifts(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
-    """Return what the first place of every window sees along an axis, the second, and so on."""
-    reach = x.shape[axis] - window + 1
-    return [lax.slice_in_dim(x, i, i + reach, stride, axis) for i in range(window)]

@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jaxssl.models.convolution import Pair, shifts
+from jaxssl.models.convolution import Pair
+from jaxssl.models.windows import shifts
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

@@ -13,6 +13,8 @@ import numpy as np
 from jax import lax
 from numpy.polynomial import polynomial
 
+from jaxssl.models.windows import images_at_a_time, shifts
+
 Padding = Sequence[Sequence[int]]
 Grid = Sequence[Sequence[jax.Array]]
 # Where polynomials are evaluated, beside infinity, by the side of a tile. With the usual 1, -1, 2
@@ -38,7 +40,14 @@ class Form(NamedTuple):
     """Aᵀ [m, n]: to the places of the tile."""
 
 
-def best_tile(x: jax.Array, kernel: jax.Array, padding: Padding, *, by_filter: bool = False) -> int:
+def best_tile(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Padding,
+    *,
+    by_filter: bool = False,
+) -> int:
     """Return the side m of the tiles in which a convolution takes least time on a CPU, or 0: none.
 
     With fewer channels it is not the products that take the time but what is transformed, with
@@ -48,11 +57,12 @@ def best_tile(x: jax.Array, kernel: jax.Array, padding: Padding, *, by_filter: b
     Args:
       x: [b, h, w, c]; float32, or there is none.
       kernel: [k, k, c, o].
+      strides: of height and width; 1, or there is none.
       padding: before and after, of height and width.
       by_filter: whether `by_filter` is asked about, or `convolve` and `by_input`.
     """
     fewest = FEWEST_CHANNELS_BY_FILTER if by_filter else FEWEST_CHANNELS
-    if kernel.shape[:2] != (3, 3) or min(kernel.shape[2:]) < fewest:
+    if tuple(strides) != (1, 1) or kernel.shape[:2] != (3, 3) or min(kernel.shape[2:]) < fewest:
         return 0
     if not x.dtype == kernel.dtype == jnp.float32:
         return 0
@@ -203,12 +213,8 @@ def _of_tiles(
     # Padded here, in the loop over images: so there is one copy that all places are read from.
     x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *around, (0, 0, 0)])
 
-    def along(x: jax.Array, axis: int) -> list[jax.Array]:
-        reach = tile * (tiles[axis - 1] - 1) + 1
-        places = range(matrix.shape[1])
-        return [lax.slice_in_dim(x, i, i + reach, tile, axis) for i in places]
-
-    return _transform(matrix, [along(row, 2) for row in along(x, 1)])
+    rows = shifts(x, 1, matrix.shape[1], tile)
+    return _transform(matrix, [shifts(row, 2, matrix.shape[1], tile) for row in rows])
 
 
 def _transform(matrix: np.ndarray, grid: Grid | jax.Array) -> list[list[jax.Array]]:
@@ -253,17 +259,6 @@ def form(tile: int) -> Form:
         np.concatenate([powers(3) / np.array(scale)[:, None], infinity[:, -3:]]),
         np.concatenate([powers(tile), infinity[:, -tile:]]).T,
     )
-
-
-def images_at_a_time(count: int, room: float) -> int:
-    """Return the divisor of a number of images that is nearest to the number there is room for.
-
-    Example:
-      >>> images_at_a_time(64, room=20.0), images_at_a_time(97, room=20.0)
-      (16, 97)
-    """
-    divisors = [n for n in range(1, count + 1) if count % n == 0] or [1]
-    return min(divisors, key=lambda n: max(n / room, room / n))
 
 
 def _room(how: Form, tiles: Sequence[int], channels: int) -> float:

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from jaxssl.models import convolution, winograd
+from jaxssl.models import convolution, windows, winograd
 
 # Images, height, width, channels in and out, padding.
 CASES = {
@@ -84,10 +84,11 @@ def test_the_form_is_exact_but_for_rounding(tile):
 def test_it_is_taken_where_it_is_fast_and_nobody_asks_for_precision():
     padding = ((1, 1), (1, 1))
 
-    def tiles(images, side, channels, out, dtype=jnp.float32, side_of_kernel=3):
+    def tiles(images, side, channels, out, dtype=jnp.float32, side_of_kernel=3, stride=1):
         x = jax.ShapeDtypeStruct((images, side, side, channels), dtype)
         kernel = jax.ShapeDtypeStruct((side_of_kernel, side_of_kernel, channels, out), dtype)
-        return [winograd.best_tile(x, kernel, padding, by_filter=b) for b in (False, True)]
+        how = (stride, stride), padding
+        return [winograd.best_tile(x, kernel, *how, by_filter=b) for b in (False, True)]
 
     assert tiles(16, 32, 64, 64) == [4, 4]
     assert tiles(16, 4, 512, 512) == [2, 2]
@@ -96,6 +97,7 @@ def test_it_is_taken_where_it_is_fast_and_nobody_asks_for_precision():
     assert tiles(16, 32, 3, 64) == [0, 0]
     assert tiles(16, 32, 64, 64, jnp.bfloat16) == [0, 0]
     assert tiles(16, 32, 64, 64, side_of_kernel=5) == [0, 0]
+    assert tiles(16, 32, 64, 64, stride=2) == [0, 0]
     with jax.default_matmul_precision("highest"):
         assert tiles(16, 32, 64, 64) == [0, 0]
     with jax.default_matmul_precision("default"):
@@ -134,9 +136,9 @@ def test_it_is_mapped_over_by_vmap():
 
 @pytest.mark.parametrize(("count", "room", "images"), [(64, 20, 16), (97, 20, 97), (97, 3, 1)])
 def test_images_go_in_equal_groups_near_to_what_has_room(count, room, images):
-    assert winograd.images_at_a_time(count, room) == images
+    assert windows.images_at_a_time(count, room) == images
 
 
 @pytest.mark.parametrize("count", [1, 6, 96])
 def test_a_group_without_room_is_one_image(count):
-    assert winograd.images_at_a_time(count, room=1e-3) == 1
+    assert windows.images_at_a_time(count, room=1e-3) == 1
