@@ -8,6 +8,10 @@ the number of blocks of a ring or the side of a tile.
 from __future__ import annotations
 
 import functools
+import os
+import platform as host
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
@@ -15,6 +19,8 @@ import jax
 from jax.sharding import Mesh
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Versions of jaxlib whose convolution by oneDNN was seen to be right.
+WITH_ONEDNN = ("0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
 
 def made_for(mesh: Mesh) -> Callable[[F], F]:
@@ -58,3 +64,32 @@ def platform() -> str:
     """
     device = jax.sharding.get_abstract_mesh().abstract_device
     return jax.default_backend() if device is None else device.platform
+
+
+def has_onednn() -> bool:
+    """Tell whether a program for this machine's CPU may call oneDNN, `models.onednn`.
+
+    jaxlib carries it for Linux on x86-64. XLA cannot write a program that calls it to disk (it
+    reads past the end of what it has, and fails if all goes well): not where programs are kept
+    there. `JAXSSL_ONEDNN=0` does without.
+    """
+    options = jax.config.values
+    kept = options["jax_enable_compilation_cache"] and options["jax_compilation_cache_dir"]
+    return os.environ.get("JAXSSL_ONEDNN") != "0" and not kept and _carries_onednn()
+
+
+@functools.cache
+def _carries_onednn() -> bool:
+    if sys.platform != "linux" or host.machine() != "x86_64":
+        return False
+    if jax.lib.__version__ in WITH_ONEDNN:
+        return True
+    # Settings that it does not understand end the process.
+    check = "from jaxssl.models import onednn; onednn.check()"
+    tried = subprocess.run(
+        [sys.executable, "-c", check],
+        env={**os.environ, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        check=False,
+    )
+    return tried.returncode == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import math
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
-from jaxssl.models import winograd
-from jaxssl.models.windows import images_at_a_time, shifts
+from jaxssl.models import onednn, winograd
+from jaxssl.models.windows import CORES, images_at_a_time, padded, shifts
 
 Pair = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -36,8 +35,6 @@ LARGEST_WINDOW = 5
 FEW_CHANNELS = 16
 # ... which hands out so many channels of its result to a thread (seen of jaxlib 0.10.2).
 THREAD_CHANNELS = 64
-# Of this process, which is what XLA makes its threads by.
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def convolve(
@@ -131,19 +128,27 @@ _convolve.defvjp(_forward, _backward)
 
 
 def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
-    """Convolve in tiles, or by windows where XLA's convolution, or its gradient by x, is slower.
+    """Convolve in tiles, by oneDNN, by rows, or by windows: in the first form that there is.
 
-    It is so with strides, and where a window is one place. A window of 7 x 7, a ResNet's stem, is
-    too many copies of the map.
+    Windows are for what XLA's convolution, or its gradient by x, is slow at: strides, and a window
+    of one place. A window of 7 x 7, a ResNet's stem, is too many copies of the map.
     """
     if tile := winograd.best_tile(x, kernel, strides, padding):
         return winograd.convolve(x, kernel, padding, tile)
+    if onednn.takes(x, kernel) and _only_adds(padding):
+        return onednn.convolve(x, kernel, strides, padding)
     if strides == (1, 1) and max(kernel.shape[:2]) > 1:
         return _by_rows(x, kernel, padding)
-    if max(kernel.shape[:2]) > LARGEST_WINDOW:
-        return _xla(x, kernel, strides, padding)
-    form = _by_windows if max(kernel.shape[:2]) == 1 else _by_windows_in_cache
+    if max(kernel.shape[:2]) == 1:
+        return _by_windows(x, kernel, strides, padding)
+    # A single core writes windows.
+    form = _xla if max(kernel.shape[:2]) > LARGEST_WINDOW or CORES > 2 else _by_windows_in_cache
     return form(x, kernel, strides, padding)
+
+
+def _only_adds(padding: Any) -> bool:
+    """Tell whether nothing is cut off; oneDNN's convolution does not."""
+    return min(map(min, padding)) >= 0
 
 
 def _by_rows(x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
@@ -176,18 +181,67 @@ def _by_input(
     is rather left as it lies: a product gives the gradient of every window, and they are added up.
     """
     sides = kernel.shape[:2]
+    around = tuple(
+        (side - 1 - before, side - 1 - after)
+        for side, (before, after) in zip(sides, padding, strict=True)
+    )
+    tile = winograd.best_tile(x, kernel, strides, padding)
+    if not tile and onednn.takes(gradient, kernel):
+        if strides == (1, 1) and _only_adds(around):
+            return onednn.convolve(gradient, _turned(kernel), strides, around)
+        if max(sides) > 1:
+            return _by_phases(x, kernel, gradient, strides, padding)
     windows = gradient.shape[0] * gradient.shape[1] * gradient.shape[2]
     laid_out = max(sides) <= LARGEST_WINDOW
     if strides != (1, 1) or max(sides) == 1 or (laid_out and windows < kernel.shape[3]):
         form = _by_windows if laid_out else _xla
         return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
-    if tile := winograd.best_tile(x, kernel, strides, padding):
+    if tile:
         return winograd.by_input(x, kernel, gradient, padding, tile)
-    around = tuple(
-        (side - 1 - before, side - 1 - after)
-        for side, (before, after) in zip(sides, padding, strict=True)
-    )
-    return _by_rows(gradient, kernel[::-1, ::-1].swapaxes(2, 3), around)
+    return _by_rows(gradient, _turned(kernel), around)
+
+
+def _turned(kernel: jax.Array) -> jax.Array:
+    return kernel[::-1, ::-1].swapaxes(2, 3)
+
+
+def _by_phases(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
+) -> jax.Array:
+    """Compute the gradient of x by convolutions with stride 1, of oneDNN.
+
+    Place stride * t + a of the padded x is met by the results t - m, through the kernel's places
+    a + stride * m: so there is a convolution for every a below the stride, along both axes, and
+    their results lie in turns.
+    """
+    sizes = [
+        -(-(pads[0] + side) // stride)
+        for pads, side, stride in zip(padding, x.shape[1:3], strides, strict=True)
+    ]
+    gradient = gradient[:, : sizes[0], : sizes[1]]
+
+    def phase(a: int, b: int) -> jax.Array:
+        part = kernel[a :: strides[0], b :: strides[1]]
+        if part.size == 0:
+            return jnp.zeros((x.shape[0], *sizes, x.shape[3]), x.dtype)
+        around = tuple(
+            (places - 1, size - have)
+            for places, size, have in zip(part.shape, sizes, gradient.shape[1:3], strict=False)
+        )
+        return onednn.convolve(gradient, _turned(part), (1, 1), around)
+
+    # Columns in turns are channels side by side, and rows in turns rows side by side: whole rows
+    # are copied.
+    rows = [
+        jnp.concatenate([phase(a, b) for b in range(strides[1])], axis=-1).reshape(
+            x.shape[0], sizes[0], 1, -1
+        )
+        for a in range(strides[0])
+    ]
+    shape = [stride * size for stride, size in zip(strides, sizes, strict=True)]
+    whole = jnp.concatenate(rows, axis=2).reshape(x.shape[0], *shape, x.shape[3])
+    (above, _), (left, _) = padding
+    return whole[:, above : above + x.shape[1], left : left + x.shape[2]]
 
 
 def _by_filter(
@@ -200,7 +254,11 @@ def _by_filter(
     whole windows of 3 x 3 would write. With strides they do not, and whole windows are as fast.
     """
     height, width, channels, out = kernel.shape
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    x = padded(x, padding)
+    if height == width == 1:
+        rows = _windows(x, (1, 1), strides).reshape(-1, channels)
+        found = _outer_sum(rows, gradient.reshape(-1, out))
+        return found.reshape(kernel.shape).astype(kernel.dtype)
     # XLA's product is slow in a transposed left side, so the smaller side stands there.
     turned = out < width * channels
     whole = turned and strides != (1, 1)
@@ -220,7 +278,7 @@ def _by_filter(
         of_y = part[1].reshape(-1, out)
         pairs = [(of_y, of_x.reshape(-1, window)) for of_x in windows(part[0])]
         return tuple(
-            total + jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+            total + _outer_sum(left, right)
             for total, (left, right) in zip(
                 totals, pairs if turned else [pair[::-1] for pair in pairs], strict=True
             )
@@ -232,9 +290,16 @@ def _by_filter(
     return (found.mT if turned else found).reshape(kernel.shape).astype(kernel.dtype)
 
 
+def _outer_sum(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Sum the outer products of rows [n, a] and [n, b], in float32."""
+    if onednn.takes(left, right):
+        return onednn.outer_sum(left, right)
+    return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
+
+
 def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
     """Convolve by multiplying every window [k k c], a row, with the kernel as a matrix."""
-    x = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    x = padded(x, padding)
     windows = _windows(x, kernel.shape[:2], strides)
     # As two matrices: for an array of rows XLA makes a slower product, and a slower gradient.
     rows = windows.reshape(-1, windows.shape[-1]) @ kernel.reshape(-1, kernel.shape[3])

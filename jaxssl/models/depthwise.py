@@ -11,10 +11,13 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
+from jaxssl.models import onednn, windows
 
 Pair = tuple[int, int]
 # Of the gradient, at a time: fewer have more loops to begin, more leave the cache.
 ROWS = 4
+# Of a gradient that oneDNN takes as a kernel: with more, to turn images into channels takes longer.
+FEW_PLACES = 64
 
 
 def convolve_depthwise(
@@ -102,7 +105,9 @@ _convolve.defvjp(_forward, _backward)
 
 def _shifted(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
     """Sum over i, j the map shifted by (i, j) times kernel[i, j]."""
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    if onednn.takes(x, kernel) and min(map(min, padding)) >= 0:
+        return onednn.convolve(x, kernel, strides, padding)
+    padded = windows.padded(x, padding)
     h, w = (n - k + 1 for n, k in zip(padded.shape[1:3], kernel.shape[:2], strict=True))
     places = [
         (padded[:, i : i + h : strides[0], j : j + w : strides[1]], kernel[i, j])
@@ -182,9 +187,11 @@ def _by_filter(
     Each entry of the kernel has sums of its own: one array of all would be written by a loop that
     asks, number by number, which entry it is at, at half the speed.
     """
+    if gradient.shape[1] * gradient.shape[2] <= FEW_PLACES and onednn.takes(x, gradient):
+        return _by_filter_of_few_places(x, kernel, gradient, strides, padding)
     k_h, k_w = kernel.shape[:2]
     b, h, w, c = gradient.shape
-    padded = jnp.pad(x, ((0, 0), *padding, (0, 0)))
+    padded = windows.padded(x, padding)
     together = next(rows for rows in range(ROWS, 0, -1) if h % rows == 0)
     tall, wide = ((n - 1) * s + 1 for n, s in zip((together, w), strides, strict=True))
 
@@ -209,3 +216,22 @@ def _by_filter(
         .reshape(kernel.shape)
         .astype(kernel.dtype)
     )
+
+
+def _by_filter_of_few_places(
+    x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
+) -> jax.Array:
+    """Compute the same by oneDNN: every channel of every image convolved with its own gradient."""
+    b, _, _, c = x.shape
+    x = windows.padded(x, padding)
+    seen = [
+        (have - 1) * stride + side
+        for have, stride, side in zip(gradient.shape[1:3], strides, kernel.shape[:2], strict=True)
+    ]
+    channels, kernels = (
+        jnp.moveaxis(maps, 0, 2).reshape(*maps.shape[1:3], b * c)
+        for maps in (x[:, : seen[0], : seen[1]], gradient)
+    )
+    alone = ((0, 0), (0, 0))
+    found = onednn.convolve(channels[None], kernels[:, :, None], (1, 1), alone, strides)
+    return found.reshape(*kernel.shape[:2], b, 1, c).sum(2)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -58,9 +57,9 @@ class MBConv(nnx.Module):
         kernel_size, stride, expansion = shape
         wide = expansion * in_features
         options = {"dtype": dtype, "rngs": rngs}
-        convs = [_pointwise(in_features, wide, **options)] if expansion != 1 else []
+        convs = [conv(in_features, wide, 1, **options)] if expansion != 1 else []
         convs.append(depthwise_conv(wide, kernel_size, stride, **options))
-        convs.append(_pointwise(wide, features, **options))
+        convs.append(conv(wide, features, 1, **options))
         self.convs = nnx.List(convs)
         self.norms = nnx.List(
             BatchNorm(layer.out_features, epsilon=1e-3, rngs=rngs) for layer in convs
@@ -135,7 +134,7 @@ class EfficientNetLite(nnx.Module):
             block = MBConv(inner, features, shape=shape, depth_rate=rate, **options)
             self.blocks.append(block)
         whole = end == len(names)
-        self.head_conv = _pointwise(shapes[-1][1], HEAD, **options) if whole else nnx.data(None)
+        self.head_conv = conv(shapes[-1][1], HEAD, 1, **options) if whole else nnx.data(None)
         self.head_norm = BatchNorm(HEAD, epsilon=1e-3, rngs=rngs) if whole else nnx.data(None)
         sizes = dict(zip(names, [*(features for _, features, _ in shapes), HEAD], strict=True))
         self.features = sum(sizes[name] for name in self.layers)
@@ -187,18 +186,6 @@ class EfficientNetLite(nnx.Module):
         beyond = tuple(f"_blocks.{index}." for index in range(len(self.blocks), 40))
         rest = (*beyond, "_conv_head.", "_bn1.", "_fc.")
         return Published("efficientnet-lite-pytorch", layers, rest, self.package)
-
-
-def _pointwise(in_features: int, features: int, **options: Any) -> nnx.Conv:
-    """Make a 1x1 convolution as the product of matrices that it is: on a CPU faster than XLA's."""
-    layer = conv(in_features, features, 1, **options)
-    layer.conv_general_dilated = _product
-    return layer
-
-
-def _product(x: jax.Array, kernel: jax.Array, *_: Any, **options: Any) -> jax.Array:
-    flat = x.reshape(-1, x.shape[-1]) @ kernel[0, 0]
-    return flat.reshape(*x.shape[:-1], -1)
 
 
 def _blocks(width: float, depth: float) -> list[tuple[int, int, tuple[int, int, int]]]:

@@ -2,8 +2,20 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
+
 import jax
+import jax.numpy as jnp
 from jax import lax
+
+# Of this process, which is what XLA makes its threads by.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def padded(x: jax.Array, padding: Sequence[Sequence[int]]) -> jax.Array:
+    """Return [b, h, w, c] with zeros around height and width, or cut off where they are below 0."""
+    return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
 
 
 def shifts(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:

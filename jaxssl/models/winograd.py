@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from numpy.polynomial import polynomial
 
-from jaxssl.models.windows import images_at_a_time, shifts
+from jaxssl.models.windows import CORES, images_at_a_time, shifts
 
 Padding = Sequence[Sequence[int]]
 Grid = Sequence[Sequence[jax.Array]]
@@ -22,8 +22,11 @@ Grid = Sequence[Sequence[jax.Array]]
 POINTS = {2: (0, 1, -1), 4: (0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5))}
 # Room for transformed maps in the cache that cores share.
 GROUP_BYTES = 5 * 2**20
-# Of a convolution's input and result, and of its gradient's by the kernel.
-FEWEST_CHANNELS, FEWEST_CHANNELS_BY_FILTER = 48, 16
+# The harmonic mean of the channels of a convolution's input and result. More than two cores share
+# products, and not what transforms and copies.
+FEWEST_CHANNELS = 72 if CORES <= 2 else 192
+# Of its gradient by the kernel.
+FEWEST_CHANNELS_BY_FILTER = 16
 FEWEST_TILES = 64
 # Names of `jax.default_matmul_precision` that ask for no more than what is the default.
 QUICK = ("default", "fastest", "bfloat16", "tensorfloat32")
@@ -61,8 +64,9 @@ def best_tile(
       padding: before and after, of height and width.
       by_filter: whether `by_filter` is asked about, or `convolve` and `by_input`.
     """
+    channels = 2 / sum(1 / max(1, count) for count in kernel.shape[2:])
     fewest = FEWEST_CHANNELS_BY_FILTER if by_filter else FEWEST_CHANNELS
-    if tuple(strides) != (1, 1) or kernel.shape[:2] != (3, 3) or min(kernel.shape[2:]) < fewest:
+    if tuple(strides) != (1, 1) or kernel.shape[:2] != (3, 3) or channels < fewest:
         return 0
     if not x.dtype == kernel.dtype == jnp.float32:
         return 0

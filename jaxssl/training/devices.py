@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxssl import lowering
 from jaxssl.errors import InputError
 
 RESIDENT_LIMIT = 4 * 2**30  # bytes; a laptop's GPU and a TPU core keep room for the step itself
@@ -161,7 +162,12 @@ _ADVICE = {
 
 
 def keep_compiled(folder: Path) -> None:
-    """Keep compiled programs on disk: the same run again, or a resumed one, starts in seconds."""
+    """Keep compiled programs on disk: the same run again, or a resumed one, starts in seconds.
+
+    Not those of a single CPU that convolves by oneDNN: XLA cannot write them to disk.
+    """
+    if lowering.platform() == "cpu" and lowering.devices() == 1 and lowering.has_onednn():
+        return
     jax.config.update("jax_compilation_cache_dir", str(folder))
 
 

@@ -4,6 +4,31 @@ import jax
 import numpy as np
 import pytest
 from flax import nnx
+from jax.experimental.compilation_cache import compilation_cache
+
+from jaxssl import lowering
+
+
+@pytest.fixture
+def onednn():
+    """Lets oneDNN be called; the tests' programs are kept on disk, where it is not."""
+    before = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", None)
+    compilation_cache.reset_cache()
+    try:
+        if not lowering.has_onednn():
+            pytest.skip("jaxlib carries oneDNN for Linux on x86-64")
+        yield
+    finally:
+        jax.config.update("jax_compilation_cache_dir", before)
+        compilation_cache.reset_cache()
+
+
+@pytest.fixture(params=["its own form", "oneDNN"])
+def either_form(request):
+    """Runs a test twice: as where there is no oneDNN, and with it."""
+    if request.param == "oneDNN":
+        request.getfixturevalue("onednn")
 
 
 @pytest.fixture

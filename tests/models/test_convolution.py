@@ -25,6 +25,15 @@ CASES = {
     "channels enough for two cores": ((1, 4, 3, 3), (3, 3, 3, 128), 1, 1),
     "a kernel of more numbers than the windows": ((1, 3, 2, 3), (3, 3, 3, 20), 1, 1),
     "the same of stride 2": ((1, 3, 2, 3), (3, 3, 3, 20), 2, 1),
+    "5x5 of stride 3": ((2, 13, 11, 3), (5, 5, 3, 4), 3, 2),
+    "2x2 of stride 3, places that no window sees": ((2, 13, 11, 3), (2, 2, 3, 4), 3, 0),
+    "stride 2, more padding than reaches a result": (
+        (2, 9, 8, 3),
+        (3, 3, 3, 4),
+        2,
+        ((0, 5), (3, 1)),
+    ),
+    "cut off above": ((2, 9, 8, 3), (3, 3, 3, 4), 1, ((-1, 1), (1, 1))),
 }
 
 
@@ -39,7 +48,7 @@ def torch_gradients(x, kernel, gradient, stride, padding):
 
 
 @pytest.mark.parametrize(("x", "kernel", "stride", "padding"), CASES.values(), ids=CASES.keys())
-def test_gradients_equal_torchs_in_float64(x, kernel, stride, padding, monkeypatch):
+def test_gradients_equal_torchs_in_float64(x, kernel, stride, padding, either_form, monkeypatch):
     monkeypatch.setattr("jaxssl.models.convolution.WINDOW_BYTES", 30_000)  # several chunks
     monkeypatch.setattr("jaxssl.models.convolution.CORES", 2)
     monkeypatch.setattr("jaxssl.models.convolution.FEW_CHANNELS", 0)

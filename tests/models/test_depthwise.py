@@ -11,6 +11,8 @@ CASES = {
     "3x3 of stride 2, TensorFlow's": ((2, 8, 9, 3), 3, 2, ((0, 1), (1, 1))),
     "5x5 of stride 2, TensorFlow's": ((2, 6, 8, 3), 5, 2, ((1, 2), (1, 2))),
     "2x2 of stride 3": ((2, 8, 7, 2), 2, 3, ((0, 0), (0, 0))),
+    "more places than images are turned for": ((2, 12, 11, 3), 3, 1, ((1, 1), (1, 1))),
+    "cut off above": ((2, 9, 8, 3), 3, 1, ((-1, 1), (1, 1))),
     "a padding that reaches no output": ((1, 5, 5, 2), 3, 2, ((1, 2), (0, 3))),
 }
 
@@ -32,7 +34,7 @@ def torchs(x, kernel, gradient, stride, padding):
 
 
 @pytest.mark.parametrize(("x", "k", "stride", "padding"), CASES.values(), ids=CASES.keys())
-def test_values_and_gradients_equal_torchs_and_xlas(x, k, stride, padding):
+def test_values_and_gradients_equal_torchs_and_xlas(x, k, stride, padding, either_form):
     random = np.random.default_rng(0)
     x = random.normal(size=x).astype(np.float32)
     kernel = random.normal(size=(k, k, 1, x.shape[3])).astype(np.float32)

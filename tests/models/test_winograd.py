@@ -81,7 +81,8 @@ def test_the_form_is_exact_but_for_rounding(tile):
     np.testing.assert_allclose(made, np.correlate(seen, kernel), atol=1e-13)
 
 
-def test_it_is_taken_where_it_is_fast_and_nobody_asks_for_precision():
+def test_it_is_taken_where_it_is_fast_and_nobody_asks_for_precision(monkeypatch):
+    monkeypatch.setattr(winograd, "FEWEST_CHANNELS", 72)
     padding = ((1, 1), (1, 1))
 
     def tiles(images, side, channels, out, dtype=jnp.float32, side_of_kernel=3, stride=1):
@@ -90,7 +91,9 @@ def test_it_is_taken_where_it_is_fast_and_nobody_asks_for_precision():
         how = (stride, stride), padding
         return [winograd.best_tile(x, kernel, *how, by_filter=b) for b in (False, True)]
 
-    assert tiles(16, 32, 64, 64) == [4, 4]
+    assert tiles(16, 32, 96, 96) == [4, 4]
+    assert tiles(16, 16, 48, 192) == [4, 4]
+    assert tiles(16, 32, 64, 64) == [0, 4]
     assert tiles(16, 4, 512, 512) == [2, 2]
     assert tiles(1, 4, 512, 512) == [0, 0]
     assert tiles(16, 32, 24, 64) == [0, 4]
@@ -100,8 +103,11 @@ def test_it_is_taken_where_it_is_fast_and_nobody_asks_for_precision():
     assert tiles(16, 32, 64, 64, stride=2) == [0, 0]
     with jax.default_matmul_precision("highest"):
         assert tiles(16, 32, 64, 64) == [0, 0]
+        assert tiles(16, 32, 96, 96) == [0, 0]
     with jax.default_matmul_precision("default"):
-        assert tiles(16, 32, 64, 64) == [4, 4]
+        assert tiles(16, 32, 96, 96) == [4, 4]
+    monkeypatch.setattr(winograd, "FEWEST_CHANNELS", 192)
+    assert tiles(16, 32, 96, 96) == [0, 4]
 
 
 @pytest.mark.parametrize("precision", ["default", "highest"])
@@ -111,6 +117,7 @@ def test_a_convolution_and_its_gradients_take_it_on_a_cpu(precision, monkeypatch
     def noted(name, function):
         return lambda *options: taken.append(name) or function(*options)
 
+    monkeypatch.setattr(winograd, "FEWEST_CHANNELS", 64)
     names = ["convolve", "by_input", "by_filter"]
     for name in names:
         monkeypatch.setattr(winograd, name, noted(name, getattr(winograd, name)))

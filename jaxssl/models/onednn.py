@@ -1,0 +1,145 @@
+"""oneDNN, which jaxlib carries for Linux on x86-64 and XLA leaves unused: convolution, product."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from jaxssl import lowering
+
+Padding = Sequence[Sequence[int]]
+
+
+def takes(*arrays: jax.Array) -> bool:
+    """Tell whether what is here takes such arrays, on this machine."""
+    fit = all(array.dtype == jnp.float32 and array.size > 0 for array in arrays)
+    return fit and lowering.has_onednn()
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolve(
+    x: jax.Array,
+    kernel: jax.Array,
+    strides: Sequence[int],
+    padding: Padding,
+    dilation: Sequence[int] = (1, 1),
+) -> jax.Array:
+    """Convolve on a CPU by oneDNN, the library that PyTorch convolves with there.
+
+    XLA has the call and no way to ask for it, so it is written as XLA would write it (target and
+    settings as in openxla's `onednn_convolution.cc`). Its gradient is XLA's, for who differentiates
+    twice: `models.convolution` and `models.depthwise` have gradients of their own.
+
+    Args:
+      x: float32 [b, h, w, c].
+      kernel: float32 [k, k, c / g, o], for g groups of channels.
+      strides: of height and width.
+      padding: zeros before and after, of height and width; none is below 0.
+      dilation: of the kernel's height and width.
+
+    Returns:
+      float32 [b, h', w', o].
+    """
+    groups = x.shape[3] // kernel.shape[2]
+    images = {"dims": 4, "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
+    weights = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}
+    settings = {
+        "dims": 4,
+        "input": images,
+        "kernel": {"dims": 4, "filter": weights},
+        "output": images,
+        "window": {
+            "pad_left": [pads[0] for pads in padding],
+            "pad_right": [pads[1] for pads in padding],
+            "strides": list(strides),
+            "window_dilations": list(dilation),
+        },
+        "feature_groups": groups,
+    }
+    call = jax.ffi.ffi_call(
+        "__onednn$convolution",
+        jax.eval_shape(functools.partial(_xla, how=(strides, padding, dilation)), x, kernel),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"onednn_conv_config": settings}),
+        vmap_method="sequential",
+    )
+    return call(x, kernel)
+
+
+def _xla(x: jax.Array, kernel: jax.Array, how: tuple[Sequence[int], Padding, Sequence[int]]) -> Any:
+    strides, padding, dilation = how
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        strides,
+        padding,
+        rhs_dilation=dilation,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[3] // kernel.shape[2],
+    )
+
+
+def _forward(x: jax.Array, kernel: jax.Array, *how: Any) -> Any:
+    return convolve(x, kernel, *how), (x, kernel)
+
+
+def _backward(*arguments: Any) -> Any:
+    *how, inputs, gradient = arguments
+    return jax.vjp(functools.partial(_xla, how=tuple(how)), *inputs)[1](gradient)
+
+
+convolve.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def outer_sum(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Sum the outer products of rows, leftᵀ right: what gradients by weights are made of.
+
+    Args:
+      left: float32 [n, a].
+      right: float32 [n, b].
+
+    Returns:
+      float32 [a, b].
+    """
+    call = jax.ffi.ffi_call(
+        "__onednn$matmul",
+        jax.ShapeDtypeStruct((left.shape[1], right.shape[1]), jnp.float32),
+        custom_call_api_version=2,
+        legacy_backend_config=json.dumps({"onednn_matmul_config": {"transpose_a": True}}),
+        vmap_method="sequential",
+    )
+    return call(left, right)
+
+
+outer_sum.defvjp(
+    lambda left, right: (outer_sum(left, right), (left, right)),
+    lambda inputs, gradient: (inputs[1] @ gradient.T, inputs[0] @ gradient),
+)
+
+
+def check() -> None:
+    """Try both on small arrays.
+
+    Raises:
+      RuntimeError: they compute something else than XLA. Where jaxlib carries calls of these names
+        that take other settings, the process ends.
+    """
+    x = jnp.arange(2 * 5 * 6 * 4, dtype=jnp.float32).reshape(2, 5, 6, 4)
+    kernel = jnp.arange(3 * 2 * 2 * 6, dtype=jnp.float32).reshape(3, 2, 2, 6)
+    how = ((2, 1), ((1, 0), (0, 2)), (1, 2))
+    forms = (lambda x, kernel: convolve(x, kernel, *how), functools.partial(_xla, how=how))
+    found = [jax.jit(form)(x, kernel) for form in forms]
+    rows = x.reshape(-1, 4)
+    found += [jax.jit(f)(rows, rows[:, :3]) for f in (outer_sum, lambda a, b: a.T @ b)]
+    for ours, expected in zip(found[::2], found[1::2], strict=True):
+        if not jnp.allclose(ours, expected, rtol=1e-5):
+            raise RuntimeError(
+                f"oneDNN of jaxlib {jax.lib.__version__} computes otherwise than XLA"
+            )

@@ -1,0 +1,178 @@
+import sys
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from jaxssl import lowering
+from jaxssl.models import convolution, depthwise, make_encoder, onednn
+from jaxssl.training import devices
+
+pytestmark = pytest.mark.usefixtures("onednn")
+
+CASES = {
+    # x, kernel, strides, padding, dilation
+    "3x3": ((2, 7, 6, 5), (3, 3, 5, 4), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "strides of their own": ((2, 9, 8, 5), (3, 2, 5, 4), (2, 1), ((1, 0), (0, 2)), (1, 1)),
+    "dilated": ((1, 9, 8, 3), (3, 2, 3, 4), (1, 1), ((1, 2), (0, 1)), (2, 3)),
+    "by channel": ((2, 7, 6, 17), (3, 3, 1, 17), (1, 2), ((1, 1), (0, 1)), (1, 1)),
+    "in groups": ((2, 7, 6, 8), (3, 3, 4, 6), (1, 1), ((1, 1), (1, 1)), (1, 1)),
+    "a stem of 7x7": ((2, 20, 21, 3), (7, 7, 3, 33), (2, 2), ((3, 3), (3, 3)), (1, 1)),
+    "one place": ((3, 4, 5, 70), (1, 1, 70, 19), (1, 1), ((0, 0), (0, 0)), (1, 1)),
+}
+
+
+def drawn(*shapes):
+    random = np.random.default_rng(0)
+    return [random.normal(size=shape).astype(np.float32) for shape in shapes]
+
+
+def by_loops(x, kernel, strides, padding, dilation):
+    """Convolve in float64, place by place."""
+    x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
+    groups = x.shape[3] // kernel.shape[2]
+    reach = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
+    sizes = [(n - r) // s + 1 for n, r, s in zip(x.shape[1:3], reach, strides, strict=True)]
+    y = np.zeros((len(x), *sizes, kernel.shape[3]))
+    some, out = kernel.shape[2], kernel.shape[3] // groups
+    for row, column in np.ndindex(*sizes):
+        top, left = row * strides[0], column * strides[1]
+        seen = x[:, top : top + reach[0] : dilation[0], left : left + reach[1] : dilation[1]]
+        for g in range(groups):
+            part = slice(g * out, (g + 1) * out)
+            y[:, row, column, part] = np.einsum(
+                "bijc,ijco->bo", seen[..., g * some : (g + 1) * some], kernel[..., part]
+            )
+    return y
+
+
+@pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+def test_equals_loops_in_float64(case):
+    shape, kernel, *how = case
+    x, kernel = drawn(shape, kernel)
+    expected = by_loops(x, kernel, *how)
+    found = jax.jit(lambda x, kernel: onednn.convolve(x, kernel, *how))(x, kernel)
+    assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
+
+
+def test_sums_outer_products():
+    left, right = drawn((1000, 17), (1000, 33))
+    expected = left.T.astype(np.float64) @ right
+    found = jax.jit(onednn.outer_sum)(left, right)
+    np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
+
+
+@pytest.mark.parametrize(
+    ("form", "xla", "kernel", "strides"),
+    [
+        (convolution._convolve, convolution._xla, (3, 3, 4, 4), (1, 1)),
+        (convolution._convolve, convolution._xla, (3, 3, 4, 4), (2, 2)),
+        (convolution._convolve, convolution._xla, (1, 1, 4, 4), (1, 1)),
+        (depthwise._convolve, depthwise._xla, (3, 3, 1, 4), (1, 1)),
+    ],
+    ids=["3x3", "of stride 2", "1x1", "by channel"],
+)
+def test_a_gradient_can_be_differentiated(form, xla, kernel, strides):
+    x, kernel = drawn((2, 6, 5, 4), kernel)
+    how = strides, ((0, 0), (0, 0))
+
+    def penalty(form):  # on the size of both gradients
+        def loss(x, kernel):
+            return jnp.sum(form(x, kernel, *how) ** 3)
+
+        def size(x, kernel):
+            return sum(jnp.sum(g**2) for g in jax.grad(loss, (0, 1))(x, kernel))
+
+        return jax.jit(jax.grad(size, (0, 1)))(x, kernel)
+
+    for found, expected in zip(penalty(form), penalty(xla), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=2e-4, atol=1e-5 * jnp.std(expected))
+
+
+def test_it_is_mapped_over_by_vmap():
+    x, kernel = drawn((3, 2, 6, 5, 4), (3, 3, 4, 4))
+    kernels = jnp.stack([kernel, 2 * kernel, -kernel])
+    how = (1, 1), ((1, 1), (1, 1))
+
+    def gradient(form):
+        def loss(x, kernel):
+            return jnp.sum(form(x, kernel, *how) ** 2)
+
+        return jax.jit(jax.vmap(jax.grad(loss, (0, 1))))(x, kernels)
+
+    both = gradient(convolution._convolve), gradient(convolution._xla)
+    for found, expected in zip(*both, strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["convnet", "efficientnet_lite0"])
+def test_an_encoder_convolves_by_it_and_learns_the_same(name, monkeypatch):
+    (images,) = drawn((4, 32, 32, 3))
+    encoder = make_encoder(name, image_size=32, channels=3, rngs=nnx.Rngs(0))
+    encoder.eval()
+    graphdef, params, rest = nnx.split(encoder, nnx.Param, ...)
+
+    def found(devices):
+        monkeypatch.setattr(jax, "device_count", lambda: devices)
+
+        def loss(params):
+            return jnp.mean(nnx.merge(graphdef, params, rest, copy=True)(images) ** 2)
+
+        lowered = jax.jit(jax.value_and_grad(loss)).lower(params)
+        return lowered.as_text(), *lowered.compile()(params)
+
+    (text, value, gradient), (other_text, expected, of_xla) = found(1), found(8)
+    assert "__onednn$convolution" in text
+    assert "stablehlo.convolution" not in text
+    assert "onednn" not in other_text
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    for got, wanted in zip(*map(jax.tree.leaves, (gradient, of_xla)), strict=True):
+        np.testing.assert_allclose(got, wanted, atol=1e-4 * abs(wanted).max())
+
+
+def test_only_float32_that_is_there_is_taken():
+    one = jnp.ones((1, 2, 2, 1))
+    assert onednn.takes(one, one)
+    assert not onednn.takes(one, one.astype(jnp.bfloat16))
+    assert not onednn.takes(one, one[:0])
+
+
+def test_it_is_not_called_where_programs_are_kept_on_disk(tmp_path, monkeypatch):
+    assert lowering.has_onednn()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path))
+    assert not lowering.has_onednn()
+    jax.config.update("jax_enable_compilation_cache", False)
+    assert lowering.has_onednn()
+    jax.config.update("jax_enable_compilation_cache", True)
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("JAXSSL_ONEDNN", "0")
+    assert not lowering.has_onednn()
+
+
+def test_programs_are_kept_on_disk_where_it_is_not_called(tmp_path, monkeypatch):
+    for count, kept in ((1, False), (8, True)):
+        monkeypatch.setattr(jax, "device_count", lambda count=count: count)
+        devices.keep_compiled(tmp_path)
+        assert (jax.config.jax_compilation_cache_dir == str(tmp_path)) == kept
+
+
+def test_another_jaxlib_is_tried_in_a_process_of_its_own(monkeypatch):
+    try:
+        for python, works in ((sys.executable, True), ("/bin/false", False)):
+            lowering._carries_onednn.cache_clear()
+            monkeypatch.setattr(lowering, "WITH_ONEDNN", ())
+            monkeypatch.setattr(sys, "executable", python)
+            assert lowering.has_onednn() == works
+    finally:
+        lowering._carries_onednn.cache_clear()
+
+
+def test_what_computes_otherwise_is_found(monkeypatch):
+    onednn.check()
+    right = onednn._xla
+    monkeypatch.setattr(onednn, "_xla", lambda *of, how: 1 + right(*of, how=how))
+    with pytest.raises(RuntimeError, match="otherwise than XLA"):
+        onednn.check()
