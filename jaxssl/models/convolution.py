@@ -293,7 +293,7 @@ def _by_filter(
 def _outer_sum(left: jax.Array, right: jax.Array) -> jax.Array:
     """Sum the outer products of rows [n, a] and [n, b], in float32."""
     if onednn.takes(left, right):
-        return onednn.outer_sum(left, right)
+        return onednn.product(left, right, True)
     return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
 
 

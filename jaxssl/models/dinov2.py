@@ -18,6 +18,7 @@ from flax import nnx
 
 from jaxssl.errors import InputError
 from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, Block, normalize
+from jaxssl.models.linear import dot_general
 from jaxssl.models.published import Published
 
 Layer = Literal["cls", "patches", "cls+patches"]
@@ -107,7 +108,15 @@ class TransformerBlock(nnx.Module):
         rngs: nnx.Rngs,
     ):
         def linear(i: int, o: int, use_bias: bool = True) -> nnx.Linear:
-            return nnx.Linear(i, o, use_bias=use_bias, dtype=dtype, kernel_init=normal, rngs=rngs)
+            return nnx.Linear(
+                i,
+                o,
+                use_bias=use_bias,
+                dtype=dtype,
+                kernel_init=normal,
+                dot_general=dot_general,
+                rngs=rngs,
+            )
 
         self.norm1 = nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.query, self.key = linear(width, width), linear(width, width, key_bias)

@@ -97,31 +97,48 @@ def _backward(*arguments: Any) -> Any:
 convolve.defvjp(_forward, _backward)
 
 
-@jax.custom_vjp
-def outer_sum(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Sum the outer products of rows, leftᵀ right: what gradients by weights are made of.
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def product(
+    left: jax.Array, right: jax.Array, turn_left: bool = False, turn_right: bool = False
+) -> jax.Array:
+    """Multiply two matrices by oneDNN, one of them transposed as it lies, if it is to be.
 
     Args:
-      left: float32 [n, a].
-      right: float32 [n, b].
+      left: float32 [n, m]; [m, n] to be turned.
+      right: float32 [m, k]; [k, m] to be turned.
+      turn_left: whether left is transposed.
+      turn_right: whether right is.
 
     Returns:
-      float32 [a, b].
+      float32 [n, k].
     """
+    turned = {"transpose_a": turn_left, "transpose_b": turn_right}
     call = jax.ffi.ffi_call(
         "__onednn$matmul",
-        jax.ShapeDtypeStruct((left.shape[1], right.shape[1]), jnp.float32),
+        jax.eval_shape(
+            functools.partial(_xlas_product, turned=(turn_left, turn_right)), left, right
+        ),
         custom_call_api_version=2,
-        legacy_backend_config=json.dumps({"onednn_matmul_config": {"transpose_a": True}}),
+        legacy_backend_config=json.dumps({"onednn_matmul_config": turned}),
         vmap_method="sequential",
     )
     return call(left, right)
 
 
-outer_sum.defvjp(
-    lambda left, right: (outer_sum(left, right), (left, right)),
-    lambda inputs, gradient: (inputs[1] @ gradient.T, inputs[0] @ gradient),
-)
+def _xlas_product(left: jax.Array, right: jax.Array, turned: tuple[bool, bool]) -> jax.Array:
+    return (left.T if turned[0] else left) @ (right.T if turned[1] else right)
+
+
+def _forward_product(left: jax.Array, right: jax.Array, *turned: bool) -> Any:
+    return product(left, right, *turned), (left, right)
+
+
+def _backward_product(*arguments: Any) -> Any:
+    *turned, inputs, gradient = arguments
+    return jax.vjp(functools.partial(_xlas_product, turned=tuple(turned)), *inputs)[1](gradient)
+
+
+product.defvjp(_forward_product, _backward_product)
 
 
 def check() -> None:
@@ -137,7 +154,9 @@ def check() -> None:
     forms = (lambda x, kernel: convolve(x, kernel, *how), functools.partial(_xla, how=how))
     found = [jax.jit(form)(x, kernel) for form in forms]
     rows = x.reshape(-1, 4)
-    found += [jax.jit(f)(rows, rows[:, :3]) for f in (outer_sum, lambda a, b: a.T @ b)]
+    for turned in ((True, False), (False, True)):
+        other = rows[:, :3] if turned[0] else rows[:7]
+        found += [product(rows, other, *turned), _xlas_product(rows, other, turned)]
     for ours, expected in zip(found[::2], found[1::2], strict=True):
         if not jnp.allclose(ours, expected, rtol=1e-5):
             raise RuntimeError(

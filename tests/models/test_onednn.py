@@ -58,11 +58,22 @@ def test_equals_loops_in_float64(case):
     np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
 
 
-def test_sums_outer_products():
-    left, right = drawn((1000, 17), (1000, 33))
-    expected = left.T.astype(np.float64) @ right
-    found = jax.jit(onednn.outer_sum)(left, right)
-    np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
+@pytest.mark.parametrize("turned", [(False, False), (True, False), (False, True), (True, True)])
+def test_multiplies_matrices_turned_or_not(turned):
+    left, right = drawn((60, 17), (17, 33))
+    expected = left.astype(np.float64) @ right
+    left, right = (v.T.copy() if turn else v for v, turn in zip((left, right), turned, strict=True))
+
+    def penalty(form):
+        return jax.grad(lambda a, b: jnp.sum(form(a, b) ** 3), (0, 1))(left, right)
+
+    def ours(a, b):
+        return onednn.product(a, b, *turned)
+
+    np.testing.assert_allclose(jax.jit(ours)(left, right), expected, atol=1e-5 * expected.std())
+    plain = penalty(lambda a, b: (a.T if turned[0] else a) @ (b.T if turned[1] else b))
+    for found, wanted in zip(penalty(ours), plain, strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-5 * jnp.std(wanted))
 
 
 @pytest.mark.parametrize(
@@ -108,10 +119,17 @@ def test_it_is_mapped_over_by_vmap():
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["convnet", "efficientnet_lite0"])
-def test_an_encoder_convolves_by_it_and_learns_the_same(name, monkeypatch):
-    (images,) = drawn((4, 32, 32, 3))
-    encoder = make_encoder(name, image_size=32, channels=3, rngs=nnx.Rngs(0))
+@pytest.mark.parametrize(
+    ("name", "side", "call"),
+    [
+        ("convnet", 32, "convolution"),
+        ("efficientnet_lite0", 32, "convolution"),
+        ("dinov2_s", 28, "matmul"),
+    ],
+)
+def test_an_encoder_computes_by_it_and_learns_the_same(name, side, call, monkeypatch):
+    (images,) = drawn((4, side, side, 3))
+    encoder = make_encoder(name, image_size=side, channels=3, rngs=nnx.Rngs(0))
     encoder.eval()
     graphdef, params, rest = nnx.split(encoder, nnx.Param, ...)
 
@@ -119,14 +137,14 @@ def test_an_encoder_convolves_by_it_and_learns_the_same(name, monkeypatch):
         monkeypatch.setattr(jax, "device_count", lambda: devices)
 
         def loss(params):
-            return jnp.mean(nnx.merge(graphdef, params, rest, copy=True)(images) ** 2)
+            return jnp.mean(nnx.merge(graphdef, params, rest, copy=True)(images) ** 3)
 
         lowered = jax.jit(jax.value_and_grad(loss)).lower(params)
         return lowered.as_text(), *lowered.compile()(params)
 
     (text, value, gradient), (other_text, expected, of_xla) = found(1), found(8)
-    assert "__onednn$convolution" in text
-    assert "stablehlo.convolution" not in text
+    assert f"__onednn${call}" in text
+    assert call == "matmul" or "stablehlo.convolution" not in text
     assert "onednn" not in other_text
     np.testing.assert_allclose(value, expected, rtol=1e-5)
     for got, wanted in zip(*map(jax.tree.leaves, (gradient, of_xla)), strict=True):

@@ -1,0 +1,59 @@
+"""Products of a linear layer that are fast on a CPU too."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from jaxssl import lowering
+from jaxssl.models import onednn
+
+
+def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
+    """Multiply as `lax.dot_general` does, on a single CPU by oneDNN where it can.
+
+    It is for `nnx.Linear`: rows [..., c] times a kernel [c, o]. All else is left to lax, and so is
+    all on a GPU or TPU.
+
+    Args:
+      x: [..., c].
+      kernel: [c, o].
+      dimensions: which are summed over and which are batches, as lax takes them.
+      **options: the others of `lax.dot_general`; the precision is float32's.
+
+    Returns:
+      [..., o].
+    """
+    plain = kernel.ndim == 2 and dimensions == (((x.ndim - 1,), (0,)), ((), ()))
+    if not (plain and lowering.devices() == 1 and onednn.takes(x, kernel)):
+        return lax.dot_general(x, kernel, dimensions, **options)
+    y = _product(x.reshape(-1, x.shape[-1]), kernel)
+    return y.reshape(*x.shape[:-1], -1)
+
+
+@jax.custom_vjp
+def _product(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return lax.platform_dependent(x, kernel, cpu=onednn.product, default=lambda a, b: a @ b)
+
+
+def _forward(x: jax.Array, kernel: jax.Array) -> Any:
+    return _product(x, kernel), (x, kernel)
+
+
+def _backward(inputs: Any, gradient: jax.Array) -> Any:
+    x, kernel = inputs
+    return lax.platform_dependent(
+        x,
+        kernel,
+        gradient,
+        cpu=lambda x, kernel, gradient: (
+            onednn.product(gradient, kernel, False, True),
+            onednn.product(x, gradient, True),
+        ),
+        default=lambda x, kernel, gradient: (gradient @ kernel.T, x.T @ gradient),
+    )
+
+
+_product.defvjp(_forward, _backward)
