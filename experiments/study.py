@@ -370,7 +370,7 @@ def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ())
 def start_devices(settings: config.Devices) -> None:
     """Check the flags' ranges; find the other processes and the platform.
 
-    Compiled programs are kept on disk from here on.
+    Compiled programs are kept on disk from here on, where XLA can write them.
     """
     from jaxssl.training import devices, processes
 

@@ -253,8 +253,8 @@ TABLES = {
             "python -m experiments.linear_eval RUNS/cifar10-gpu-sgd-bn2 --checkpoint last",
             "python scripts/results_table.py --linear-eval RUNS/cifar10-gpu-sgd-bn2"
             " --log OUT/cifar10-gpu-sgd-bn2.json",
-            # lightly's recipe in PyTorch: seven minutes alone; the log there ends after 166 epochs.
-            "python scripts/benchmarks/learning.py --lightly --data-dir CIFAR --judge-every 50"
+            # lightly's recipe in PyTorch: seven minutes.
+            "python scripts/benchmarks/learning.py --lightly --data-dir CIFAR --judge-every 100"
             " --json OUT/cifar10-gpu-lightly.json",
             "python -m experiments.softmax --dataset cifar10 --gpu --bfloat16 --encoder resnet18"
             " --optimizer sgd --learning-rate .1 --weight-decay 5e-4 --schedule cosine --resident"
@@ -409,7 +409,8 @@ TABLES = {
 BY_HAND = (
     *("byol-digits.json", "first-command.json", "predict-plankton.json"),
     *("bench-simclr_step_h100.json", "check-device-h100.json", "lite0-own-views.json"),
-    *("plankton-gpu-validation.json", "cifar10-lite0-frozen.json"),
+    *("plankton-gpu-validation.json", "cifar10-lite0-frozen.json", "check-device-h200.json"),
+    *("bench-encoders-xeon-2.json", "bench-encoders-xeon-8.json"),
 )
 
 

@@ -60,7 +60,7 @@ Burst = Callable[[int], None]  # makes so many steps and waits for the last
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the table."""
     options = parse(arguments)
-    jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "xla"))
+    devices.keep_compiled(cache_dir() / "xla")
     placement = training.data_placement(options.batch)
     dtype = jnp.bfloat16 if options.bfloat16 else jnp.float32
 
