@@ -53,11 +53,11 @@ def convolve(
     XLA leaves cores idle there where a convolution has few channels, and moves more numbers than
     it need (`python scripts/benchmarks/convolution.py`). One of 3 x 3 with many channels takes
     Winograd's form (`jaxssl.models.winograd`), unless `jax.default_matmul_precision` asks for more
-    than the default. Another is made such that XLA shares it out by rows, and its gradient by the
-    filter is a product of windows and incoming gradient, a few images at a time, whose windows stay
-    in the cache. Strided convolutions, those of 1 x 1 and their gradient by the input are computed
-    by windows too. XLA's form is used on a GPU or TPU, and where a process has several CPU devices,
-    over which it is partitioned better.
+    than the default. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`)
+    where there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
+    windows. Its gradient by the filter is a product of windows and incoming gradient, a few images
+    at a time, whose windows stay in the cache. XLA's form is used on a GPU or TPU, and where a
+    process has several CPU devices, over which it is partitioned better.
 
     Args:
       x: [b, h, w, c].
