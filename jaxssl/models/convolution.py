@@ -137,7 +137,7 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax
     """
     if tile := winograd.best_tile(x, kernel, strides, padding):
         return winograd.convolve(x, kernel, padding, tile)
-    if onednn.takes(x, kernel) and _only_adds(padding):
+    if onednn.takes(x, kernel):
         return onednn.convolve(x, kernel, strides, padding)
     if strides == (1, 1) and max(kernel.shape[:2]) > 1:
         return _by_rows(x, kernel, padding)
@@ -146,11 +146,6 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax
     # A single core writes windows.
     form = _xla if max(kernel.shape[:2]) > LARGEST_WINDOW or CORES > 2 else _by_windows_in_cache
     return form(x, kernel, strides, padding)
-
-
-def _only_adds(padding: Any) -> bool:
-    """Tell whether nothing is cut off; oneDNN's convolution does not."""
-    return min(map(min, padding)) >= 0
 
 
 def _by_rows(x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
@@ -189,7 +184,7 @@ def _by_input(
     )
     tile = winograd.best_tile(x, kernel, strides, padding)
     if not tile and onednn.takes(gradient, kernel):
-        if strides == (1, 1) and _only_adds(around):
+        if strides == (1, 1):
             return onednn.convolve(gradient, _turned(kernel), strides, around)
         if max(sides) > 1:
             return _by_phases(x, kernel, gradient, strides, padding)
@@ -257,8 +252,7 @@ def _by_filter(
     """
     height, width, channels, out = kernel.shape
     numbers = height * width * channels
-    few = numbers <= FEW_NUMBERS and strides != (1, 1) and _only_adds(padding)
-    if few and onednn.takes(x, gradient):
+    if numbers <= FEW_NUMBERS and strides != (1, 1) and onednn.takes(x, gradient):
         # A stem's windows are many short copies: oneDNN makes them by a kernel for each number.
         kernels = jnp.eye(numbers).reshape(height, width, channels, numbers)
         rows = onednn.convolve(x, kernels, strides, padding).reshape(-1, numbers)

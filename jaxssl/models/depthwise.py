@@ -105,7 +105,7 @@ _convolve.defvjp(_forward, _backward)
 
 def _shifted(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
     """Sum over i, j the map shifted by (i, j) times kernel[i, j]."""
-    if onednn.takes(x, kernel) and min(map(min, padding)) >= 0:
+    if onednn.takes(x, kernel):
         return onednn.convolve(x, kernel, strides, padding)
     padded = windows.padded(x, padding)
     h, w = (n - k + 1 for n, k in zip(padded.shape[1:3], kernel.shape[:2], strict=True))

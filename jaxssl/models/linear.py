@@ -21,12 +21,13 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any
       x: [..., c].
       kernel: [c, o].
       dimensions: which are summed over and which are batches, as lax takes them.
-      **options: the others of `lax.dot_general`; the precision is float32's.
+      **options: the others of `lax.dot_general`; with any, it is left to lax.
 
     Returns:
       [..., o].
     """
     plain = kernel.ndim == 2 and dimensions == (((x.ndim - 1,), (0,)), ((), ()))
+    plain = plain and all(option is None for option in options.values())
     if not (plain and lowering.devices() == 1 and onednn.takes(x, kernel)):
         return lax.dot_general(x, kernel, dimensions, **options)
     y = _product(x.reshape(-1, x.shape[-1]), kernel)

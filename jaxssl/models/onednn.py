@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
+from jaxssl.models.windows import padded
 
 Padding = Sequence[Sequence[int]]
 
@@ -40,13 +41,15 @@ def convolve(
       x: float32 [b, h, w, c].
       kernel: float32 [k, k, c / g, o], for g groups of channels.
       strides: of height and width.
-      padding: zeros before and after, of height and width; none is below 0.
+      padding: before and after, of height and width; cut off where below 0.
       dilation: of the kernel's height and width.
 
     Returns:
       float32 [b, h', w', o].
     """
-    groups = x.shape[3] // kernel.shape[2]
+    result = jax.eval_shape(functools.partial(_xla, how=(strides, padding, dilation)), x, kernel)
+    # oneDNN's own padding only adds.
+    x = padded(x, [[min(side, 0) for side in pads] for pads in padding])
     images = {"dims": 4, "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
     weights = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}
     settings = {
@@ -55,16 +58,16 @@ def convolve(
         "kernel": {"dims": 4, "filter": weights},
         "output": images,
         "window": {
-            "pad_left": [pads[0] for pads in padding],
-            "pad_right": [pads[1] for pads in padding],
+            "pad_left": [max(pads[0], 0) for pads in padding],
+            "pad_right": [max(pads[1], 0) for pads in padding],
             "strides": list(strides),
             "window_dilations": list(dilation),
         },
-        "feature_groups": groups,
+        "feature_groups": x.shape[3] // kernel.shape[2],
     }
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
-        jax.eval_shape(functools.partial(_xla, how=(strides, padding, dilation)), x, kernel),
+        result,
         custom_call_api_version=2,
         legacy_backend_config=json.dumps({"onednn_conv_config": settings}),
         vmap_method="sequential",

@@ -20,6 +20,7 @@ CASES = {
     "by channel": ((2, 7, 6, 17), (3, 3, 1, 17), (1, 2), ((1, 1), (0, 1)), (1, 1)),
     "in groups": ((2, 7, 6, 8), (3, 3, 4, 6), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     "a stem of 7x7": ((2, 20, 21, 3), (7, 7, 3, 33), (2, 2), ((3, 3), (3, 3)), (1, 1)),
+    "cut off": ((2, 9, 8, 5), (3, 3, 5, 4), (1, 1), ((-1, 1), (2, -2)), (1, 1)),
     "one place": ((3, 4, 5, 70), (1, 1, 70, 19), (1, 1), ((0, 0), (0, 0)), (1, 1)),
 }
 
@@ -31,7 +32,10 @@ def drawn(*shapes):
 
 def by_loops(x, kernel, strides, padding, dilation):
     """Convolve in float64, place by place."""
-    x = np.pad(x.astype(np.float64), ((0, 0), *padding, (0, 0)))
+    (above, below), (left, right) = padding
+    x = x[:, max(-above, 0) : min(below, 0) or None, max(-left, 0) : min(right, 0) or None]
+    added = [[max(side, 0) for side in pads] for pads in padding]
+    x = np.pad(x.astype(np.float64), ((0, 0), *added, (0, 0)))
     groups = x.shape[3] // kernel.shape[2]
     reach = [(k - 1) * d + 1 for k, d in zip(kernel.shape[:2], dilation, strict=True)]
     sizes = [(n - r) // s + 1 for n, r, s in zip(x.shape[1:3], reach, strides, strict=True)]
