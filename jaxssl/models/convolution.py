@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
-from jaxssl.models import onednn, winograd
-from jaxssl.models.windows import CORES, images_at_a_time, padded, shifts
+from jaxssl.models import onednn, phases, winograd
+from jaxssl.models.windows import CORES, for_lax, images_at_a_time, padded, shifts
 
 Pair = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -29,6 +29,10 @@ _AT_REST = {
 }
 # Room for windows in a core's cache, beside what else it holds.
 WINDOW_BYTES = 2**21
+# ... and for columns of x and rows of the gradient: 3 to 6 MB were the quickest of .4 to 9.
+SPREAD_BYTES = 2**22
+# They are laid out where they are fewer numbers than such a share of windows; .75 were slower.
+FEWER = 0.7
 # A side of a window up to which it is laid out; 3 and 7 were measured.
 LARGEST_WINDOW = 5
 # Of a window that oneDNN lays out; 27 were measured to be quicker and 147 slower.
@@ -55,8 +59,8 @@ def convolve(
     Winograd's form (`jaxssl.models.winograd`), unless `jax.default_matmul_precision` asks for more
     than the default. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`)
     where there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
-    windows. Its gradient by the filter is a product of windows and incoming gradient, a few images
-    at a time, whose windows stay in the cache. XLA's form is used on a GPU or TPU, and where a
+    windows. Its gradient by the filter is a product of windows, or their columns, and incoming
+    gradient, a few images at a time, which stay in the cache. XLA's form is used on a GPU or TPU, and where a
     process has several CPU devices, over which it is partitioned better.
 
     Args:
@@ -94,6 +98,7 @@ def convolve(
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]) -> jax.Array:
+    x, padding = for_lax(x, kernel, padding)
     return lax.conv_general_dilated(x, kernel, strides, padding, dimension_numbers=_LAYOUT)
 
 
@@ -178,16 +183,20 @@ def _by_input(
     is rather left as it lies: a product gives the gradient of every window, and they are added up.
     """
     sides = kernel.shape[:2]
-    around = tuple(
-        (side - 1 - before, side - 1 - after)
-        for side, (before, after) in zip(sides, padding, strict=True)
-    )
+
+    def in_phases(form: Callable[..., jax.Array]) -> jax.Array:
+        return phases.by_input(
+            lambda gradient, part, around: form(gradient, part.swapaxes(2, 3), around),
+            kernel,
+            gradient,
+            x.shape[1:],
+            strides,
+            padding,
+        )
+
     tile = winograd.best_tile(x, kernel, strides, padding)
-    if not tile and onednn.takes(gradient, kernel):
-        if strides == (1, 1):
-            return onednn.convolve(gradient, _turned(kernel), strides, around)
-        if max(sides) > 1:
-            return _by_phases(x, kernel, gradient, strides, padding)
+    if not tile and onednn.takes(gradient, kernel) and (strides == (1, 1) or max(sides) > 1):
+        return in_phases(lambda *maps: onednn.convolve(*maps[:2], (1, 1), maps[2]))
     windows = gradient.shape[0] * gradient.shape[1] * gradient.shape[2]
     laid_out = max(sides) <= LARGEST_WINDOW
     if strides != (1, 1) or max(sides) == 1 or (laid_out and windows < kernel.shape[3]):
@@ -195,102 +204,108 @@ def _by_input(
         return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
     if tile:
         return winograd.by_input(x, kernel, gradient, padding, tile)
-    return _by_rows(gradient, _turned(kernel), around)
-
-
-def _turned(kernel: jax.Array) -> jax.Array:
-    return kernel[::-1, ::-1].swapaxes(2, 3)
-
-
-def _by_phases(
-    x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
-) -> jax.Array:
-    """Compute the gradient of x by convolutions with stride 1, of oneDNN.
-
-    Place stride * t + a of the padded x is met by the results t - m, through the kernel's places
-    a + stride * m: so there is a convolution for every a below the stride, along both axes, and
-    their results lie in turns.
-    """
-    sizes = [
-        -(-(pads[0] + side) // stride)
-        for pads, side, stride in zip(padding, x.shape[1:3], strides, strict=True)
-    ]
-    gradient = gradient[:, : sizes[0], : sizes[1]]
-
-    def phase(a: int, b: int) -> jax.Array:
-        part = kernel[a :: strides[0], b :: strides[1]]
-        if part.size == 0:
-            return jnp.zeros((x.shape[0], *sizes, x.shape[3]), x.dtype)
-        around = tuple(
-            (places - 1, size - have)
-            for places, size, have in zip(part.shape, sizes, gradient.shape[1:3], strict=False)
-        )
-        return onednn.convolve(gradient, _turned(part), (1, 1), around)
-
-    # Columns in turns are channels side by side, and rows in turns rows side by side: whole rows
-    # are copied.
-    rows = [
-        jnp.concatenate([phase(a, b) for b in range(strides[1])], axis=-1).reshape(
-            x.shape[0], sizes[0], 1, -1
-        )
-        for a in range(strides[0])
-    ]
-    shape = [stride * size for stride, size in zip(strides, sizes, strict=True)]
-    whole = jnp.concatenate(rows, axis=2).reshape(x.shape[0], *shape, x.shape[3])
-    (above, _), (left, _) = padding
-    return whole[:, above : above + x.shape[1], left : left + x.shape[2]]
+    return in_phases(_by_rows)
 
 
 def _by_filter(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
 ) -> jax.Array:
-    """Compute the kernel's gradient [k, k, c, o]: Σ over images and places of gradient ⊗ window.
-
-    A few images at a time. Windows along the width alone are laid out, [k c] each; a row of the
-    kernel then takes the rows of them that it meets, which lie next to one another: a third of what
-    whole windows of 3 x 3 would write. With strides they do not, and whole windows are as fast.
-    """
+    """Compute the kernel's gradient [k, k, c, o]: Σ over images and places of gradient ⊗ window."""
     height, width, channels, out = kernel.shape
     numbers = height * width * channels
-    if numbers <= FEW_NUMBERS and strides != (1, 1) and onednn.takes(x, gradient):
+    if numbers <= FEW_NUMBERS and max(height, width) > 1 and onednn.takes(x, gradient):
         # A stem's windows are many short copies: oneDNN makes them by a kernel for each number.
         kernels = jnp.eye(numbers).reshape(height, width, channels, numbers)
         rows = onednn.convolve(x, kernels, strides, padding).reshape(-1, numbers)
-        return _outer_sum(rows, gradient.reshape(-1, out)).reshape(kernel.shape)
-    x = padded(x, padding)
-    if height == width == 1:
-        rows = _windows(x, (1, 1), strides).reshape(-1, channels)
         found = _outer_sum(rows, gradient.reshape(-1, out))
-        return found.reshape(kernel.shape).astype(kernel.dtype)
-    # XLA's product is slow in a transposed left side, so the smaller side stands there.
-    turned = out < width * channels
-    whole = turned and strides != (1, 1)
-    window, rows = width * channels, x.shape[1]
-    if whole:
-        window, rows = height * window, gradient.shape[1]
-    room = WINDOW_BYTES / (4 * window * rows * gradient.shape[2])
-    images = images_at_a_time(x.shape[0], room)
+    elif height == width == 1:
+        rows = _windows(padded(x, padding), (1, 1), strides).reshape(-1, channels)
+        found = _outer_sum(rows, gradient.reshape(-1, out))
+    else:
+        columns, rows = width * channels, height * out
+        fewer = strides[0] * columns + rows < FEWER * (strides[0] + height) * columns
+        form = _of_columns_and_rows if fewer else _of_windows
+        found = form(x, gradient, (height, width), strides, padding)
+    return found.reshape(kernel.shape).astype(kernel.dtype)
 
-    def windows(x: jax.Array) -> list[jax.Array]:
-        if whole:
-            return [_windows(x, (height, width), strides)]
-        wide = jnp.concatenate(shifts(x, 2, width, strides[1]), axis=-1)
-        return shifts(wide, 1, height, strides[0])
 
-    def add(totals: tuple[jax.Array, ...], part: tuple[jax.Array, jax.Array]) -> Any:
-        of_y = part[1].reshape(-1, out)
-        pairs = [(of_y, of_x.reshape(-1, window)) for of_x in windows(part[0])]
-        return tuple(
-            total + _outer_sum(left, right)
-            for total, (left, right) in zip(
-                totals, pairs if turned else [pair[::-1] for pair in pairs], strict=True
-            )
-        ), None
+def _of_windows(
+    x: jax.Array, gradient: jax.Array, sides: Pair, strides: Pair, padding: Any
+) -> jax.Array:
+    """Compute the kernel's gradient [k, k c, o] by windows of x.
 
-    parts = tuple(v.reshape(-1, images, *v.shape[1:]) for v in (x, gradient))
-    zeros = jnp.zeros((out, window) if turned else (window, out), jnp.float32)
-    found = jnp.stack(lax.scan(add, (zeros,) * (1 if whole else height), parts)[0])
-    return (found.mT if turned else found).reshape(kernel.shape).astype(kernel.dtype)
+    Windows along the width alone are laid out, [k c] each; a row of the kernel then takes the rows
+    of them that it meets: without strides they lie next to one another.
+    """
+    out, window = gradient.shape[3], sides[1] * x.shape[3]
+
+    def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
+        wide = jnp.concatenate(shifts(padded(x, padding), 2, sides[1], strides[1]), axis=-1)
+        rows = [part.reshape(-1, window) for part in shifts(wide, 1, sides[0], strides[0])]
+        return [_outer_sum(part, gradient.reshape(-1, out)) for part in rows]
+
+    room = WINDOW_BYTES / (4 * window * max(1, x.shape[1] + sum(padding[0])) * gradient.shape[2])
+    return jnp.stack(_sum_over_images(products, room, x, gradient))
+
+
+def _of_columns_and_rows(
+    x: jax.Array, gradient: jax.Array, sides: Pair, strides: Pair, padding: Any
+) -> jax.Array:
+    """Compute the kernel's gradient [k, k, c, o] by a window's columns of x and rows of gradient.
+
+    Of 3 x 3 places three are laid out beside each place of x and three beside each of the gradient,
+    and one product has all nine: half of what windows of x alone would write, and a product of
+    better shape. Row s t + a of the padded x meets the gradient's rows t - m, through the kernel's
+    rows a + s m: there is such a product for every a below the stride s.
+    """
+    (height, width), (channels, out) = sides, (x.shape[3], gradient.shape[3])
+    (above, _), (left, _) = padding
+    (tall, rows, places), (down, across) = (x.shape[1], *gradient.shape[1:3]), strides
+    right = across * (places - 1) + width - left - x.shape[2]
+    # Of every a: the first t that is a row of x, the one after the last, and how many m there are.
+    counts = [-(-(height - a) // down) for a in range(min(down, height))]
+    firsts = [max(0, -(-(above - a) // down)) for a in range(len(counts))]
+    ends = [min(rows + count - 1, -(-(tall + above - a) // down)) for a, count in enumerate(counts)]
+    before = max(0, *(count - 1 - first for count, first in zip(counts, firsts, strict=True)))
+    after = max(0, *(end - rows for end in ends))
+
+    def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
+        # Padded here and not before: a few images at a time stay in the cache.
+        x = padded(x, ((0, 0), (left, right)))
+        gradient = padded(gradient, ((before, after), (0, 0)))
+        found = []
+        for a, (count, first, end) in enumerate(zip(counts, firsts, ends, strict=True)):
+            if first >= end:
+                found.append(jnp.zeros((width * channels, count * out)))
+                continue
+            start = down * first + a - above
+            met = lax.slice_in_dim(x, start, start + down * (end - first - 1) + 1, down, 1)
+            columns = jnp.concatenate(shifts(met, 2, width, across), axis=-1)
+            meeting = [gradient[:, before + first - m : before + end - m] for m in range(count)]
+            beside = jnp.concatenate(meeting, axis=-1).reshape(-1, count * out)
+            found.append(_outer_sum(columns.reshape(-1, width * channels), beside))
+        return found
+
+    room = SPREAD_BYTES / (4 * (len(counts) * width * channels + height * out) * rows * places)
+    found = _sum_over_images(products, room, x, gradient)
+    parts = [part.reshape(width, channels, -1, out).transpose(2, 0, 1, 3) for part in found]
+    return jnp.stack([parts[row % down][row // down] for row in range(height)])
+
+
+def _sum_over_images(
+    products: Callable[..., list[jax.Array]], room: float, *maps: jax.Array
+) -> list[jax.Array]:
+    """Sum what `products` makes of maps [b, ...], of as many images at a time as there is room."""
+    count = maps[0].shape[0]
+    images = images_at_a_time(count, room)
+    parts = tuple(v.reshape(count // images, images, *v.shape[1:]) for v in maps)
+    one = (jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in parts)
+    zeros = [jnp.zeros(v.shape, v.dtype) for v in jax.eval_shape(products, *one)]
+
+    def add(totals: list[jax.Array], part: tuple[jax.Array, ...]) -> Any:
+        return [a + b for a, b in zip(totals, products(*part), strict=True)], None
+
+    return lax.scan(add, zeros, parts)[0]
 
 
 def _outer_sum(left: jax.Array, right: jax.Array) -> jax.Array:

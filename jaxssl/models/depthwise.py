@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
-from jaxssl.models import onednn, windows
+from jaxssl.models import onednn, phases, windows
 
 Pair = tuple[int, int]
 # Of the gradient, at a time: fewer have more loops to begin, more leave the cache.
@@ -65,6 +65,7 @@ def convolve_depthwise(
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
+    x, padding = windows.for_lax(x, kernel, padding)
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -129,52 +130,15 @@ def _sum_of_products(places: list[tuple[jax.Array, jax.Array]]) -> jax.Array:
 def _by_input(
     x: jax.Array, kernel: jax.Array, gradient: jax.Array, strides: Pair, padding: Any
 ) -> jax.Array:
-    """Compute the gradient by the map.
-
-    Row t * stride + a of the padded map reaches the outputs t - m through the kernel's rows
-    a + stride * m. So each phase (a, b) below the strides is a convolution of the gradient with
-    stride 1, and the phases are interleaved. Zeros between the gradient's rows would be stride²
-    times the work; so would rows of the padding be, which no one asks for: on maps of 3 x 3 a
-    kernel of 5 x 5 has five times as many.
-    """
-    if strides == (1, 1):
-        around = tuple(
-            (k - 1 - before, n + before - g)
-            for k, (before, _), n, g in zip(
-                kernel.shape[:2], padding, x.shape[1:3], gradient.shape[1:3], strict=True
-            )
-        )
-        return _shifted(gradient, kernel[::-1, ::-1], strides, around).astype(x.dtype)
-    first = [pad[0] // s for pad, s in zip(padding, strides, strict=True)]
-    tall, wide = (
-        (pad[0] + n - 1) // s + 1 - start
-        for n, pad, s, start in zip(x.shape[1:3], padding, strides, first, strict=True)
-    )
-    before = [-(-k // s) - 1 for k, s in zip(kernel.shape[:2], strides, strict=True)]
-    after = [
-        max(0, start + n - g)
-        for start, n, g in zip(first, (tall, wide), gradient.shape[1:3], strict=True)
-    ]  # the last rows may reach no output
-    padded = jnp.pad(gradient, ((0, 0), *zip(before, after, strict=True), (0, 0)))
-
-    def phase(a: int, b: int) -> jax.Array:
-        places = [
-            (padded[:, top : top + tall, left : left + wide], kernel[i, j])
-            for i, top in _taps(a, kernel.shape[0], strides[0], before[0] + first[0])
-            for j, left in _taps(b, kernel.shape[1], strides[1], before[1] + first[1])
-        ]
-        shape = (*padded.shape[:1], tall, wide, *padded.shape[3:])
-        return _sum_of_products(places) if places else jnp.zeros(shape, jnp.float32)
-
-    rows = [jnp.stack([phase(a, b) for b in range(strides[1])], 3) for a in range(strides[0])]
-    whole = jnp.stack(rows, 2).reshape(x.shape[0], tall * strides[0], wide * strides[1], x.shape[3])
-    top, left = (pad[0] - s * start for pad, s, start in zip(padding, strides, first, strict=True))
-    return whole[:, top : top + x.shape[1], left : left + x.shape[2]].astype(x.dtype)
-
-
-def _taps(a: int, k: int, stride: int, before: int) -> list[tuple[int, int]]:
-    """List (row of the kernel, first row of the padded gradient) for the rows of phase a."""
-    return [(i, before - m) for m, i in enumerate(range(a, k, stride))]
+    """Compute the gradient by the map: the incoming one convolved with the kernel turned."""
+    return phases.by_input(
+        lambda gradient, part, around: _shifted(gradient, part, (1, 1), around),
+        kernel,
+        gradient,
+        x.shape[1:],
+        strides,
+        padding,
+    ).astype(x.dtype)
 
 
 def _by_filter(

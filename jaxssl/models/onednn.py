@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
-from jaxssl.models.windows import padded
+from jaxssl.models.windows import for_lax, padded
 
 Padding = Sequence[Sequence[int]]
 
@@ -77,6 +77,7 @@ def convolve(
 
 def _xla(x: jax.Array, kernel: jax.Array, how: tuple[Sequence[int], Padding, Sequence[int]]) -> Any:
     strides, padding, dilation = how
+    x, padding = for_lax(x, kernel, padding)
     return lax.conv_general_dilated(
         x,
         kernel,

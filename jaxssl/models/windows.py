@@ -18,6 +18,21 @@ def padded(x: jax.Array, padding: Sequence[Sequence[int]]) -> jax.Array:
     return lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *((*p, 0) for p in padding), (0, 0, 0)])
 
 
+def for_lax(
+    x: jax.Array, kernel: jax.Array, padding: Sequence[Sequence[int]]
+) -> tuple[jax.Array, Sequence[Sequence[int]]]:
+    """Return the map and the padding that lax convolves rightly, with the gradient by the map.
+
+    With a padding below 0 XLA reads on a CPU beyond the map (jaxlib 0.10.2 and 0.11.2: wrong
+    numbers, up to 1e30), and with one beyond the kernel's reach the gradient has a padding below 0.
+    There the map is padded beforehand.
+    """
+    reach = zip(padding, kernel.shape[:2], strict=True)
+    if all(0 <= pad < side for pads, side in reach for pad in pads):
+        return x, padding
+    return padded(x, padding), ((0, 0), (0, 0))
+
+
 def shifts(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
     """Return what the first place of every window sees along an axis, the second, and so on."""
     reach = x.shape[axis] - window + 1

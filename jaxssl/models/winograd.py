@@ -13,6 +13,7 @@ import numpy as np
 from jax import lax
 from numpy.polynomial import polynomial
 
+from jaxssl.models import onednn
 from jaxssl.models.windows import CORES, images_at_a_time, shifts
 
 Padding = Sequence[Sequence[int]]
@@ -25,8 +26,10 @@ GROUP_BYTES = 5 * 2**20
 # The harmonic mean of the channels of a convolution's input and result. More than two cores share
 # products, and not what transforms and copies.
 FEWEST_CHANNELS = 72 if CORES <= 2 else 192
+# ... where a map is a single tile, most of it zeros around, and oneDNN can have the convolution.
+FEWEST_CHANNELS_OF_ONE_TILE = 160
 # Of its gradient by the kernel.
-FEWEST_CHANNELS_BY_FILTER = 16
+FEWEST_CHANNELS_BY_FILTER = 24
 FEWEST_TILES = 64
 # Names of `jax.default_matmul_precision` that ask for no more than what is the default.
 QUICK = ("default", "fastest", "bfloat16", "tensorfloat32")
@@ -73,6 +76,9 @@ def best_tile(
     if jax.config.jax_default_matmul_precision not in (None, *QUICK):
         return 0
     shape = _shape(x, padding)
+    small = max(shape) <= max(POINTS) and channels < FEWEST_CHANNELS_OF_ONE_TILE
+    if small and not by_filter and onednn.takes(x, kernel):
+        return 0
     for tile in sorted(POINTS, reverse=True):
         if x.shape[0] * math.prod(-(-side // tile) for side in shape) >= FEWEST_TILES:
             return tile

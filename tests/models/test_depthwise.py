@@ -13,6 +13,7 @@ CASES = {
     "2x2 of stride 3": ((2, 8, 7, 2), 2, 3, ((0, 0), (0, 0))),
     "more places than images are turned for": ((2, 12, 11, 3), 3, 1, ((1, 1), (1, 1))),
     "cut off above": ((2, 9, 8, 3), 3, 1, ((-1, 1), (1, 1))),
+    "cut off, of stride 3": ((2, 5, 8, 4), 4, 3, ((-2, 2), (-1, 0))),
     "a padding that reaches no output": ((1, 5, 5, 2), 3, 2, ((1, 2), (0, 3))),
 }
 

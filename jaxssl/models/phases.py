@@ -1,0 +1,65 @@
+"""The gradient by the input of a convolution with strides, of convolutions without."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+
+Pads = tuple[tuple[int, int], ...]
+
+
+def by_input(
+    convolve: Callable[[jax.Array, jax.Array, Pads], jax.Array],
+    kernel: jax.Array,
+    gradient: jax.Array,
+    shape: Sequence[int],
+    strides: Sequence[int],
+    padding: Sequence[Sequence[int]],
+) -> jax.Array:
+    """Compute the gradient of x by a convolution of the incoming one for every phase of a stride.
+
+    Along an axis, place q of x is place q + before of the padded x, and place s t + a of that is
+    met by the results t - m, through the kernel's places a + s m. So every s-th place of x is a
+    convolution of the incoming gradient with every s-th place of the kernel, turned. Zeros between
+    the results would be s² times the work.
+
+    Args:
+      convolve: of the gradient, a kernel turned and the padding before and after, of height and
+        width, cut off where below 0: the convolution with stride 1, [b, h', w', c].
+      kernel: [k, k, ...].
+      gradient: of the result, [b, h', w', o].
+      shape: height, width and channels of x.
+      strides: of height and width.
+      padding: of the convolution, before and after, of height and width.
+
+    Returns:
+      [b, h, w, c], of that shape.
+    """
+    *sides, channels = shape
+    sizes = [-(-side // stride) for side, stride in zip(sides, strides, strict=True)]
+
+    def phase(*places: int) -> jax.Array:
+        turns = [
+            divmod(place + pads[0], stride)
+            for place, pads, stride in zip(places, padding, strides, strict=True)
+        ]
+        (_, top), (_, left) = turns
+        part = kernel[top :: strides[0], left :: strides[1]][::-1, ::-1]
+        if part.size == 0:
+            return jnp.zeros((gradient.shape[0], *sizes, channels), gradient.dtype)
+        around = [
+            (reach - 1 - late, size - have + late)
+            for (late, _), reach, size, have in zip(
+                turns, part.shape[:2], sizes, gradient.shape[1:3], strict=True
+            )
+        ]
+        return convolve(gradient, part, tuple(around))
+
+    # Row s t + a is row t of phase a, and so with columns: they lie in turns.
+    rows = [jnp.stack([phase(a, b) for b in range(strides[1])], 3) for a in range(strides[0])]
+    whole = jnp.stack(rows, 2)
+    tall, wide = (size * stride for size, stride in zip(sizes, strides, strict=True))
+    whole = whole.reshape(gradient.shape[0], tall, wide, channels)
+    return whole[:, : sides[0], : sides[1]]
