@@ -59,9 +59,9 @@ def convolve(
     Winograd's form (`jaxssl.models.winograd`), unless `jax.default_matmul_precision` asks for more
     than the default. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`)
     where there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
-    windows. Its gradient by the filter is a product of windows, or their columns, and incoming
-    gradient, a few images at a time, which stay in the cache. XLA's form is used on a GPU or TPU, and where a
-    process has several CPU devices, over which it is partitioned better.
+    windows. Its gradient by the filter is a product of windows, or their columns, and the incoming
+    gradient, a few images at a time, which stay in the cache. XLA's form is used on a GPU or TPU,
+    and where a process has several CPU devices, over which it is partitioned better.
 
     Args:
       x: [b, h, w, c].

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 import jax
 import jax.numpy as jnp
 
+from jaxssl.models.windows import padded
+
 Pads = tuple[tuple[int, int], ...]
 
 
@@ -17,6 +19,8 @@ def by_input(
     shape: Sequence[int],
     strides: Sequence[int],
     padding: Sequence[Sequence[int]],
+    *,
+    padded_once: bool = False,
 ) -> jax.Array:
     """Compute the gradient of x by a convolution of the incoming one for every phase of a stride.
 
@@ -33,6 +37,8 @@ def by_input(
       shape: height, width and channels of x.
       strides: of height and width.
       padding: of the convolution, before and after, of height and width.
+      padded_once: pad the gradient for all phases, so that each only cuts off: for a convolution
+        that has no padding of its own.
 
     Returns:
       [b, h, w, c], of that shape.
@@ -40,25 +46,40 @@ def by_input(
     *sides, channels = shape
     sizes = [-(-side // stride) for side, stride in zip(sides, strides, strict=True)]
 
-    def phase(*places: int) -> jax.Array:
+    def phase(*places: int) -> tuple[jax.Array, Pads]:
+        """Return the part of the kernel, turned, and the padding of the gradient."""
         turns = [
             divmod(place + pads[0], stride)
             for place, pads, stride in zip(places, padding, strides, strict=True)
         ]
         (_, top), (_, left) = turns
         part = kernel[top :: strides[0], left :: strides[1]][::-1, ::-1]
-        if part.size == 0:
-            return jnp.zeros((gradient.shape[0], *sizes, channels), gradient.dtype)
-        around = [
+        around = (
             (reach - 1 - late, size - have + late)
             for (late, _), reach, size, have in zip(
                 turns, part.shape[:2], sizes, gradient.shape[1:3], strict=True
             )
+        )
+        return part, tuple(around)
+
+    phases = [[phase(a, b) for b in range(strides[1])] for a in range(strides[0])]
+    if padded_once:
+        most = [
+            [max(around[axis][side] for row in phases for _, around in row) for side in (0, 1)]
+            for axis in (0, 1)
         ]
-        return convolve(gradient, part, tuple(around))
+        gradient = padded(gradient, most)
+
+    def result(part: jax.Array, around: Pads) -> jax.Array:
+        if part.size == 0:
+            return jnp.zeros((gradient.shape[0], *sizes, channels), gradient.dtype)
+        if padded_once:
+            less = zip(around, most, strict=True)
+            around = tuple((a - b, c - d) for (a, c), (b, d) in less)
+        return convolve(gradient, part, around)
 
     # Row s t + a is row t of phase a, and so with columns: they lie in turns.
-    rows = [jnp.stack([phase(a, b) for b in range(strides[1])], 3) for a in range(strides[0])]
+    rows = [jnp.stack([result(*one) for one in row], 3) for row in phases]
     whole = jnp.stack(rows, 2)
     tall, wide = (size * stride for size, stride in zip(sizes, strides, strict=True))
     whole = whole.reshape(gradient.shape[0], tall, wide, channels)
