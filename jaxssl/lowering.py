@@ -86,10 +86,14 @@ def _carries_onednn() -> bool:
         return True
     # Settings that it does not understand end the process.
     check = "from jaxssl.models import onednn; onednn.check()"
-    tried = subprocess.run(
-        [sys.executable, "-c", check],
-        env={**os.environ, "JAX_PLATFORMS": "cpu"},
-        capture_output=True,
-        check=False,
-    )
+    try:
+        tried = subprocess.run(
+            [sys.executable, "-c", check],
+            env={**os.environ, "JAX_PLATFORMS": "cpu"},
+            capture_output=True,
+            check=False,
+            timeout=60,
+        )
+    except subprocess.TimeoutExpired:
+        return False
     return tried.returncode == 0

@@ -13,7 +13,6 @@ import numpy as np
 from jax import lax
 from numpy.polynomial import polynomial
 
-from jaxssl.models import onednn
 from jaxssl.models.windows import CORES, images_at_a_time, shifts
 
 Padding = Sequence[Sequence[int]]
@@ -26,8 +25,6 @@ GROUP_BYTES = 5 * 2**20
 # The harmonic mean of the channels of a convolution's input and result. More than two cores share
 # products, and not what transforms and copies.
 FEWEST_CHANNELS = 72 if CORES <= 2 else 192
-# ... where a map is a single tile, most of it zeros around, and oneDNN can have the convolution.
-FEWEST_CHANNELS_OF_ONE_TILE = 160
 # Of its gradient by the kernel.
 FEWEST_CHANNELS_BY_FILTER = 24
 FEWEST_TILES = 64
@@ -76,9 +73,6 @@ def best_tile(
     if jax.config.jax_default_matmul_precision not in (None, *QUICK):
         return 0
     shape = _shape(x, padding)
-    small = max(shape) <= max(POINTS) and channels < FEWEST_CHANNELS_OF_ONE_TILE
-    if small and not by_filter and onednn.takes(x, kernel):
-        return 0
     for tile in sorted(POINTS, reverse=True):
         if x.shape[0] * math.prod(-(-side // tile) for side in shape) >= FEWEST_TILES:
             return tile

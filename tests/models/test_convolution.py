@@ -34,7 +34,8 @@ CASES = {
         ((0, 5), (3, 1)),
     ),
     "cut off above": ((2, 9, 8, 3), (3, 3, 3, 4), 1, ((-1, 1), (1, 1))),
-    # XLA reads beyond the map here.
+    # XLA reads beyond the map in these three, in the first for the gradient.
+    "padded by more than the kernel's reach": ((2, 7, 7, 5), (1, 2, 5, 16), 1, ((5, 0), (3, 0))),
     "cut off on three sides": ((2, 7, 6, 5), (3, 5, 5, 16), 1, ((-2, -2), (-2, 1))),
     "cut off, of stride 3": ((2, 5, 8, 4), (4, 5, 4, 5), 3, ((-2, 2), (-1, 0))),
     "a padding that hides a row of the kernel": ((3, 2, 5, 4), (5, 3, 4, 6), 3, ((4, 2), (1, 0))),

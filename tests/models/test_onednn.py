@@ -1,3 +1,4 @@
+import subprocess
 import sys
 
 import jax
@@ -192,6 +193,13 @@ def test_another_jaxlib_is_tried_in_a_process_of_its_own(monkeypatch):
             monkeypatch.setattr(lowering, "WITH_ONEDNN", ())
             monkeypatch.setattr(sys, "executable", python)
             assert lowering.has_onednn() == works
+
+        def forever(command, *, timeout, **options):
+            raise subprocess.TimeoutExpired(command, timeout)
+
+        monkeypatch.setattr(subprocess, "run", forever)
+        lowering._carries_onednn.cache_clear()
+        assert not lowering.has_onednn()
     finally:
         lowering._carries_onednn.cache_clear()
 
