@@ -61,8 +61,11 @@ def convolve_depthwise(
         )
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    form = _convolve if lowering.devices() == 1 else _xla
-    return form(x, kernel, tuple(strides), tuple(map(tuple, padding)))
+    how = tuple(strides), tuple(map(tuple, padding))
+    # Of nothing, where the kernel is larger than the map, lax makes nothing.
+    empty = 0 in jax.eval_shape(lambda x, kernel: _xla(x, kernel, *how), x, kernel).shape
+    form = _convolve if lowering.devices() == 1 and not empty else _xla
+    return form(x, kernel, *how)
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:

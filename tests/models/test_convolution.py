@@ -8,6 +8,7 @@ from flax import nnx
 from jax import lax
 
 from jaxssl.models.convolution import _convolve, _xla, convolve
+from jaxssl.models.depthwise import convolve_depthwise
 
 CASES = {
     # x, kernel, stride, padding
@@ -87,6 +88,26 @@ def test_no_image_has_an_empty_result(stride):
     x, kernel = jnp.ones((0, 8, 8, 3)), jnp.ones((3, 3, 3, 64))
     how = ((stride, stride), ((0, 0), (0, 0)))
     assert _convolve(x, kernel, *how).shape == _xla(x, kernel, *how).shape
+
+
+@pytest.mark.parametrize("shape", [(2, 2, 2, 3), (2, 5, 2, 3), (0, 5, 5, 3)])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_kernel_larger_than_the_map_gives_nothing(shape, stride, either_form, monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # the form for a CPU
+    x = jnp.ones(shape)
+    for form, kernel in (
+        (convolve, jnp.ones((3, 3, 3, 4))),
+        (convolve_depthwise, jnp.ones((3, 3, 1, 3))),
+    ):
+
+        def made(x, kernel, form=form):
+            return form(x, kernel, (stride, stride), "VALID")
+
+        y, pull = jax.vjp(made, x, kernel)
+        assert y.size == 0
+        of_x, of_kernel = pull(jnp.ones(y.shape))
+        assert of_x.shape == x.shape
+        np.testing.assert_array_equal(of_kernel, 0 * kernel)
 
 
 def test_a_convolution_of_few_channels_is_not_left_to_one_core(monkeypatch):
