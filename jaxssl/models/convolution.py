@@ -13,7 +13,14 @@ from jax import lax
 
 from jaxssl import lowering
 from jaxssl.models import onednn, phases, winograd
-from jaxssl.models.windows import CORES, for_lax, images_at_a_time, padded, shifts
+from jaxssl.models.windows import (
+    CORES,
+    convolved_shape,
+    for_lax,
+    images_at_a_time,
+    padded,
+    shifts,
+)
 
 Pair = tuple[int, int]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
@@ -94,8 +101,8 @@ def convolve(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     how = tuple(strides), tuple(map(tuple, padding))
-    # Of nothing, where the kernel is larger than the map, lax makes nothing.
-    empty = 0 in jax.eval_shape(lambda x, kernel: _xla(x, kernel, *how), x, kernel).shape
+    # The forms here are for a result that has places.
+    empty = 0 in convolved_shape(x, kernel, *how)
     form = _convolve if lowering.devices() == 1 and not empty else _xla
     return form(x, kernel, *how)
 
@@ -189,7 +196,7 @@ def _by_input(
 
     def in_phases(form: Callable[..., jax.Array]) -> jax.Array:
         return phases.by_input(
-            lambda gradient, part, around: form(gradient, part.swapaxes(2, 3), around),
+            lambda gradient, part, *how: form(gradient, part.swapaxes(2, 3), *how),
             kernel,
             gradient,
             x.shape[1:],
@@ -199,7 +206,7 @@ def _by_input(
 
     tile = winograd.best_tile(x, kernel, strides, padding)
     if not tile and onednn.takes(gradient, kernel) and (strides == (1, 1) or max(sides) > 1):
-        return in_phases(lambda *maps: onednn.convolve(*maps[:2], (1, 1), maps[2]))
+        return in_phases(onednn.convolve)
     windows = gradient.shape[0] * gradient.shape[1] * gradient.shape[2]
     laid_out = max(sides) <= LARGEST_WINDOW
     if strides != (1, 1) or max(sides) == 1 or (laid_out and windows < kernel.shape[3]):
@@ -207,7 +214,7 @@ def _by_input(
         return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
     if tile:
         return winograd.by_input(x, kernel, gradient, padding, tile)
-    return in_phases(_by_rows)
+    return in_phases(lambda gradient, kernel, _, around: _by_rows(gradient, kernel, around))
 
 
 def _by_filter(
@@ -225,8 +232,8 @@ def _by_filter(
         rows = _windows(padded(x, padding), (1, 1), strides).reshape(-1, channels)
         found = _outer_sum(rows, gradient.reshape(-1, out))
     else:
-        columns, rows = width * channels, height * out
-        fewer = strides[0] * columns + rows < FEWER * (strides[0] + height) * columns
+        columns, down = width * channels, strides[0]
+        fewer = down * columns + height * out < FEWER * (down + height) * columns
         form = _of_columns_and_rows if fewer else _of_windows
         found = form(x, gradient, (height, width), strides, padding)
     return found.reshape(kernel.shape).astype(kernel.dtype)
@@ -247,7 +254,7 @@ def _of_windows(
         rows = [part.reshape(-1, window) for part in shifts(wide, 1, sides[0], strides[0])]
         return [_outer_sum(part, gradient.reshape(-1, out)) for part in rows]
 
-    room = WINDOW_BYTES / (4 * window * max(1, x.shape[1] + sum(padding[0])) * gradient.shape[2])
+    room = WINDOW_BYTES / (4 * window * (x.shape[1] + sum(padding[0])) * gradient.shape[2])
     return jnp.stack(_sum_over_images(products, room, x, gradient))
 
 
@@ -329,12 +336,7 @@ def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) ->
 
 def _by_windows_in_cache(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
     """Convolve by windows of a few images at a time."""
-    places = math.prod(
-        (side + sum(pads) - reach) // stride + 1
-        for side, pads, reach, stride in zip(
-            x.shape[1:3], padding, kernel.shape[:2], strides, strict=True
-        )
-    )
+    places = math.prod(convolved_shape(x, kernel, strides, padding)[1:3])
     room = WINDOW_BYTES / (4 * max(1, places * math.prod(kernel.shape[:3])))
     images = images_at_a_time(x.shape[0], room)
     parts = x.reshape(x.shape[0] // images, images, *x.shape[1:])

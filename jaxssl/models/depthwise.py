@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Sequence
 from typing import Any
 
@@ -62,8 +63,8 @@ def convolve_depthwise(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     how = tuple(strides), tuple(map(tuple, padding))
-    # Of nothing, where the kernel is larger than the map, lax makes nothing.
-    empty = 0 in jax.eval_shape(lambda x, kernel: _xla(x, kernel, *how), x, kernel).shape
+    # The forms here are for a result that has places.
+    empty = 0 in windows.convolved_shape(x, kernel, *how)
     form = _convolve if lowering.devices() == 1 and not empty else _xla
     return form(x, kernel, *how)
 
@@ -117,12 +118,12 @@ def _sum_of_shifts(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any)
     """Sum over i, j the map shifted by (i, j) times kernel[i, j], in float32."""
     padded = windows.padded(x, padding).astype(jnp.float32)
     h, w = (n - k + 1 for n, k in zip(padded.shape[1:3], kernel.shape[:2], strict=True))
-    total = jnp.zeros((), jnp.float32)
-    for i, j in np.ndindex(kernel.shape[:2]):
-        shifted = padded[:, i : i + h : strides[0], j : j + w : strides[1]]
-        product = shifted * kernel[i, j].reshape(1, 1, 1, -1).astype(jnp.float32)
-        total = product if total.ndim == 0 else total + product
-    return total.astype(x.dtype)
+    products = (
+        padded[:, i : i + h : strides[0], j : j + w : strides[1]]
+        * kernel[i, j].reshape(1, 1, 1, -1).astype(jnp.float32)
+        for i, j in np.ndindex(kernel.shape[:2])
+    )
+    return functools.reduce(operator.add, products).astype(x.dtype)
 
 
 def _by_input(
@@ -133,9 +134,8 @@ def _by_input(
     The small parts of a kernel with strides take oneDNN twice as long as sums of shifted maps.
     """
     by_onednn = strides == (1, 1) and onednn.takes(gradient, kernel)
-    form = onednn.convolve if by_onednn else _sum_of_shifts
     return phases.by_input(
-        lambda gradient, part, around: form(gradient, part, (1, 1), around),
+        onednn.convolve if by_onednn else _sum_of_shifts,
         kernel,
         gradient,
         x.shape[1:],

@@ -13,7 +13,7 @@ Pads = tuple[tuple[int, int], ...]
 
 
 def by_input(
-    convolve: Callable[[jax.Array, jax.Array, Pads], jax.Array],
+    convolve: Callable[[jax.Array, jax.Array, tuple[int, int], Pads], jax.Array],
     kernel: jax.Array,
     gradient: jax.Array,
     shape: Sequence[int],
@@ -30,8 +30,8 @@ def by_input(
     the results would be s² times the work.
 
     Args:
-      convolve: of the gradient, a kernel turned and the padding before and after, of height and
-        width, cut off where below 0: the convolution with stride 1, [b, h', w', c].
+      convolve: of the gradient, a kernel turned, strides of 1 and the padding before and after, of
+        height and width, cut off where below 0: the convolution, [b, h', w', c].
       kernel: [k, k, ...].
       gradient: of the result, [b, h', w', o].
       shape: height, width and channels of x.
@@ -74,9 +74,9 @@ def by_input(
         if part.size == 0:
             return jnp.zeros((gradient.shape[0], *sizes, channels), gradient.dtype)
         if padded_once:
-            less = zip(around, most, strict=True)
-            around = tuple((a - b, c - d) for (a, c), (b, d) in less)
-        return convolve(gradient, part, around)
+            both = zip(around, most, strict=True)
+            around = tuple((pads[0] - had[0], pads[1] - had[1]) for pads, had in both)
+        return convolve(gradient, part, (1, 1), around)
 
     # Row s t + a is row t of phase a, and so with columns: they lie in turns.
     rows = [jnp.stack([result(*one) for one in row], 3) for row in phases]

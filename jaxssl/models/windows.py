@@ -33,6 +33,25 @@ def for_lax(
     return padded(x, padding), ((0, 0), (0, 0))
 
 
+def convolved_shape(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Sequence[Sequence[int]]
+) -> tuple[int, int, int, int]:
+    """Return the shape of the convolution of [b, h, w, c] with a kernel [k, k, ..., o].
+
+    Example:
+      >>> around = ((1, 1), (1, 1))
+      >>> convolved_shape(jnp.ones((2, 8, 7, 3)), jnp.ones((3, 3, 3, 5)), (2, 2), around)
+      (2, 4, 4, 5)
+    """
+    tall, wide = (
+        max(0, (side + sum(pads) - reach) // stride + 1)
+        for side, pads, reach, stride in zip(
+            x.shape[1:3], padding, kernel.shape[:2], strides, strict=True
+        )
+    )
+    return x.shape[0], tall, wide, kernel.shape[-1]
+
+
 def shifts(x: jax.Array, axis: int, window: int, stride: int) -> list[jax.Array]:
     """Return what the first place of every window sees along an axis, the second, and so on."""
     reach = x.shape[axis] - window + 1
