@@ -195,18 +195,11 @@ def _by_input(
     sides = kernel.shape[:2]
 
     def in_phases(form: Callable[..., jax.Array]) -> jax.Array:
-        return phases.by_input(
-            lambda gradient, part, *how: form(gradient, part.swapaxes(2, 3), *how),
-            kernel,
-            gradient,
-            x.shape[1:],
-            strides,
-            padding,
-        )
+        return phases.by_input(form, kernel, gradient, x.shape[1:], strides, padding)
 
     tile = winograd.best_tile(x, kernel, strides, padding)
     if not tile and onednn.takes(gradient, kernel) and (strides == (1, 1) or max(sides) > 1):
-        return in_phases(onednn.convolve)
+        return in_phases(lambda *one: onednn.convolve(*one, (1, 1), True))
     windows = gradient.shape[0] * gradient.shape[1] * gradient.shape[2]
     laid_out = max(sides) <= LARGEST_WINDOW
     if strides != (1, 1) or max(sides) == 1 or (laid_out and windows < kernel.shape[3]):
@@ -214,7 +207,7 @@ def _by_input(
         return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
     if tile:
         return winograd.by_input(x, kernel, gradient, padding, tile)
-    return in_phases(lambda gradient, kernel, _, around: _by_rows(gradient, kernel, around))
+    return in_phases(lambda gradient, part, _, pads: _by_rows(gradient, part.swapaxes(2, 3), pads))
 
 
 def _by_filter(
@@ -224,12 +217,9 @@ def _by_filter(
     height, width, channels, out = kernel.shape
     numbers = height * width * channels
     if numbers <= FEW_NUMBERS and max(height, width) > 1 and onednn.takes(x, gradient):
-        # A stem's windows are many short copies: oneDNN makes them by a kernel for each number.
-        kernels = jnp.eye(numbers).reshape(height, width, channels, numbers)
-        rows = onednn.convolve(x, kernels, strides, padding).reshape(-1, numbers)
-        found = _outer_sum(rows, gradient.reshape(-1, out))
-    elif height == width == 1:
-        rows = _windows(padded(x, padding), (1, 1), strides).reshape(-1, channels)
+        found = _of_windows_by_onednn(x, gradient, (height, width), strides, padding)
+    elif height == width == 1 and strides == (1, 1):
+        rows = padded(x, padding).reshape(-1, channels)
         found = _outer_sum(rows, gradient.reshape(-1, out))
     else:
         columns, down = width * channels, strides[0]
@@ -237,6 +227,24 @@ def _by_filter(
         form = _of_columns_and_rows if fewer else _of_windows
         found = form(x, gradient, (height, width), strides, padding)
     return found.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _of_windows_by_onednn(
+    x: jax.Array, gradient: jax.Array, sides: Pair, strides: Pair, padding: Any
+) -> jax.Array:
+    """Compute the kernel's gradient [k k c, o] by windows that oneDNN makes.
+
+    A stem's windows are many short copies: oneDNN makes them by a kernel for each of their numbers.
+    """
+    numbers, out = sides[0] * sides[1] * x.shape[3], gradient.shape[3]
+    kernels = jnp.eye(numbers).reshape(*sides, x.shape[3], numbers)
+
+    def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
+        rows = onednn.convolve(x, kernels, strides, padding).reshape(-1, numbers)
+        return [_outer_sum(rows, gradient.reshape(-1, out))]
+
+    room = SPREAD_BYTES / (4 * numbers * gradient.shape[1] * gradient.shape[2])
+    return _sum_over_images(products, room, x, gradient)[0]
 
 
 def _of_windows(
@@ -308,14 +316,17 @@ def _sum_over_images(
     """Sum what `products` makes of maps [b, ...], of as many images at a time as there is room."""
     count = maps[0].shape[0]
     images = images_at_a_time(count, room)
-    parts = tuple(v.reshape(count // images, images, *v.shape[1:]) for v in maps)
-    one = (jax.ShapeDtypeStruct(v.shape[1:], v.dtype) for v in parts)
+    one = (jax.ShapeDtypeStruct((images, *v.shape[1:]), v.dtype) for v in maps)
     zeros = [jnp.zeros(v.shape, v.dtype) for v in jax.eval_shape(products, *one)]
 
-    def add(totals: list[jax.Array], part: tuple[jax.Array, ...]) -> Any:
-        return [a + b for a, b in zip(totals, products(*part), strict=True)], None
+    def add(index: jax.Array, totals: list[jax.Array]) -> list[jax.Array]:
+        # Parts are counted here: of a map that lay in parts before the loop XLA would make a second
+        # copy, and compute it once more, BatchNorm, ReLU and all, beside the one that others read.
+        parts = (v.reshape(count // images, images, *v.shape[1:]) for v in maps)
+        part = [lax.dynamic_index_in_dim(v, index, keepdims=False) for v in parts]
+        return [a + b for a, b in zip(totals, products(*part), strict=True)]
 
-    return lax.scan(add, zeros, parts)[0]
+    return lax.fori_loop(0, count // images, add, zeros)
 
 
 def _outer_sum(left: jax.Array, right: jax.Array) -> jax.Array:

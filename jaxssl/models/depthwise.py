@@ -141,7 +141,7 @@ def _by_input(
         x.shape[1:],
         strides,
         padding,
-        padded_once=not by_onednn,
+        fused=not by_onednn,
     ).astype(x.dtype)
 
 

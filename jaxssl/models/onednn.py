@@ -23,13 +23,14 @@ def takes(*arrays: jax.Array) -> bool:
     return fit and lowering.has_onednn()
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def convolve(
     x: jax.Array,
     kernel: jax.Array,
     strides: Sequence[int],
     padding: Padding,
     dilation: Sequence[int] = (1, 1),
+    turned: bool = False,
 ) -> jax.Array:
     """Convolve on a CPU by oneDNN, the library that PyTorch convolves with there.
 
@@ -43,15 +44,23 @@ def convolve(
       strides: of height and width.
       padding: before and after, of height and width; cut off where below 0.
       dilation: of the kernel's height and width.
+      turned: whether the kernel's channels lie the other way, [k, k, o, c / g]: oneDNN reads them
+        as they lie, where XLA would take a millisecond to turn the kernel of a middling layer.
 
     Returns:
       float32 [b, h', w', o].
     """
-    result = jax.eval_shape(functools.partial(_xla, how=(strides, padding, dilation)), x, kernel)
+    how = strides, padding, dilation, turned
+    result = jax.eval_shape(functools.partial(_xla, how=how), x, kernel)
     # oneDNN's own padding only adds.
     x = padded(x, [[min(side, 0) for side in pads] for pads in padding])
     images = {"dims": 4, "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
-    weights = {"input_feature_dim": 2, "output_feature_dim": 3, "spatial_dims": [0, 1]}
+    of_x, of_result = (3, 2) if turned else (2, 3)
+    weights = {
+        "input_feature_dim": of_x,
+        "output_feature_dim": of_result,
+        "spatial_dims": [0, 1],
+    }
     settings = {
         "dims": 4,
         "input": images,
@@ -63,7 +72,7 @@ def convolve(
             "strides": list(strides),
             "window_dilations": list(dilation),
         },
-        "feature_groups": x.shape[3] // kernel.shape[2],
+        "feature_groups": x.shape[3] // kernel.shape[of_x],
     }
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
@@ -75,8 +84,11 @@ def convolve(
     return call(x, kernel)
 
 
-def _xla(x: jax.Array, kernel: jax.Array, how: tuple[Sequence[int], Padding, Sequence[int]]) -> Any:
-    strides, padding, dilation = how
+def _xla(
+    x: jax.Array, kernel: jax.Array, how: tuple[Sequence[int], Padding, Sequence[int], bool]
+) -> Any:
+    strides, padding, dilation, turned = how
+    kernel = kernel.swapaxes(2, 3) if turned else kernel
     x, padding = for_lax(x, kernel, padding)
     return lax.conv_general_dilated(
         x,
@@ -154,13 +166,16 @@ def check() -> None:
     """
     x = jnp.arange(2 * 5 * 6 * 4, dtype=jnp.float32).reshape(2, 5, 6, 4)
     kernel = jnp.arange(3 * 2 * 2 * 6, dtype=jnp.float32).reshape(3, 2, 2, 6)
-    how = ((2, 1), ((1, 0), (0, 2)), (1, 2))
-    forms = (lambda x, kernel: convolve(x, kernel, *how), functools.partial(_xla, how=how))
-    found = [jax.jit(form)(x, kernel) for form in forms]
+    found = []
+    for turned in (False, True):
+        how = ((2, 1), ((1, 0), (0, 2)), (1, 2), turned)
+        weights = kernel.swapaxes(2, 3) if turned else kernel
+        forms = (lambda x, w, how=how: convolve(x, w, *how), functools.partial(_xla, how=how))
+        found += [jax.jit(form)(x, weights) for form in forms]
     rows = x.reshape(-1, 4)
-    for turned in ((True, False), (False, True)):
-        other = rows[:, :3] if turned[0] else rows[:7]
-        found += [product(rows, other, *turned), _xlas_product(rows, other, turned)]
+    for sides in ((True, False), (False, True)):
+        other = rows[:, :3] if sides[0] else rows[:7]
+        found += [product(rows, other, *sides), _xlas_product(rows, other, sides)]
     for ours, expected in zip(found[::2], found[1::2], strict=True):
         if not jnp.allclose(ours, expected, rtol=1e-5):
             raise RuntimeError(

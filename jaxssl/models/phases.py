@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from jaxssl.models.windows import padded
 
@@ -20,7 +21,7 @@ def by_input(
     strides: Sequence[int],
     padding: Sequence[Sequence[int]],
     *,
-    padded_once: bool = False,
+    fused: bool = False,
 ) -> jax.Array:
     """Compute the gradient of x by a convolution of the incoming one for every phase of a stride.
 
@@ -37,8 +38,9 @@ def by_input(
       shape: height, width and channels of x.
       strides: of height and width.
       padding: of the convolution, before and after, of height and width.
-      padded_once: pad the gradient for all phases, so that each only cuts off: for a convolution
-        that has no padding of its own.
+      fused: XLA fuses the convolution, loops of its own, with what is before and after it. Then the
+        gradient is padded for all phases, so that each only cuts off, and their results are
+        stacked: a loop of the whole reads them. Else each is there and is written to its place.
 
     Returns:
       [b, h, w, c], of that shape.
@@ -63,7 +65,7 @@ def by_input(
         return part, tuple(around)
 
     phases = [[phase(a, b) for b in range(strides[1])] for a in range(strides[0])]
-    if padded_once:
+    if fused:
         most = [
             [max(around[axis][side] for row in phases for _, around in row) for side in (0, 1)]
             for axis in (0, 1)
@@ -73,14 +75,21 @@ def by_input(
     def result(part: jax.Array, around: Pads) -> jax.Array:
         if part.size == 0:
             return jnp.zeros((gradient.shape[0], *sizes, channels), gradient.dtype)
-        if padded_once:
+        if fused:
             both = zip(around, most, strict=True)
             around = tuple((pads[0] - had[0], pads[1] - had[1]) for pads, had in both)
         return convolve(gradient, part, (1, 1), around)
 
     # Row s t + a is row t of phase a, and so with columns: they lie in turns.
-    rows = [jnp.stack([result(*one) for one in row], 3) for row in phases]
-    whole = jnp.stack(rows, 2)
+    if fused:
+        whole = jnp.stack([jnp.stack([result(*one) for one in row], 3) for row in phases], 2)
+    else:
+        lengths = (gradient.shape[0], sizes[0], strides[0], sizes[1], strides[1], channels)
+        whole = jnp.zeros(lengths, gradient.dtype)
+        for a, row in enumerate(phases):
+            for b, one in enumerate(row):
+                part = jnp.expand_dims(result(*one), (2, 4))
+                whole = lax.dynamic_update_slice(whole, part, (0, 0, a, 0, b, 0))
     tall, wide = (size * stride for size, stride in zip(sizes, strides, strict=True))
     whole = whole.reshape(gradient.shape[0], tall, wide, channels)
     return whole[:, : sides[0], : sides[1]]

@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 
@@ -8,7 +9,7 @@ import pytest
 from flax import nnx
 
 from jaxssl import lowering
-from jaxssl.models import convolution, depthwise, make_encoder, onednn
+from jaxssl.models import ConvNet, convolution, depthwise, make_encoder, onednn
 from jaxssl.training import devices
 
 pytestmark = pytest.mark.usefixtures("onednn")
@@ -53,12 +54,14 @@ def by_loops(x, kernel, strides, padding, dilation):
     return y
 
 
+@pytest.mark.parametrize("turned", [False, True], ids=["as it is", "channels turned"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_loops_in_float64(case):
+def test_equals_loops_in_float64(case, turned):
     shape, kernel, *how = case
     x, kernel = drawn(shape, kernel)
     expected = by_loops(x, kernel, *how)
-    found = jax.jit(lambda x, kernel: onednn.convolve(x, kernel, *how))(x, kernel)
+    kernel = kernel.swapaxes(2, 3).copy() if turned else kernel
+    found = jax.jit(lambda x, kernel: onednn.convolve(x, kernel, *how, turned))(x, kernel)
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
 
@@ -158,6 +161,41 @@ def test_an_encoder_computes_by_it_and_learns_the_same(name, side, call, monkeyp
         for tree in (gradient, of_xla)
     )
     assert np.linalg.norm(got - wanted) < 1e-5 * np.linalg.norm(wanted)
+
+
+def test_a_map_is_written_once_for_the_next_convolution_and_its_gradient(build, monkeypatch):
+    """XLA would compute BatchNorm and ReLU once more for a loop over parts of the map."""
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    for room in ("WINDOW_BYTES", "SPREAD_BYTES"):
+        monkeypatch.setattr(f"jaxssl.models.convolution.{room}", 2**14)
+    model = build(lambda: ConvNet(widths=(8, 16, 32), channels=3, rngs=nnx.Rngs(0)))
+    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    (images,) = drawn((8, 32, 32, 3))
+
+    def loss(params):
+        return jnp.mean(nnx.merge(graphdef, params, rest, copy=True)(images))
+
+    program = jax.jit(jax.grad(loss)).lower(params).compile().as_text()
+    assert " while(" in program
+    _, entry = program.split("\nENTRY")
+    written = [line for line in entry.splitlines() if re.search(r"relu\)/max\"", line)]
+    assert len(written) == 2, written  # the last one's mean is all that is asked for
+
+
+def test_windows_of_a_stem_are_made_of_a_few_images_at_a_time(monkeypatch):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    x, kernel, gradient = drawn((256, 32, 32, 3), (3, 3, 3, 16), (256, 32, 32, 16))
+    around = ((1, 1), (1, 1))
+
+    def by_kernel(x, gradient):
+        _, pull = jax.vjp(
+            lambda kernel: convolution.convolve(x, kernel, (1, 1), around), jnp.asarray(kernel)
+        )
+        return pull(gradient)
+
+    memory = jax.jit(by_kernel).lower(x, gradient).compile().memory_analysis()
+    of_all = 4 * 256 * 32 * 32 * 27
+    assert memory.temp_size_in_bytes < 0.3 * of_all
 
 
 def test_only_float32_that_is_there_is_taken():
