@@ -1,17 +1,18 @@
 """How fast a SimCLR step is: images/s, share of the device's peak, and PyTorch in the same run.
 
-On two CPU cores, about a minute (more the first time: compiled programs are kept on disk):
+On two CPU cores, three minutes:
   `python scripts/benchmarks/simclr_step.py`
 
 ResNet-18 as on CIFAR-10, on a GPU:
   `python scripts/benchmarks/simclr_step.py --width 64 --batch 512 --steps-per-dispatch 20
   --bfloat16 --seconds 5 --json step.json`
 
-All contenders take turns, one burst each a round, so that a machine that slows down slows all; a
-ratio is taken inside a round, and its median and range over the rounds are printed. The work of an
-image is its forward and backward pass, both views, through encoder and head, as XLA counts it
-(`Lowered.cost_analysis` before optimisation); the peak is a large matrix product's in the same run
-and type. Images are those before augmentation: each is two rows of the network.
+All contenders take turns, one burst each a round, each in a process of its own (`_measure.py`): in
+one with PyTorch's threads, JAX's step on a CPU took up to a fifth longer. A ratio is taken inside a
+round, and its median and range over the rounds are printed. The work of an image is its forward and
+backward pass, both views, through encoder and head, as XLA counts it (`Lowered.cost_analysis`
+before optimisation); the peak is a large matrix product's in the same run and type. Images are
+those before augmentation: each is two rows of the network.
 
 What is inside the timing:
   streamed   uint8 batch from host memory to the device, two views, network, NT-Xent, SGD
@@ -27,20 +28,15 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
-
-# Before JAX starts: PyTorch needs room on the same GPU.
-os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from _measure import Run, add_flags, measure
 from convolution import with_xla
 from flax import nnx
 from torch_resnet import torch_step
@@ -50,54 +46,76 @@ from jaxssl.files import cache_dir
 from jaxssl.losses import nt_xent
 from jaxssl.models import Embedder, ProjectionHead, resnet18
 from jaxssl.training import devices
+from jaxssl.training.runs import provenance
 
 FEATURES = 128
 TEMPERATURE = 0.5
 RESIDENT = 2048  # images on the device: enough that a batch is gathered from all over
-Burst = Callable[[int], None]  # makes so many steps and waits for the last
+
+
+def streamed(**case: Any) -> Run:
+    """Send every batch from the host."""
+    return _jax_run(**case, resident=False)
+
+
+def resident(**case: Any) -> Run:
+    """Gather every batch on the device."""
+    return _jax_run(**case)
+
+
+def no_views(**case: Any) -> Run:
+    """Gather it and make no views."""
+    return _jax_run(**case, views=False)
+
+
+def by_xla(**case: Any) -> Run:
+    """Do that with the gradients of convolutions that JAX gives them."""
+    return _jax_run(**case, views=False, change=with_xla)
+
+
+def pytorch(width: int, size: int, batch: int, steps: int, **_: Any) -> Run:
+    """Run PyTorch's step."""
+    burst = torch_step(width, size, batch, FEATURES, TEMPERATURE).burst
+    return lambda: burst(steps)
+
+
+CONTENDERS: dict[str, Callable[..., Run]] = {
+    "streamed, 1 a dispatch": streamed,
+    "resident": resident,
+    "no views": no_views,
+    "no views, XLA's convolutions": by_xla,
+    "PyTorch": pytorch,
+}
+LIBRARIES = {"PyTorch": ["torch"]}
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure and print the table."""
     options = parse(arguments)
-    devices.keep_compiled(cache_dir() / "xla")
-    placement = training.data_placement(options.batch)
     dtype = jnp.bfloat16 if options.bfloat16 else jnp.float32
-
-    def make_model() -> Embedder:
-        encoder = resnet18(
-            channels=3, stem="cifar", width=options.width, dtype=dtype, rngs=nnx.Rngs(0)
-        )
-        head = ProjectionHead(
-            encoder.features, kind="mlp2", out_features=FEATURES, dtype=dtype, rngs=nnx.Rngs(0)
-        )
-        return Embedder(encoder, head)
-
-    model = make_model()
-    pixels = np.random.default_rng(0).integers(
-        0, 256, (RESIDENT, options.size, options.size, 3), np.uint8
-    )
-    by_xla = with_xla(make_model())
     # The network's work, without what our own forms of convolutions add to it on a CPU.
-    work, parameters = work_of_an_image(by_xla, options.size)
-    contenders = jax_contenders(model, by_xla, pixels, placement, options)
-    theirs = torch_step(options.width, options.size, options.batch, FEATURES, TEMPERATURE)
-    if theirs is not None:
-        contenders["PyTorch"] = theirs.burst
-        if theirs.parameters != parameters:
-            raise AssertionError(f"PyTorch has {theirs.parameters} parameters, JAX {parameters}")
-
-    rates = measure(contenders, options)
+    model = with_xla(make_model(options.width, options.bfloat16))
+    work, parameters = work_of_an_image(model, options.size)
     peak = matmul_peak(dtype, 8192 if jax.default_backend() != "cpu" else 2048)
-    peak *= 1 if jax.default_backend() == "cpu" else placement.device_count
-    rows = [row(name, values, rates.get("PyTorch"), work, peak) for name, values in rates.items()]
+    peak *= 1 if jax.default_backend() == "cpu" else jax.device_count()
+    names = [name for name in CONTENDERS if "XLA" not in name or jax.default_backend() == "cpu"]
+    case = {"steps": options.steps_per_dispatch} | {
+        name: getattr(options, name) for name in ("width", "size", "batch", "bfloat16")
+    }
+    rates, notes = {}, {}
+    for result in measure(__file__, names, case, options):
+        rates[result.contender] = [options.batch * case["steps"] / s for s in result.seconds]
+        notes[result.contender] = result.note
+    rows = [
+        row(name, values, rates["PyTorch"], work, peak) for name, values in rates.items() if values
+    ]
     print_table(rows, options, parameters, work, peak)
+    print(*(f"{name}: {note}" for name, note in notes.items() if note), sep="\n")
     if options.json:
         record = {
+            **provenance(),
             "options": {**vars(options), "json": None},
             "device": devices.summary(),
-            "jax": jax.__version__,
-            "torch": theirs and theirs.description,
             "parameters": parameters,
             "flops_per_image": work,
             "peak_flops": peak,
@@ -111,15 +129,27 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    add_flags(parser)
+    parser.set_defaults(seconds=1.0)
     parser.add_argument("--width", type=int, default=16, help="of ResNet-18's first stage")
     parser.add_argument("--size", type=int, default=32, help="side of the images in pixels")
     parser.add_argument("--batch", type=int, default=32, help="images a step, two views each")
-    parser.add_argument("--steps-per-dispatch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=5, help="bursts of each contender")
-    parser.add_argument("--seconds", type=float, default=1.0, help="least length of a burst")
+    parser.add_argument("--steps-per-dispatch", type=int, default=1)
     parser.add_argument("--bfloat16", action="store_true", help="compute in bfloat16 (JAX)")
-    parser.add_argument("--json", type=Path, help="file for the numbers")
-    return parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    if options.quick:
+        options.width, options.size, options.batch = 2, 8, 4
+    return options
+
+
+def make_model(width: int, bfloat16: bool) -> Embedder:
+    """Make ResNet-18 with the CIFAR stem and SimCLR's head."""
+    dtype, rngs = jnp.bfloat16 if bfloat16 else jnp.float32, nnx.Rngs(0)
+    encoder = resnet18(channels=3, stem="cifar", width=width, dtype=dtype, rngs=rngs)
+    head = ProjectionHead(
+        encoder.features, kind="mlp2", out_features=FEATURES, dtype=dtype, rngs=rngs
+    )
+    return Embedder(encoder, head)
 
 
 def simclr(model: Embedder, *, views: bool) -> training.Method:
@@ -137,66 +167,43 @@ def simclr(model: Embedder, *, views: bool) -> training.Method:
     return training.Method("SimCLR", model, loss, sgd)
 
 
-def jax_contenders(
-    model: Embedder,
-    by_xla: Embedder,
-    pixels: np.ndarray,
-    placement: devices.Placement,
-    options: argparse.Namespace,
-) -> dict[str, Burst]:
-    """Compile this project's step in its ways of being called."""
-    resident = placement.reside(pixels.shape, lambda: pixels)
-    index = np.random.default_rng(1).integers(0, len(pixels), options.batch, np.int32)
-    k = options.steps_per_dispatch
+def _jax_run(
+    *,
+    width: int,
+    size: int,
+    batch: int,
+    steps: int,
+    bfloat16: bool,
+    resident: bool = True,
+    views: bool = True,
+    change: Callable[[Any], Any] = lambda model: model,
+) -> Run:
+    """Compile this project's step; a run makes so many of them and waits for the last."""
+    devices.keep_compiled(cache_dir() / "xla")
+    placement = training.data_placement(batch)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (RESIDENT, size, size, 3), np.uint8)
+    index = random.integers(0, len(pixels), batch, np.int32)
+    images = placement.reside(pixels.shape, lambda: pixels) if resident else None
+    method = simclr(change(make_model(width, bfloat16)), views=views)
+    step = training.make_train_step(method, placement, images=images)
+    state = placement.replicate(training.create_state(method))
+    key = jax.random.key(0)
 
-    def contender(
-        images: jax.Array | None, k: int, views: bool = True, model: Embedder = model
-    ) -> Burst:
-        method = simclr(model, views=views)
-        step = training.make_train_step(method, placement, images=images)
-        state = placement.replicate(training.create_state(method))
-        key = jax.random.key(0)
+    def run() -> None:
+        nonlocal state
+        one = {"index": index} if resident else {"image": pixels[index]}
+        if resident and steps > 1:
+            state, _ = step.several(state, placement.put_stacked([one] * steps), key)
+        else:
+            for _ in range(steps):
+                state, _ = step(state, placement.put(one), key)
+        jax.block_until_ready(state.params)
 
-        def burst(steps: int) -> None:
-            nonlocal state
-            for _ in range(steps // k):
-                batch = {"index": index} if images is not None else {"image": pixels[index]}
-                if k > 1:
-                    state, _ = step.several(state, placement.put_stacked([batch] * k), key)
-                else:
-                    state, _ = step(state, placement.put(batch), key)
-            jax.block_until_ready(state.params)
-
-        return burst
-
-    contenders = {
-        "streamed, 1 a dispatch": contender(None, 1),
-        f"resident, {k} a dispatch": contender(resident, k),
-        f"no views, {k} a dispatch": contender(resident, k, views=False),
-    }
-    if jax.default_backend() == "cpu":
-        name = f"no views, {k} a dispatch, XLA's convolutions"
-        contenders[name] = contender(resident, k, views=False, model=by_xla)
-    return contenders
+    return run
 
 
-def measure(contenders: dict[str, Burst], options: argparse.Namespace) -> dict[str, list[float]]:
-    """Measure images/s of every contender in every round; each burst is as long as asked for."""
-    k = options.steps_per_dispatch
-    steps = {}
-    for name, burst in contenders.items():
-        print(f"compiling: {name}", file=sys.stderr, flush=True)
-        burst(k)
-        took = timed(burst, k)
-        steps[name] = k * max(1, round(options.seconds / took))
-    rates: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(options.rounds):
-        for name, burst in contenders.items():
-            rates[name].append(options.batch * steps[name] / timed(burst, steps[name]))
-    return rates
-
-
-def timed(burst: Burst, steps: int) -> float:
+def timed(burst: Callable[[int], None], steps: int) -> float:
     """Time a burst, in seconds."""
     begin = time.perf_counter()
     burst(steps)
@@ -264,7 +271,8 @@ def print_table(
     print(
         f"ResNet-18, width {options.width} ({parameters:,} parameters with head), "
         f"{options.size} px, batch {options.batch}, {'bfloat16' if options.bfloat16 else 'float32'}"
-        f", on {devices.summary()}, jax {jax.__version__}\n"
+        f", {options.steps_per_dispatch} a dispatch, on {devices.summary()}"
+        f", jax {jax.__version__}\n"
         f"{work / 1e9:.3g} GFLOP an image, peak {peak / 1e12:.3g} TFLOP/s, "
         f"{options.rounds} rounds: median (range)\n"
     )

@@ -14,22 +14,15 @@ class TorchStep:
     Attributes:
       burst: makes so many steps and waits for the last.
       parameters: of network and head.
-      description: version and mode.
     """
 
     burst: Callable[[int], None]
     parameters: int
-    description: str
 
 
-def torch_step(
-    width: int, size: int, batch: int, features: int, temperature: float
-) -> TorchStep | None:
-    """Run SimCLR on two batches of views that are ready on the device; None without PyTorch."""
-    try:
-        import torch
-    except ImportError:
-        return None
+def torch_step(width: int, size: int, batch: int, features: int, temperature: float) -> TorchStep:
+    """Run SimCLR on two batches of views that are ready on the device."""
+    import torch
     from torch_simclr import nt_xent
 
     gpu = torch.cuda.is_available()
@@ -56,9 +49,8 @@ def torch_step(
         if gpu:
             torch.cuda.synchronize()
 
-    mode = "channels_last, " + ("autocast bfloat16, compiled" if gpu else "float32")
     parameters = sum(parameter.numel() for parameter in network.parameters())
-    return TorchStep(burst, parameters, f"{torch.__version__}, {mode}, on {device.type}")
+    return TorchStep(burst, parameters)
 
 
 def _network(width: int, features: int):
