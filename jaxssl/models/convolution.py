@@ -34,11 +34,10 @@ _AT_REST = {
     "preferred_element_type": (None,),
     "out_sharding": (None,),
 }
-# Room for windows in a core's cache, beside what else it holds.
+# Room for windows, or columns and rows, in the cores' caches, beside what else they hold.
 WINDOW_BYTES = 2**21
-# ... and for columns of x and rows of the gradient: 3 to 6 MB were the quickest of .4 to 9.
-SPREAD_BYTES = 2**22
-# They are laid out where they are fewer numbers than such a share of windows; .75 were slower.
+# Columns and rows are laid out where they are fewer numbers than such a share of windows; with .75
+# it was slower.
 FEWER = 0.7
 # A side of a window up to which it is laid out; 3 and 7 were measured.
 LARGEST_WINDOW = 5
@@ -243,7 +242,7 @@ def _of_windows_by_onednn(
         rows = onednn.convolve(x, kernels, strides, padding).reshape(-1, numbers)
         return [_outer_sum(rows, gradient.reshape(-1, out))]
 
-    room = SPREAD_BYTES / (4 * numbers * gradient.shape[1] * gradient.shape[2])
+    room = WINDOW_BYTES / (4 * numbers * gradient.shape[1] * gradient.shape[2])
     return _sum_over_images(products, room, x, gradient)[0]
 
 
@@ -304,7 +303,7 @@ def _of_columns_and_rows(
             found.append(_outer_sum(columns.reshape(-1, width * channels), beside))
         return found
 
-    room = SPREAD_BYTES / (4 * (len(counts) * width * channels + height * out) * rows * places)
+    room = WINDOW_BYTES / (4 * (len(counts) * width * channels + height * out) * rows * places)
     found = _sum_over_images(products, room, x, gradient)
     parts = [part.reshape(width, channels, -1, out).transpose(2, 0, 1, 3) for part in found]
     return jnp.stack([parts[row % down][row // down] for row in range(height)])

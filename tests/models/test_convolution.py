@@ -66,8 +66,7 @@ def lax_form(x, kernel, gradient, how):
 
 @pytest.mark.parametrize(("x", "kernel", "stride", "padding"), CASES.values(), ids=CASES.keys())
 def test_values_and_gradients_equal_torchs(x, kernel, stride, padding, either_form, monkeypatch):
-    for room in ("WINDOW_BYTES", "SPREAD_BYTES"):  # several chunks
-        monkeypatch.setattr(f"jaxssl.models.convolution.{room}", 30_000)
+    monkeypatch.setattr("jaxssl.models.convolution.WINDOW_BYTES", 30_000)  # several chunks
     monkeypatch.setattr("jaxssl.models.convolution.CORES", 2)
     monkeypatch.setattr("jaxssl.models.convolution.FEW_CHANNELS", 0)
     random = np.random.default_rng(0)

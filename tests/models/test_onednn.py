@@ -166,8 +166,7 @@ def test_an_encoder_computes_by_it_and_learns_the_same(name, side, call, monkeyp
 def test_a_map_is_written_once_for_the_next_convolution_and_its_gradient(build, monkeypatch):
     """XLA would compute BatchNorm and ReLU once more for a loop over parts of the map."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
-    for room in ("WINDOW_BYTES", "SPREAD_BYTES"):
-        monkeypatch.setattr(f"jaxssl.models.convolution.{room}", 2**14)
+    monkeypatch.setattr("jaxssl.models.convolution.WINDOW_BYTES", 2**14)
     model = build(lambda: ConvNet(widths=(8, 16, 32), channels=3, rngs=nnx.Rngs(0)))
     graphdef, params, rest = nnx.split(model, nnx.Param, ...)
     (images,) = drawn((8, 32, 32, 3))
