@@ -16,6 +16,7 @@ FOLDER = Path(__file__).parent.parent / "scripts" / "benchmarks"
 @pytest.fixture
 def benchmark(monkeypatch):
     monkeypatch.syspath_prepend(FOLDER)
+    monkeypatch.setenv("XLA_PYTHON_CLIENT_PREALLOCATE", "")  # the script sets it: put back after
     spec = importlib.util.spec_from_file_location("simclr_step", FOLDER / "simclr_step.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
