@@ -2,6 +2,7 @@ import sys
 
 
 def test_operations_of_a_step_have_times_shapes_and_origins(load_script, monkeypatch, capsys):
+    monkeypatch.setenv("ONEDNN_VERBOSE", "0")  # the script sets it: other tests go on in silence
     profile = load_script("benchmarks/profile_step.py")
     arguments = ["convnet", "--pixels", "16", "--images", "4", "--top", "5"]
     monkeypatch.setattr(sys, "argv", ["profile_step.py", *arguments])

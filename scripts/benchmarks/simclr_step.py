@@ -79,8 +79,12 @@ def by_xla(**case: Any) -> Run:
 
 def pytorch(width: int, size: int, batch: int, steps: int, **_: Any) -> Run:
     """Run PyTorch's step."""
-    burst = torch_step(width, size, batch, FEATURES, TEMPERATURE).burst
-    return lambda: burst(steps)
+    theirs = torch_step(width, size, batch, FEATURES, TEMPERATURE)
+    ours = nnx.state(nnx.eval_shape(lambda: make_model(width, bfloat16=False)), nnx.Param)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(ours))
+    if theirs.parameters != parameters:
+        raise AssertionError(f"PyTorch has {theirs.parameters} parameters, JAX {parameters}")
+    return lambda: theirs.burst(steps)
 
 
 CONTENDERS: dict[str, Callable[..., Run]] = {
@@ -106,15 +110,15 @@ def main(arguments: list[str] | None = None) -> None:
     case = {"steps": options.steps_per_dispatch} | {
         name: getattr(options, name) for name in ("width", "size", "batch", "bfloat16")
     }
-    rates, notes = {}, {}
+    rates = {}
     for result in measure(__file__, names, case, options):
         rates[result.contender] = [options.batch * case["steps"] / s for s in result.seconds]
-        notes[result.contender] = result.note
+        if result.note:
+            print(f"{result.contender}: {result.note}")
     rows = [
         row(name, values, rates["PyTorch"], work, peak) for name, values in rates.items() if values
     ]
     print_table(rows, options, parameters, work, peak)
-    print(*(f"{name}: {note}" for name, note in notes.items() if note), sep="\n")
     if options.json:
         record = {
             **provenance(),
