@@ -378,6 +378,7 @@ def start_devices(settings: config.Devices) -> None:
     chosen = [name for name in ("tpu", "gpu", "cpu") if getattr(settings, name)]
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
+    devices.run_in_turn()
     if isinstance(settings, config.Processes):
         processes.join(
             settings.coordinator,

@@ -161,6 +161,17 @@ _ADVICE = {
 }
 
 
+def run_in_turn() -> None:
+    """Run what a CPU computes on the thread that calls for it, from now on; before any device.
+
+    JAX leaves it to a thread of its own and goes on. A step of one CPU computes on all cores either
+    way, and malloc (glibc's) keeps memory of more than 64 MB for the main thread alone: with
+    settings that have it kept (`experiments.huge_pages`) a step meets the memory of the one before,
+    which the kernel else clears again.
+    """
+    jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
 def keep_compiled(folder: Path) -> None:
     """Keep compiled programs on disk: the same run again, or a resumed one, starts in seconds.
 

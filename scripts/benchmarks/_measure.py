@@ -35,8 +35,8 @@ inside a round. A burst follows a run that is not timed, where that takes less t
 memory that lay idle while others ran may have gone back to the machine's owner. Medians and ranges
 over the rounds are printed; with `--rounds 0`, for what takes minutes, the time of the first run,
 compiling within. A contender past `--memory-gb` or `--limit-s` a run is stopped and says so; that
-is no error. Linux only, and with huge pages, as the programs ask for them; `GLIBC_TUNABLES= python
-...` measures without.
+is no error. Linux only, and with malloc as the programs set it (`experiments/huge_pages.py`), for
+every library; `GLIBC_TUNABLES= python ...` measures without.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ class _Worker:
             stderr=self._errors,
             bufsize=0,  # `select` does not see what a buffer holds
             # Contenders share a GPU.
-            # Huge pages as the programs ask for them: for every library.
+            # malloc as the programs set it: for every library.
             env={
                 "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
                 huge_pages.SETTING: huge_pages.VALUE,
@@ -319,6 +319,9 @@ def _serve() -> None:
         reply(note=f"absent: {error}")
         return
     if "jax" in sys.modules:
+        from jaxssl.training import devices
+
+        devices.run_in_turn()  # as the programs do
         sys.modules["jax"].numpy.zeros(()).block_until_ready()
     reply()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here

@@ -1,4 +1,5 @@
 import os
+import platform
 import subprocess
 import sys
 
@@ -35,7 +36,7 @@ def run(policy, tmp_path, **environment):
 def test_a_program_starts_once_more_where_pages_are_to_be_asked_for(tmp_path):
     first, second, last = run("always [madvise] never\n", tmp_path)
     assert first == second  # the same process, from its first line
-    assert last == "glibc.malloc.hugetlb=1 --flag of two words typed"
+    assert last == f"{huge_pages.VALUE} --flag of two words typed"
 
 
 @pytest.mark.parametrize("policy", ["[always] madvise never\n", "always madvise [never]\n", None])
@@ -70,3 +71,34 @@ def test_the_programs_ask(start, tmp_path):
     )
     assert program.stdout.startswith("once more ")
     assert program.stdout.rstrip().endswith("describe', '--help']")
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+def test_a_step_that_runs_in_turn_meets_the_memory_of_the_one_before():
+    program = """
+import resource, sys
+import jax, jax.numpy as jnp
+from jaxssl.training import devices
+
+if sys.argv[1] == "in turn":
+    devices.run_in_turn()
+x = jnp.ones((3_000_000, 8))
+step = jax.jit(lambda x, w: jnp.sum((x @ w).T.reshape(x.shape) @ w))  # 96 MB on the way
+faults = []
+for _ in range(6):
+    step(x, jnp.eye(8)).block_until_ready()
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[2])
+"""
+    faults = {}
+    for how in ("in turn", "as JAX does"):
+        faults[how] = int(
+            subprocess.run(
+                [sys.executable, "-c", program, how],
+                env=os.environ | {huge_pages.SETTING: huge_pages.VALUE, "XLA_FLAGS": ""},
+                capture_output=True,
+                text=True,
+                check=True,
+            ).stdout
+        )
+    assert 10 * faults["in turn"] < faults["as JAX does"]
