@@ -77,3 +77,24 @@ def test_ratios_are_taken_inside_a_round(benchmark):
     ours.seconds, theirs.seconds = [1.0, 2.0, 9.0], [2.0, 1.0, 3.0]
     assert ours.ratios(theirs) == [0.5, 2.0, 3.0]
     assert ours.ratios(None) == []
+
+
+def test_another_checkout_takes_turns_with_this_one(benchmark, tmp_path):
+    program, other = tmp_path / "program.py", tmp_path / "other"
+    program.write_text(
+        "import experiments\n"
+        "from pathlib import Path\n"
+        "def here():\n"
+        "    return lambda: float((Path(experiments.__file__).parent.parent / 'old').exists())\n"
+        "CONTENDERS = {'here': here}\n"
+    )
+    other.mkdir()
+    (other / "old").touch()
+    for name in ("experiments", "jaxssl"):
+        (other / name).symlink_to(FOLDER.parent.parent / name)
+    parser = argparse.ArgumentParser()
+    benchmark.add_flags(parser)
+    options = parser.parse_args(["--rounds", "1", "--seconds", "0", "--before", str(other)])
+    results = benchmark.measure(program, ["here"], {}, options)
+    found = {result.contender: result.value for result in results}
+    assert found == {"here, before": 1, "here": 0}

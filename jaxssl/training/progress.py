@@ -165,6 +165,8 @@ class Log:
         if not self._clock.compiles(count):
             return contextlib.nullcontext()
         self._bar.n = step
+        if processes.is_first() and self._bar.disable:  # a log: half a minute for a ResNet
+            print("compiling the training step ...", flush=True)
         return self.busy("compiling")
 
     def add(self, step: int, metrics: dict[str, jax.Array | float]) -> None:

@@ -62,6 +62,8 @@ from typing import Any
 from experiments import huge_pages
 
 Run = Callable[[], float | None]
+# Contenders that are this project as it is, and the same of another commit (`--before`).
+OWN, BEFORE = ("here", "no views"), ", before"
 
 
 @dataclass
@@ -100,6 +102,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit-s", type=float, default=120.0, help="stop a longer first run")
     parser.add_argument("--quick", action="store_true", help="the smallest case, one short round")
     parser.add_argument("--json", type=Path, help="file for the numbers")
+    told = "folder of another commit of this project, which takes turns with this one"
+    parser.add_argument("--before", help=told)
 
 
 def measure(
@@ -109,7 +113,9 @@ def measure(
     rounds, seconds = (1, 0.0) if options.quick else (options.rounds, options.seconds)
     with contextlib.ExitStack() as stack:
         workers = []
-        for name in contenders:
+        names = [*contenders]
+        again = [name + BEFORE for name in names if options.before and name in OWN]
+        for name in [*again, *names]:
             print(f"{name}: {dict(case)}", file=sys.stderr, flush=True)
             worker = stack.enter_context(_Worker(program, name, case, options))
             if worker.start():
@@ -219,7 +225,9 @@ class _Worker:
     def __enter__(self) -> _Worker:
         folder = str(Path(__file__).parent)
         code = f"import sys; sys.path.insert(0, {folder!r}); import _measure; _measure._serve()"
-        arguments = [str(self._program), self.result.contender, json.dumps(self.result.case)]
+        name = self.result.contender.removesuffix(BEFORE)
+        other = Path(self._options.before).resolve() if name != self.result.contender else None
+        arguments = [str(Path(self._program).resolve()), name, json.dumps(self.result.case)]
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
             [sys.executable, "-c", code, *arguments],
@@ -227,6 +235,7 @@ class _Worker:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             bufsize=0,  # `select` does not see what a buffer holds
+            cwd=other,  # modules are found there first
             # Contenders share a GPU.
             # malloc as the programs set it: for every library.
             env={
@@ -321,7 +330,8 @@ def _serve() -> None:
     if "jax" in sys.modules:
         from jaxssl.training import devices
 
-        devices.run_in_turn()  # as the programs do
+        # As the programs do; of another commit they may not.
+        getattr(devices, "run_in_turn", lambda: None)()
         sys.modules["jax"].numpy.zeros(()).block_until_ready()
     reply()
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here

@@ -236,6 +236,7 @@ def test_a_plain_line_where_there_is_no_terminal(training, capsys):
     training()
     out = capsys.readouterr().out
     assert "step 8/12, epoch 2.0: train loss" in out
+    assert out.startswith("compiling the training step ...\n")
     assert "images/s" in out
     assert "left | validation loss" in out
 
