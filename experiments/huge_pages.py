@@ -17,7 +17,7 @@ def ask() -> None:
 
     XLA takes the memory of a step from malloc and gives it back after it. The kernel hands it out
     anew in every step, and clears it, by 4 KB at a time: 82,000 times in a step of
-    EfficientNet-Lite0, up to a third of its time. In huge pages the clearing is left, a tenth of a
+    EfficientNet-Lite0, up to a third of its time. In huge pages the clearing is left, 7 % of a
     narrow ResNet's: so malloc is to keep the memory, which it does for the main thread alone, where
     steps run by `jaxssl.training.devices.run_in_turn`. It reads the settings as a process begins.
 

@@ -147,6 +147,7 @@ class Log:
             dynamic_ncols=True,
             bar_format="{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]",
         )
+        self._lines = processes.is_first() and self._bar.disable  # a log has no bar
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -165,7 +166,7 @@ class Log:
         if not self._clock.compiles(count):
             return contextlib.nullcontext()
         self._bar.n = step
-        if processes.is_first() and self._bar.disable:  # a log: half a minute for a ResNet
+        if self._lines:  # it may take half a minute
             print("compiling the training step ...", flush=True)
         return self.busy("compiling")
 
@@ -198,9 +199,8 @@ class Log:
                 self._shown += f", {rate:,.0f} images/s"
             self._bar.n = step
             self._bar.set_postfix_str(", ".join(filter(None, (self._left(step), self._shown))))
-            # A log has no bar: a line a minute, between those of validations.
-            lines = processes.is_first() and self._bar.disable
-            if lines and time.monotonic() - self._said >= bars.LINE_SECONDS:
+            # A line a minute, between those of validations.
+            if self._lines and time.monotonic() - self._said >= bars.LINE_SECONDS:
                 self._say(step)
 
     def _say(self, step: int, more: str = "") -> None:

@@ -8,8 +8,8 @@ ResNet-18 as on CIFAR-10, on a GPU:
   --bfloat16 --seconds 5 --json step.json`
 
 All contenders take turns, one burst each a round, each in a process of its own (`_measure.py`):
-beside PyTorch's threads, in one process, JAX's step on a CPU had .78 of PyTorch's rate where it has
-.95 alone. A ratio is taken inside a round, and its median and range over the rounds are printed.
+beside PyTorch's threads, in one process, JAX's step on a CPU had .78 of PyTorch's rate, and alone
+.95 (414e2a0). A ratio is taken inside a round; its median and range over the rounds are printed.
 The work of an image is its forward and backward pass, both views, through encoder and head, as XLA
 counts it (`Lowered.cost_analysis` before optimisation); the peak is a large matrix product's in the
 same run and type. Images are those before augmentation: each is two rows of the network.
