@@ -3,7 +3,7 @@
 import importlib.util
 import sys
 
-from experiments import huge_pages
+from experiments import malloc
 
 if sys.argv[:1] == ["-m"]:  # `python -m experiments.NAME`
     if importlib.util.find_spec("tyro") is None:
@@ -13,4 +13,4 @@ if sys.argv[:1] == ["-m"]:  # `python -m experiments.NAME`
             file=sys.stderr,
         )
         sys.exit(2)
-    huge_pages.ask()
+    malloc.ask()

@@ -25,7 +25,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any, TextIO, Union, get_type_hints
 
-from experiments import config, huge_pages
+from experiments import config, malloc
 from jaxssl.errors import InputError, RunEnd, Stopped, visible
 from jaxssl.files import read_object
 
@@ -53,7 +53,7 @@ _FRONT = ["jaxssl"]  # what the front door was called with, "jaxssl simclr"
 
 def front_door() -> None:
     """Run `jaxssl PROGRAM [flags]`: the same as `python -m experiments.PROGRAM [flags]`."""
-    huge_pages.ask()
+    malloc.ask()
     name, *flags = sys.argv[1:] or ["--help"]
     with ending():
         if name in ("-h", "--help"):

@@ -98,3 +98,32 @@ def test_another_checkout_takes_turns_with_this_one(benchmark, tmp_path):
     results = benchmark.measure(program, ["here"], {}, options)
     found = {result.contender: result.value for result in results}
     assert found == {"here, before": 1, "here": 0}
+
+
+def test_a_contender_is_also_measured_as_it_starts(benchmark, tmp_path, monkeypatch):
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    program = tmp_path / "program.py"
+    program.write_text(
+        "import os\n"
+        "def here():\n"
+        "    return lambda: float('mmap_max=0' in os.environ.get('GLIBC_TUNABLES', ''))\n"
+        "CONTENDERS = {'here': here}\n"
+    )
+    parser = argparse.ArgumentParser()
+    benchmark.add_flags(parser)
+    options = parser.parse_args(["--rounds", "1", "--seconds", "0"])
+    results = benchmark.measure(program, ["here", "here, as it starts"], {}, options)
+    assert [result.value for result in results] == [1, 0]
+
+
+def test_a_record_names_no_folder_of_this_machine(benchmark, tmp_path, monkeypatch):
+    where, other = tmp_path / "numbers.json", tmp_path / "checkout"
+    flags = ["--json", str(where), "--before", str(other)]
+    monkeypatch.setattr("sys.argv", ["encoders.py", *flags])
+    parser = argparse.ArgumentParser()
+    benchmark.add_flags(parser)
+    benchmark.write_json(where, parser.parse_args(flags), [], reference="here")
+    assert str(tmp_path) not in where.read_text()
+    record = json.loads(where.read_text())
+    assert record["command"].endswith("--json numbers.json --before checkout")
+    assert record["options"]["before"] == "checkout"

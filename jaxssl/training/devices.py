@@ -166,7 +166,7 @@ def run_in_turn() -> None:
 
     JAX leaves it to a thread of its own and goes on. A step of one CPU computes on all cores either
     way, and malloc (glibc's) keeps memory of more than 64 MB for the main thread alone: with
-    settings that have it kept (`experiments.huge_pages`) a step meets the memory of the one before,
+    settings that have it kept (`experiments.malloc`) a step meets the memory of the one before,
     which the kernel else clears again.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)

@@ -35,8 +35,9 @@ inside a round. A burst follows a run that is not timed, where that takes less t
 memory that lay idle while others ran may have gone back to the machine's owner. Medians and ranges
 over the rounds are printed; with `--rounds 0`, for what takes minutes, the time of the first run,
 compiling within. A contender past `--memory-gb` or `--limit-s` a run is stopped and says so; that
-is no error. Linux only, and with malloc as the programs set it (`experiments/huge_pages.py`), for
-every library; `GLIBC_TUNABLES= python ...` measures without.
+is no error. Linux only, and with malloc as the programs set it (`experiments/malloc.py`), for
+every library; `NAME, as it starts` is the contender NAME without, as PyTorch runs where nobody
+asked for that; `GLIBC_TUNABLES= python ...` measures all without.
 """
 
 from __future__ import annotations
@@ -60,11 +61,13 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments import huge_pages
+from experiments import malloc
 
 Run = Callable[[], float | None]
 # Contenders that are this project as it is, and the same of another commit (`--before`).
 OWN, BEFORE = ("here", "no views"), ", before"
+# Of a contender that runs without the programs' setting of malloc.
+AS_IT_STARTS = ", as it starts"
 
 
 @dataclass
@@ -177,8 +180,6 @@ def write_json(
     """Write the table and every round for a program to read; nothing without a path."""
     if path is None:
         return
-    from jaxssl.training.runs import provenance  # as in print_table
-
     rows = []
     for r in results:
         ratios = r.ratios(_reference(r, results, reference))
@@ -191,9 +192,22 @@ def write_json(
                 "ratio_highest": max(ratios, default=None),
             }
         )
-    flags = {**vars(options), "json": None}
-    record = {**provenance(), "options": flags, "reference": reference, "rows": rows}
+    record = {**where_from(options), "reference": reference, "rows": rows}
     path.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def where_from(options: argparse.Namespace) -> dict[str, Any]:
+    """Return what numbers need beside them, with flags, and of paths their last part."""
+    from jaxssl.training.runs import provenance  # as in print_table
+
+    about = provenance()
+    flags = vars(options) | {"json": None}
+    if options.before:
+        flags["before"] = Path(options.before).name
+    for path in (options.before, options.json):
+        if path:
+            about["command"] = about["command"].replace(str(path), Path(path).name)
+    return {**about, "options": flags}
 
 
 def _reference(result: Result, results: list[Result], name: str) -> Result | None:
@@ -226,8 +240,10 @@ class _Worker:
     def __enter__(self) -> _Worker:
         folder = str(Path(__file__).parent)
         code = f"import sys; sys.path.insert(0, {folder!r}); import _measure; _measure._serve()"
-        name = self.result.contender.removesuffix(BEFORE)
-        other = Path(self._options.before).resolve() if name != self.result.contender else None
+        whole = self.result.contender
+        name = whole.removesuffix(BEFORE).removesuffix(AS_IT_STARTS)
+        other = Path(self._options.before).resolve() if whole.endswith(BEFORE) else None
+        setting = {} if whole.endswith(AS_IT_STARTS) else {malloc.SETTING: malloc.VALUE}
         arguments = [str(Path(self._program).resolve()), name, json.dumps(self.result.case)]
         self._errors = tempfile.TemporaryFile("w+")
         self._process = subprocess.Popen(
@@ -238,12 +254,7 @@ class _Worker:
             bufsize=0,  # `select` does not see what a buffer holds
             cwd=other,  # modules are found there first
             # Contenders share a GPU.
-            # malloc as the programs set it: for every library.
-            env={
-                "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
-                huge_pages.SETTING: huge_pages.VALUE,
-                **os.environ,
-            },
+            env={"XLA_PYTHON_CLIENT_PREALLOCATE": "false", **setting, **os.environ},
         )
         return self
 

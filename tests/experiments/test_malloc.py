@@ -5,27 +5,25 @@ import sys
 
 import pytest
 
-from experiments import huge_pages
+from experiments import malloc
 
 PROGRAM = """
-import os, sys
-from pathlib import Path
-from experiments import huge_pages
+import os, platform, sys
+from experiments import malloc
 print("begun", os.getpid(), flush=True)
-huge_pages.POLICY = Path(sys.argv[1])
-huge_pages.ask()
+if sys.argv[1]:
+    platform.libc_ver = lambda: (sys.argv[1], "1")
+malloc.ask()
 print(os.environ.get("GLIBC_TUNABLES"), sys.argv[2], sys.stdin.read())
 """
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux's own")
+of_glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
 
 
-def run(policy, tmp_path, **environment):
-    if policy:
-        (tmp_path / "enabled").write_text(policy)
+def run(library="", **environment):
     return subprocess.run(
-        [sys.executable, "-c", PROGRAM, tmp_path / "enabled", "--flag of two words"],
-        env={k: v for k, v in os.environ.items() if k != huge_pages.SETTING} | environment,
+        [sys.executable, "-c", PROGRAM, library, "--flag of two words"],
+        env={k: v for k, v in os.environ.items() if k != malloc.SETTING} | environment,
         input="typed",
         capture_output=True,
         text=True,
@@ -33,24 +31,25 @@ def run(policy, tmp_path, **environment):
     ).stdout.splitlines()
 
 
-def test_a_program_starts_once_more_where_pages_are_to_be_asked_for(tmp_path):
-    first, second, last = run("always [madvise] never\n", tmp_path)
+@of_glibc
+def test_a_program_starts_once_more_where_malloc_can_be_asked():
+    first, second, last = run()
     assert first == second  # the same process, from its first line
     kept = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
     assert last == f"glibc.malloc.hugetlb=1:{kept} --flag of two words typed"
 
 
-@pytest.mark.parametrize("policy", ["[always] madvise never\n", "always madvise [never]\n", None])
-def test_a_program_goes_on_where_there_is_nothing_to_ask(policy, tmp_path):
-    _, last = run(policy, tmp_path)
+def test_a_program_goes_on_where_there_is_nobody_to_ask():
+    _, last = run("musl")
     assert last == "None --flag of two words typed"
 
 
-def test_a_setting_of_the_user_is_left_as_it_is(tmp_path):
-    _, last = run("always [madvise] never\n", tmp_path, GLIBC_TUNABLES="glibc.malloc.arena_max=2")
+def test_a_setting_of_the_user_is_left_as_it_is():
+    _, last = run(GLIBC_TUNABLES="glibc.malloc.arena_max=2")
     assert last.startswith("glibc.malloc.arena_max=2 ")
 
 
+@of_glibc
 @pytest.mark.parametrize("start", [["-m", "experiments.describe"], ["-c", "front_door"]])
 def test_the_programs_ask(start, tmp_path):
     door = "from experiments import cli; cli.front_door()"
@@ -59,10 +58,8 @@ def test_the_programs_ask(start, tmp_path):
         "import os, sys\n"
         "def told(*command): print('once more', *command); sys.stdout.flush(); os._exit(0)\n"
         "os.execv = told\n"
-        "import pathlib\n"
-        "pathlib.Path.read_text = lambda path: '[madvise]'\n"
     )
-    environment = {k: v for k, v in os.environ.items() if k != huge_pages.SETTING}
+    environment = {k: v for k, v in os.environ.items() if k != malloc.SETTING}
     program = subprocess.run(
         [sys.executable, *start, "--help"],
         env=environment | {"PYTHONPATH": os.pathsep.join((str(tmp_path), *sys.path))},
@@ -74,7 +71,7 @@ def test_the_programs_ask(start, tmp_path):
     assert program.stdout.rstrip().endswith("describe', '--help']")
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="of glibc's malloc")
+@of_glibc
 def test_a_step_of_a_program_meets_the_memory_of_the_one_before():
     program = """
 import resource, sys
@@ -96,7 +93,7 @@ print(faults[-1] - faults[2])
         faults[how] = int(
             subprocess.run(
                 [sys.executable, "-c", program, how],
-                env=os.environ | {huge_pages.SETTING: huge_pages.VALUE, "XLA_FLAGS": ""},
+                env=os.environ | {malloc.SETTING: malloc.VALUE, "XLA_FLAGS": ""},
                 capture_output=True,
                 text=True,
                 check=True,
