@@ -322,6 +322,9 @@ class Devices:
     """Demand a GPU."""
     cpu: Session[bool] = False
     """Stay on the CPU."""
+    cpu_devices: Session[AtLeast1[int | None]] = None
+    """On a CPU, how many devices its cores are to be; each computes its part of a batch on a core
+    of its own (docs/pages/devices.md says when); one for all cores, unless said."""
 
 
 @dataclasses.dataclass(frozen=True)

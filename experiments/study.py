@@ -379,6 +379,7 @@ def start_devices(settings: config.Devices) -> None:
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
     devices.run_in_turn()
+    devices.divide_cpu(settings.cpu_devices)
     if isinstance(settings, config.Processes):
         processes.join(
             settings.coordinator,

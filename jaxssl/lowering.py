@@ -16,9 +16,11 @@ from collections.abc import Callable
 from typing import Any, TypeVar, cast
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, PartitionSpec
 
 F = TypeVar("F", bound=Callable[..., Any])
+# Of this process, which is what XLA makes its threads by.
+CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 # Versions of jaxlib whose convolution by oneDNN was seen to be right.
 WITH_ONEDNN = ("0.10.1", "0.10.2", "0.11.0", "0.11.1", "0.11.2")
 
@@ -53,6 +55,41 @@ def devices() -> int:
     """
     mesh = jax.sharding.get_abstract_mesh()
     return jax.device_count() if mesh.empty else mesh.size
+
+
+def on_each_cpu(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> Any:
+    """Call a function of rows on every CPU device with its own rows, where there are several.
+
+    XLA cannot split what it does not know, such as a call of oneDNN, or a loop over images.
+
+    Args:
+      function: (rows, *whole) -> as many rows.
+      x: [b, ...], spread over the devices by its first axis.
+      *whole: what every device has whole; their gradients are summed over the devices.
+
+    Returns:
+      `function(x, *whole)`. None where the mesh is not of several CPUs, does not divide the rows,
+      or is not for the compiler to share out.
+
+    Example:
+      >>> rows, factors = jax.numpy.ones((8, 2)), jax.numpy.ones(2)
+      >>> on_each_cpu(jax.numpy.multiply, rows, factors) is None  # no mesh is told
+      True
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    spread = len(mesh.axis_names) == 1 and not mesh.manual_axes and mesh.size > 1
+    if not spread or platform() != "cpu" or x.shape[0] % mesh.size:
+        return None
+    rows, everything = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
+    return jax.shard_map(
+        function,
+        mesh=mesh,
+        in_specs=(rows, *[everything] * len(whole)),
+        out_specs=rows,
+        # Without the check the gradients of what is whole are summed, and a custom gradient may be
+        # of one device's rows.
+        check_vma=False,
+    )(x, *whole)
 
 
 def platform() -> str:

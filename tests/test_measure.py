@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -114,6 +115,20 @@ def test_a_contender_is_also_measured_as_it_starts(benchmark, tmp_path, monkeypa
     options = parser.parse_args(["--rounds", "1", "--seconds", "0"])
     results = benchmark.measure(program, ["here", "here, as it starts"], {}, options)
     assert [result.value for result in results] == [1, 0]
+
+
+def test_before_a_round_it_is_measured_how_near_the_cores_are(benchmark, tmp_path, capsys):
+    program = tmp_path / "program.py"
+    program.write_text("CONTENDERS = {'here': lambda: lambda: 1.0}\n")
+    parser = argparse.ArgumentParser()
+    benchmark.add_flags(parser)
+    options = parser.parse_args(["--rounds", "2", "--seconds", "0"])
+    (result,) = benchmark.measure(program, ["here"], {}, options)
+    many = len(os.sched_getaffinity(0)) > 1
+    assert len(result.handoff_ns) == 2 * many
+    assert all(10 < ns < 1e6 for ns in result.handoff_ns)
+    benchmark.print_table([result], reference="here")
+    assert ("a byte from core to core" in capsys.readouterr().out) == many
 
 
 def test_a_record_names_no_folder_of_this_machine(benchmark, tmp_path, monkeypatch):

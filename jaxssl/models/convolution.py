@@ -12,9 +12,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
+from jaxssl.lowering import CORES
 from jaxssl.models import onednn, phases, winograd
 from jaxssl.models.windows import (
-    CORES,
     convolved_shape,
     for_lax,
     images_at_a_time,
@@ -66,8 +66,9 @@ def convolve(
     than the default. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`)
     where there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
     windows. Its gradient by the filter is a product of windows, or their columns, and the incoming
-    gradient, a few images at a time, which stay in the cache. XLA's form is used on a GPU or TPU,
-    and where a process has several CPU devices, over which it is partitioned better.
+    gradient, a few images at a time, which stay in the cache. Several CPU devices do so each with
+    its own images, where the mesh is told (`lowering.made_for`, as in a training step); where it is
+    not, and on a GPU or TPU, XLA's form is used.
 
     Args:
       x: [b, h, w, c].
@@ -102,8 +103,12 @@ def convolve(
     how = tuple(strides), tuple(map(tuple, padding))
     # The forms here are for a result that has places.
     empty = 0 in convolved_shape(x, kernel, *how)
-    form = _convolve if lowering.devices() == 1 and not empty else _xla
-    return form(x, kernel, *how)
+    if empty:
+        return _xla(x, kernel, *how)
+    if lowering.devices() == 1:
+        return _convolve(x, kernel, *how)
+    spread = lowering.on_each_cpu(lambda x, kernel: _convolve(x, kernel, *how), x, kernel)
+    return _xla(x, kernel, *how) if spread is None else spread
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]) -> jax.Array:

@@ -29,8 +29,8 @@ def convolve_depthwise(
 
     XLA's is slow there, forward and backward (`python scripts/benchmarks/encoders.py`). Here the
     result is a sum of shifted copies of the map, each times one entry of the kernel, and so are
-    both gradients: loops that XLA vectorises over the channels. XLA's form is used on a GPU or TPU,
-    and where a process has several CPU devices, as in `convolve`.
+    both gradients: loops that XLA vectorises over the channels. XLA's form is used on a GPU or TPU;
+    several CPU devices are as in `convolve`.
 
     Args:
       x: [b, h, w, c].
@@ -65,8 +65,12 @@ def convolve_depthwise(
     how = tuple(strides), tuple(map(tuple, padding))
     # The forms here are for a result that has places.
     empty = 0 in windows.convolved_shape(x, kernel, *how)
-    form = _convolve if lowering.devices() == 1 and not empty else _xla
-    return form(x, kernel, *how)
+    if empty:
+        return _xla(x, kernel, *how)
+    if lowering.devices() == 1:
+        return _convolve(x, kernel, *how)
+    spread = lowering.on_each_cpu(lambda x, kernel: _convolve(x, kernel, *how), x, kernel)
+    return _xla(x, kernel, *how) if spread is None else spread
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:

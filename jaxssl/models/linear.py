@@ -12,10 +12,10 @@ from jaxssl.models import onednn
 
 
 def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
-    """Multiply as `lax.dot_general` does, on a single CPU by oneDNN where it can.
+    """Multiply as `lax.dot_general` does, on a CPU by oneDNN where it can.
 
     It is for `nnx.Linear`: rows [..., c] times a kernel [c, o]. All else is left to lax, and so is
-    all on a GPU or TPU.
+    all on a GPU or TPU. Several CPU devices are as in `convolve`.
 
     Args:
       x: [..., c].
@@ -28,8 +28,14 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any
     """
     plain = kernel.ndim == 2 and dimensions == (((x.ndim - 1,), (0,)), ((), ()))
     plain = plain and all(option is None for option in options.values())
-    if not (plain and lowering.devices() == 1 and onednn.takes(x, kernel)):
-        return lax.dot_general(x, kernel, dimensions, **options)
+    y = None
+    if plain and onednn.takes(x, kernel):
+        one = lowering.devices() == 1
+        y = _of_rows(x, kernel) if one else lowering.on_each_cpu(_of_rows, x, kernel)
+    return lax.dot_general(x, kernel, dimensions, **options) if y is None else y
+
+
+def _of_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
     y = _product(x.reshape(-1, x.shape[-1]), kernel)
     return y.reshape(*x.shape[:-1], -1)
 

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 from jax import lax
-
-# Of this process, which is what XLA makes its threads by.
-CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def padded(x: jax.Array, padding: Sequence[Sequence[int]]) -> jax.Array:

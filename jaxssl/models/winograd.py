@@ -13,7 +13,8 @@ import numpy as np
 from jax import lax
 from numpy.polynomial import polynomial
 
-from jaxssl.models.windows import CORES, images_at_a_time, shifts
+from jaxssl.lowering import CORES
+from jaxssl.models.windows import images_at_a_time, shifts
 
 Padding = Sequence[Sequence[int]]
 Grid = Sequence[Sequence[jax.Array]]

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxssl import lowering
 from jaxssl.errors import InputError
+from jaxssl.lowering import CORES
 
 RESIDENT_LIMIT = 4 * 2**30  # bytes; a laptop's GPU and a TPU core keep room for the step itself
 
@@ -60,6 +61,13 @@ class Placement:
     def device_count(self) -> int:
         """The number of devices in the mesh."""
         return self.mesh.size
+
+    @property
+    def compiler_options(self) -> dict[str, bool | str]:
+        """What the compiler is told: of as many CPU devices as cores each computes on one core."""
+        here = [device for device in self.mesh.devices.flat if device.platform == "cpu"]
+        many = len(here) // max(1, jax.process_count())
+        return {"xla_cpu_multi_thread_eigen": False} if many >= max(2, CORES) else {}
 
     @property
     def stacked(self) -> NamedSharding:
@@ -172,12 +180,29 @@ def run_in_turn() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def divide_cpu(count: int | None) -> None:
+    """Make so many devices of the CPU's cores, before any device is used; None: as JAX has it.
+
+    XLA splits each operation of a device among all cores, and which core takes which part changes
+    from one to the next. Where cores share no cache, all that is computed goes from one to the
+    other. A device a core keeps its images.
+
+    Raises:
+      InputError: more than there are cores.
+    """
+    if count is None:
+        return
+    if count > CORES:
+        raise InputError(f"{count} CPU devices: this process has {CORES} cores, ask for no more")
+    jax.config.update("jax_num_cpu_devices", count)
+
+
 def keep_compiled(folder: Path) -> None:
     """Keep compiled programs on disk: the same run again, or a resumed one, starts in seconds.
 
-    Not those of a single CPU that convolves by oneDNN: XLA cannot write them to disk.
+    Not those of a CPU that convolves by oneDNN: XLA cannot write them to disk.
     """
-    if lowering.platform() == "cpu" and lowering.devices() == 1 and lowering.has_onednn():
+    if lowering.platform() == "cpu" and lowering.has_onednn():
         return
     jax.config.update("jax_compilation_cache_dir", str(folder))
 

@@ -74,6 +74,7 @@ class TrainStep:
                 # Images are an argument: closed over, they would be a constant of the program.
                 in_shardings=(whole, batches, whole, whole),
                 out_shardings=whole,
+                compiler_options=placement.compiler_options,
             )
 
         self._one = compiled(one, placement.sharded)

@@ -101,6 +101,7 @@ def make_eval_step(
         lowering.made_for(placement.mesh)(evaluate),
         in_shardings=(whole, whole, placement.sharded, whole, whole),
         out_shardings=whole,
+        compiler_options=placement.compiler_options,
     )
     return lambda state, batch, key: compiled(state.params, state.rest, batch, key, state.step)
 

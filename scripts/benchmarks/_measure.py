@@ -35,7 +35,11 @@ inside a round. A burst follows a run that is not timed, where that takes less t
 memory that lay idle while others ran may have gone back to the machine's owner. Medians and ranges
 over the rounds are printed; with `--rounds 0`, for what takes minutes, the time of the first run,
 compiling within. A contender past `--memory-gb` or `--limit-s` a run is stopped and says so; that
-is no error. Linux only, and with malloc as the programs set it (`experiments/malloc.py`), for
+is no error. Before each round it is measured how long a byte takes from core to core
+(`handoff.py`): a virtual machine's cores may lie under one cache now and under two in a minute,
+where programs that hand much from core to core take half as long again.
+
+Linux only, and with malloc as the programs set it (`experiments/malloc.py`), for
 every library; `NAME, as it starts` is the contender NAME without, as PyTorch runs where nobody
 asked for that; `GLIBC_TUNABLES= python ...` measures all without.
 """
@@ -50,6 +54,7 @@ import importlib.util
 import json
 import math
 import os
+import re
 import select
 import statistics
 import subprocess
@@ -82,6 +87,7 @@ class Result:
       device_bytes: the same on the accelerator, None without one.
       value: what the first run returned: contenders of one question should agree.
       note: why there are no seconds.
+      handoff_ns: before each round, of a line of cache from core to core; empty with one core.
     """
 
     contender: str
@@ -91,6 +97,7 @@ class Result:
     device_bytes: int | None = None
     value: float | None = None
     note: str = ""
+    handoff_ns: list[float] = field(default_factory=list)
 
     def ratios(self, reference: Result | None) -> list[float]:
         """Divide by the reference's times, round by round; empty where either has none."""
@@ -129,10 +136,23 @@ def measure(
                     worker.result.seconds = [worker.first]
             workers.append(worker)
         for _ in range(rounds):
+            between = handoff()
             for worker in workers:
+                worker.result.handoff_ns += between
                 if not worker.result.note:
                     worker.round()
         return [worker.result for worker in workers]
+
+
+def handoff() -> list[float]:
+    """Ask `handoff.py`, in a process of its own, which forks; empty with one core."""
+    said = subprocess.run(
+        [sys.executable, Path(__file__).with_name("handoff.py")],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return [float(ns) for ns in re.findall(r"(\d+) ns", said)]
 
 
 def value_and_grad(
@@ -156,6 +176,7 @@ def print_table(results: list[Result], reference: str) -> None:
     about = provenance()
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     print(f"{about['machine']}; {versions}; commit {about['commit']}\n`{about['command']}`\n")
+    print(from_core_to_core(results))
     cases = list(results[0].case)
     heads = [*cases, "contender", "ms", "memory, MB", f"times {reference}", "value"]
     if any(r.device_bytes is not None for r in results):
@@ -172,6 +193,12 @@ def print_table(results: list[Result], reference: str) -> None:
             "-" if r.value is None else f"{r.value:.6g}",
         ]
         print("| " + " | ".join(cells) + " |")
+
+
+def from_core_to_core(results: list[Result]) -> str:
+    """Return a line of how long a byte took, or an empty one."""
+    between = [ns for r in results for ns in r.handoff_ns]
+    return f"a byte from core to core: {_median_and_range(between)} ns\n" if between else ""
 
 
 def write_json(
@@ -347,9 +374,11 @@ def _serve() -> None:
         sys.modules["jax"].numpy.zeros(()).block_until_ready()
     reply()
     # What malloc keeps would be found by who is measured, and not count.
-    ctypes.CDLL(None).malloc_trim(0)
+    libc = ctypes.CDLL(None)
+    libc.malloc_trim(0)
+    libc.mallinfo2.restype = _MallInfo
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM starts again from here
-    before = _memory("self", "VmRSS")
+    before = _memory("self", "VmRSS") - libc.mallinfo2().keepcost  # up to a huge page is kept
     run = module.CONTENDERS[name](**json.loads(case))
     begin = time.perf_counter()
     value = run()
@@ -361,6 +390,18 @@ def _serve() -> None:
         for _ in range(int(line)):
             run()
         reply(took=time.perf_counter() - begin)
+
+
+class _MallInfo(ctypes.Structure):
+    """glibc's `struct mallinfo2`; `keepcost` is what is free at the end of the heap."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    )
 
 
 def _memory(process: int | str, what: str) -> int:

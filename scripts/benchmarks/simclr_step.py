@@ -18,6 +18,7 @@ What is inside the timing:
   streamed   uint8 batch from host memory to the device, two views, network, NT-Xent, SGD
   resident   the same, the images gathered on the device, several steps a dispatch
   no views   as resident, but the images stand in for their views
+  a device a core   on a CPU: as no views, with as many devices as cores
   XLA's      on a CPU: as no views, with the gradients of convolutions that JAX gives them
   PyTorch    network, NT-Xent, SGD on two batches of views that lie ready on the device: no data,
              no views; float32 on a CPU, autocast to bfloat16 and torch.compile on a GPU;
@@ -39,9 +40,10 @@ from typing import Any
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from _measure import AS_IT_STARTS, Run, add_flags, measure, where_from
+from _measure import AS_IT_STARTS, Run, add_flags, from_core_to_core, measure, where_from
 from convolution import with_xla
 from flax import nnx
 from torch_resnet import torch_step
@@ -49,6 +51,7 @@ from torch_resnet import torch_step
 from jaxssl import augment, training
 from jaxssl.files import cache_dir
 from jaxssl.losses import nt_xent
+from jaxssl.lowering import CORES
 from jaxssl.models import Embedder, ProjectionHead, resnet18
 from jaxssl.training import devices
 
@@ -77,6 +80,13 @@ def by_xla(**case: Any) -> Run:
     return _jax_run(**case, views=False, change=with_xla)
 
 
+def by_cores(**case: Any) -> Run:
+    """Do that with a device a core, as `--cpu-devices` has it."""
+    jax.extend.backend.clear_backends()
+    devices.divide_cpu(CORES)
+    return _jax_run(**case, views=False)
+
+
 def pytorch(width: int, size: int, batch: int, steps: int, **_: Any) -> Run:
     """Run PyTorch's step."""
     theirs = torch_step(width, size, batch, FEATURES, TEMPERATURE)
@@ -91,9 +101,11 @@ CONTENDERS: dict[str, Callable[..., Run]] = {
     "streamed, 1 a dispatch": streamed,
     "resident": resident,
     "no views": no_views,
+    "no views, a device a core": by_cores,
     "no views, XLA's convolutions": by_xla,
     "PyTorch": pytorch,
 }
+ON_CPU = ("no views, a device a core", "no views, XLA's convolutions")
 LIBRARIES = {"PyTorch": ["torch"]}
 
 
@@ -106,19 +118,21 @@ def main(arguments: list[str] | None = None) -> None:
     work, parameters = work_of_an_image(model, options.size)
     on_cpu = jax.default_backend() == "cpu"
     peak = matmul_peak(dtype, 2048 if on_cpu else 8192) * (1 if on_cpu else jax.device_count())
-    names = [name for name in CONTENDERS if "XLA" not in name or on_cpu]
+    names = [*CONTENDERS] if on_cpu else [n for n in CONTENDERS if n not in ON_CPU]
     names += ["PyTorch" + AS_IT_STARTS] * on_cpu
     case = {"steps": options.steps_per_dispatch} | {
         name: getattr(options, name) for name in ("width", "size", "batch", "bfloat16")
     }
     rates = {}
-    for result in measure(__file__, names, case, options):
+    results = measure(__file__, names, case, options)
+    for result in results:
         rates[result.contender] = [options.batch * case["steps"] / s for s in result.seconds]
         if result.note:
             print(f"{result.contender}: {result.note}")
     rows = [
         row(name, values, rates["PyTorch"], work, peak) for name, values in rates.items() if values
     ]
+    print(from_core_to_core(results))
     print_table(rows, options, parameters, work, peak)
     if options.json:
         record = {
@@ -127,6 +141,7 @@ def main(arguments: list[str] | None = None) -> None:
             "parameters": parameters,
             "flops_per_image": work,
             "peak_flops": peak,
+            "handoff_ns": results[0].handoff_ns,
             "rows": rows,
         }
         options.json.write_text(json.dumps(record, indent=1) + "\n")

@@ -9,8 +9,9 @@ import pytest
 from flax import nnx
 
 from jaxssl import lowering
-from jaxssl.models import ConvNet, convolution, depthwise, make_encoder, onednn
+from jaxssl.models import ConvNet, convolution, depthwise, linear, make_encoder, onednn
 from jaxssl.training import devices
+from jaxssl.training.hlo import communication
 
 pytestmark = pytest.mark.usefixtures("onednn")
 
@@ -163,6 +164,63 @@ def test_an_encoder_computes_by_it_and_learns_the_same(name, side, call, monkeyp
     assert np.linalg.norm(got - wanted) < 1e-5 * np.linalg.norm(wanted)
 
 
+SPREAD = {
+    "few channels": ((8, 9, 9, 5), (3, 3, 5, 6), convolution.convolve),
+    "strides": ((16, 9, 9, 5), (3, 3, 5, 6), convolution.convolve),
+    "in tiles": ((8, 32, 32, 80), (3, 3, 80, 72), convolution.convolve),
+    "by channel": ((8, 9, 9, 6), (3, 3, 1, 6), depthwise.convolve_depthwise),
+    "rows times a kernel": ((8, 3, 5), (5, 7), None),
+}
+
+
+@pytest.mark.parametrize("name", SPREAD)
+def test_several_cpus_convolve_each_their_own_images(name):
+    x_shape, kernel_shape, form = SPREAD[name]
+    x, kernel = drawn(x_shape, kernel_shape)
+    strides = (2, 2) if name == "strides" else (1, 1)
+
+    def value(x, kernel):
+        if form is None:
+            return jnp.sum(
+                jnp.sin(linear.dot_general(x, kernel, (((x.ndim - 1,), (0,)), ((), ()))))
+            )
+        return jnp.sum(jnp.sin(form(x, kernel, strides, "SAME")))
+
+    def on(count):
+        placement = devices.placement_over(jax.devices()[:count], len(x))
+        whole = placement.replicated
+        lowered = jax.jit(
+            lowering.made_for(placement.mesh)(jax.value_and_grad(value, (0, 1))),
+            in_shardings=(placement.sharded, whole),
+            out_shardings=(whole, (placement.sharded, whole)),
+        ).lower(x, kernel)
+        return lowered.as_text(), lowered.compile()
+
+    (one_text, one), (text, program) = on(1), on(8)
+    assert ("__onednn" in text) == ("__onednn" in one_text) == (name != "in tiles")
+    assert "stablehlo.convolution" not in text
+    moved = communication(program.as_text(), strict=True)
+    assert set(moved) == {"all-reduce"}, "images stay where they are"
+    for got, wanted in zip(
+        jax.tree.leaves(program(x, kernel)), jax.tree.leaves(one(x, kernel)), strict=True
+    ):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
+
+
+def test_rows_that_do_not_divide_are_left_to_xla():
+    x, kernel = drawn((6, 9, 9, 5), (3, 3, 5, 6))
+    mesh = devices.placement_over(jax.devices(), 8).mesh
+    convolve = lowering.made_for(mesh)(
+        lambda x, kernel: convolution.convolve(x, kernel, (1, 1), "SAME")
+    )
+    lowered = jax.jit(convolve).lower(x, kernel)
+    assert "onednn" not in lowered.as_text()
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(lowered.compile()(x, kernel), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_a_map_is_written_once_for_the_next_convolution_and_its_gradient(build, monkeypatch):
     """XLA would compute BatchNorm and ReLU once more for a loop over parts of the map."""
     monkeypatch.setattr(jax, "device_count", lambda: 1)
@@ -217,8 +275,8 @@ def test_it_is_not_called_where_programs_are_kept_on_disk(tmp_path, monkeypatch)
 
 
 def test_programs_are_kept_on_disk_where_it_is_not_called(tmp_path, monkeypatch):
-    for count, kept in ((1, False), (8, True)):
-        monkeypatch.setattr(jax, "device_count", lambda count=count: count)
+    for setting, kept in (("1", False), ("0", True)):
+        monkeypatch.setenv("JAXSSL_ONEDNN", setting)
         devices.keep_compiled(tmp_path)
         assert (jax.config.jax_compilation_cache_dir == str(tmp_path)) == kept
 

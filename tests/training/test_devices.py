@@ -1,5 +1,6 @@
 """Platforms and meshes; a demanded platform is never replaced in silence."""
 
+import os
 import subprocess
 import sys
 
@@ -7,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from jaxssl import lowering
 from jaxssl.errors import InputError
 from jaxssl.training import devices
 
@@ -70,3 +72,69 @@ def test_resident_images_are_whole_everywhere_and_bounded():
     message = r"200,000 images of 128 x 128 x 3 would take 9.2 GiB on every device, the limit is 4:"
     with pytest.raises(InputError, match=message):
         where.reside((200_000, 128, 128, 3), read)
+
+
+def test_as_many_cpu_devices_as_cores_compute_on_one_each(monkeypatch):
+    several = devices.placement_over(jax.devices(), 8)
+    one = devices.placement_over(jax.devices()[:1], 8)
+    for cores, single in ((2, True), (8, True), (16, False)):
+        monkeypatch.setattr(devices, "CORES", cores)
+        assert bool(several.compiler_options) == single
+        assert not one.compiler_options
+
+
+def test_no_more_cpu_devices_than_cores():
+    devices.divide_cpu(None)
+    with pytest.raises(InputError, match=f"this process has {lowering.CORES} cores"):
+        devices.divide_cpu(lowering.CORES + 1)
+
+
+STEPS = """
+import jax, numpy as np
+from experiments import config, simclr, study, datasets
+from jaxssl import training
+from jaxssl.training import devices
+
+study.start_devices(config.Devices(cpu_devices=2))
+flags = simclr.SimCLR(encoder="convnet", image_size=16, color="rgb", optimizer="sgd", views="cifar")
+outline = {"classes": (), "shape": (16, 16, 3), "steps_per_epoch": 1, "total_steps": 4}
+images = np.random.default_rng(0).integers(0, 256, (32, 16, 16, 3)).astype(np.uint8)
+found = []
+for count in (1, 2):
+    method = simclr.make_method(flags, datasets.of_outline(outline, flags))
+    placement = devices.placement_over(jax.devices()[:count], 32)
+    step = training.make_train_step(method, placement)
+    state = placement.replicate(training.create_state(method))
+    batch, key = placement.put({"image": images}), jax.random.key(0)
+    text = step.lower(state, batch, key).as_text()
+    losses = []
+    for _ in range(3):
+        state, metrics = step(state, batch, key)
+        losses.append(float(metrics["loss"]))
+    weights = [np.ravel(leaf) for leaf in jax.tree.leaves(state.params)]
+    found.append((losses, np.concatenate(weights), "stablehlo.convolution" in text))
+(losses, weights, _), (others, others_weights, by_xla) = found
+np.testing.assert_allclose(others, losses, rtol=1e-4)
+off = np.linalg.norm(others_weights - weights) / np.linalg.norm(weights)
+assert off < 1e-4, off
+print(len(jax.devices()), by_xla)
+"""
+
+
+@pytest.mark.skipif(lowering.CORES < 2, reason="of two cores")
+def test_a_step_on_a_device_a_core_is_the_step_on_one():
+    """As users' programs are: oneDNN, the compiler's options, XLA's optimisations."""
+    ran = subprocess.run(
+        [sys.executable, "-c", STEPS],
+        env={
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("JAX_", "XLA_"))
+        }
+        | {"JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split()[-2:] == ["2", "False"]
