@@ -280,6 +280,7 @@ def row(
         "ratio": statistics.median(ratios) if ratios else None,
         "ratio_lowest": min(ratios, default=None),
         "ratio_highest": max(ratios, default=None),
+        "rounds": rates,
     }
 
 
