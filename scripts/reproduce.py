@@ -410,7 +410,7 @@ BY_HAND = (
     *("byol-digits.json", "first-command.json", "predict-plankton.json"),
     *("bench-simclr_step_h100.json", "check-device-h100.json", "lite0-own-views.json"),
     *("plankton-gpu-validation.json", "cifar10-lite0-frozen.json", "check-device-h200.json"),
-    *("bench-encoders-xeon-2.json", "bench-encoders-xeon-8.json", "bench-encoders-two.json"),
+    *("bench-encoders-xeon-2.json", "bench-encoders-xeon-8.json"),
 )
 
 
