@@ -77,7 +77,7 @@ def on_each_cpu(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Ar
       True
     """
     mesh = jax.sharding.get_abstract_mesh()
-    spread = len(mesh.axis_names) == 1 and not mesh.manual_axes and mesh.size > 1
+    spread = len(mesh.axis_names) == 1 and mesh.auto_axes == mesh.axis_names and mesh.size > 1
     if not spread or platform() != "cpu" or x.shape[0] % mesh.size:
         return None
     rows, everything = PartitionSpec(mesh.axis_names[0]), PartitionSpec()

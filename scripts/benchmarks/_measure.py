@@ -66,8 +66,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from experiments import malloc
-
 Run = Callable[[], float | None]
 # Contenders that are this project as it is, and the same of another commit (`--before`).
 OWN, BEFORE = ("here", "no views"), ", before"
@@ -265,6 +263,8 @@ class _Worker:
         self._runs, self._warm_up = 1, False
 
     def __enter__(self) -> _Worker:
+        from experiments import malloc  # not in the worker's process: another commit may have none
+
         folder = str(Path(__file__).parent)
         code = f"import sys; sys.path.insert(0, {folder!r}); import _measure; _measure._serve()"
         whole = self.result.contender

@@ -41,5 +41,7 @@ def _turns(*cores: int) -> float:
 
 
 if __name__ == "__main__":
+    if not hasattr(os, "sched_setaffinity"):
+        raise SystemExit("it needs Linux, which lets a process choose its core")
     found = handoff()
     print("one core" if found is None else f"{found:.0f} ns")

@@ -51,7 +51,6 @@ from torch_resnet import torch_step
 from jaxssl import augment, training
 from jaxssl.files import cache_dir
 from jaxssl.losses import nt_xent
-from jaxssl.lowering import CORES
 from jaxssl.models import Embedder, ProjectionHead, resnet18
 from jaxssl.training import devices
 
@@ -82,6 +81,8 @@ def by_xla(**case: Any) -> Run:
 
 def by_cores(**case: Any) -> Run:
     """Do that with a device a core, as `--cpu-devices` has it."""
+    from jaxssl.lowering import CORES  # another commit may have it elsewhere
+
     jax.extend.backend.clear_backends()
     devices.divide_cpu(CORES)
     return _jax_run(**case, views=False)

@@ -207,9 +207,12 @@ def test_several_cpus_convolve_each_their_own_images(name):
         np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-4 * np.abs(wanted).max())
 
 
-def test_rows_that_do_not_divide_are_left_to_xla():
-    x, kernel = drawn((6, 9, 9, 5), (3, 3, 5, 6))
-    mesh = devices.placement_over(jax.devices(), 8).mesh
+@pytest.mark.parametrize(
+    ("rows", "kind"), [(6, jax.sharding.AxisType.Auto), (8, jax.sharding.AxisType.Explicit)]
+)
+def test_rows_that_do_not_divide_or_are_shared_out_by_hand_are_left_to_xla(rows, kind):
+    x, kernel = drawn((rows, 9, 9, 5), (3, 3, 5, 6))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(kind,))
     convolve = lowering.made_for(mesh)(
         lambda x, kernel: convolution.convolve(x, kernel, (1, 1), "SAME")
     )
