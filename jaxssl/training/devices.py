@@ -184,8 +184,8 @@ def divide_cpu(count: int | None) -> None:
     """Make so many devices of the CPU's cores, before any device is used; None: as JAX has it.
 
     XLA splits each operation of a device among all cores, and which core takes which part changes
-    from one to the next. Where cores share no cache, all that is computed goes from one to the
-    other. A device a core keeps its images.
+    every few operations. Where cores share no cache, what is computed goes from one to the other.
+    A device a core keeps its images.
 
     Raises:
       InputError: more than there are cores.
