@@ -57,39 +57,48 @@ def devices() -> int:
     return jax.device_count() if mesh.empty else mesh.size
 
 
-def on_each_cpu(function: Callable[..., jax.Array], x: jax.Array, *whole: jax.Array) -> Any:
-    """Call a function of rows on every CPU device with its own rows, where there are several.
+def device_by_device(
+    own: Callable[..., jax.Array],
+    otherwise: Callable[..., jax.Array],
+    x: jax.Array,
+    *whole: jax.Array,
+) -> jax.Array:
+    """Call a function of rows that XLA cannot split: a loop over images, a call of oneDNN.
 
-    XLA cannot split what it does not know, such as a call of oneDNN, or a loop over images.
+    A single device calls it with all rows, and several CPUs each with their own, where the mesh is
+    told, divides the rows, and is for the compiler to share out.
 
     Args:
-      function: (rows, *whole) -> as many rows.
+      own: (rows, *whole) -> as many rows.
+      otherwise: computes the same in a form that XLA splits; called elsewhere.
       x: [b, ...], spread over the devices by its first axis.
       *whole: what every device has whole; their gradients are summed over the devices.
 
     Returns:
-      `function(x, *whole)`. None where the mesh is not of several CPUs, does not divide the rows,
-      or is not for the compiler to share out.
+      `own(x, *whole)` or `otherwise(x, *whole)`.
 
     Example:
-      >>> rows, factors = jax.numpy.ones((8, 2)), jax.numpy.ones(2)
-      >>> on_each_cpu(jax.numpy.multiply, rows, factors) is None  # no mesh is told
-      True
+      >>> rows, factors = jax.numpy.ones((8, 2)), jax.numpy.ones((1, 2))
+      >>> device_by_device(jax.numpy.multiply, jax.numpy.multiply, rows, factors).shape
+      (8, 2)
     """
+    if devices() == 1:
+        return own(x, *whole)
     mesh = jax.sharding.get_abstract_mesh()
-    spread = len(mesh.axis_names) == 1 and mesh.auto_axes == mesh.axis_names and mesh.size > 1
+    spread = len(mesh.axis_names) == 1 and mesh.auto_axes == mesh.axis_names
     if not spread or platform() != "cpu" or x.shape[0] % mesh.size:
-        return None
+        return otherwise(x, *whole)
     rows, everything = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
-    return jax.shard_map(
-        function,
+    each = jax.shard_map(
+        own,
         mesh=mesh,
         in_specs=(rows, *[everything] * len(whole)),
         out_specs=rows,
         # Without the check the gradients of what is whole are summed, and a custom gradient may be
         # of one device's rows.
         check_vma=False,
-    )(x, *whole)
+    )
+    return cast(jax.Array, each(x, *whole))
 
 
 def platform() -> str:

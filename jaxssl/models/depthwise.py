@@ -62,15 +62,12 @@ def convolve_depthwise(
         )
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
-    how = tuple(strides), tuple(map(tuple, padding))
+    how: Any = {"strides": tuple(strides), "padding": tuple(map(tuple, padding))}
+    own, otherwise = (functools.partial(form, **how) for form in (_convolve, _xla))
     # The forms here are for a result that has places.
-    empty = 0 in windows.convolved_shape(x, kernel, *how)
-    if empty:
-        return _xla(x, kernel, *how)
-    if lowering.devices() == 1:
-        return _convolve(x, kernel, *how)
-    spread = lowering.on_each_cpu(lambda x, kernel: _convolve(x, kernel, *how), x, kernel)
-    return _xla(x, kernel, *how) if spread is None else spread
+    if 0 in windows.convolved_shape(x, kernel, **how):
+        return otherwise(x, kernel)
+    return lowering.device_by_device(own, otherwise, x, kernel)
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:

@@ -28,11 +28,13 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any
     """
     plain = kernel.ndim == 2 and dimensions == (((x.ndim - 1,), (0,)), ((), ()))
     plain = plain and all(option is None for option in options.values())
-    y = None
-    if plain and onednn.takes(x, kernel):
-        one = lowering.devices() == 1
-        y = _of_rows(x, kernel) if one else lowering.on_each_cpu(_of_rows, x, kernel)
-    return lax.dot_general(x, kernel, dimensions, **options) if y is None else y
+
+    def otherwise(x: jax.Array, kernel: jax.Array) -> jax.Array:
+        return lax.dot_general(x, kernel, dimensions, **options)
+
+    if not (plain and onednn.takes(x, kernel)):
+        return otherwise(x, kernel)
+    return lowering.device_by_device(_of_rows, otherwise, x, kernel)
 
 
 def _of_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
