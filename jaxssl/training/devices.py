@@ -66,7 +66,7 @@ class Placement:
     def compiler_options(self) -> dict[str, bool | str]:
         """What the compiler is told: of as many CPU devices as cores each computes on one core."""
         here = [device for device in self.mesh.devices.flat if device.platform == "cpu"]
-        many = len(here) // max(1, jax.process_count())
+        many = len(here) // jax.process_count()
         return {"xla_cpu_multi_thread_eigen": False} if many >= max(2, CORES) else {}
 
     @property

@@ -85,7 +85,7 @@ class Result:
       device_bytes: the same on the accelerator, None without one.
       value: what the first run returned: contenders of one question should agree.
       note: why there are no seconds.
-      handoff_ns: before each round, of a line of cache from core to core; empty with one core.
+      handoff_ns: before each round, of a byte from core to core; empty with one core.
     """
 
     contender: str
@@ -112,7 +112,7 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quick", action="store_true", help="the smallest case, one short round")
     parser.add_argument("--json", type=Path, help="file for the numbers")
     told = "folder of another commit of this project, which takes turns with this one"
-    parser.add_argument("--before", help=told)
+    parser.add_argument("--before", type=Path, help=told)
 
 
 def measure(
@@ -228,10 +228,10 @@ def where_from(options: argparse.Namespace) -> dict[str, Any]:
     about = provenance()
     flags = vars(options) | {"json": None}
     if options.before:
-        flags["before"] = Path(options.before).name
+        flags["before"] = options.before.name
     for path in (options.before, options.json):
         if path:
-            about["command"] = about["command"].replace(str(path), Path(path).name)
+            about["command"] = about["command"].replace(str(path), path.name)
     return {**about, "options": flags}
 
 
@@ -269,7 +269,7 @@ class _Worker:
         code = f"import sys; sys.path.insert(0, {folder!r}); import _measure; _measure._serve()"
         whole = self.result.contender
         name = whole.removesuffix(BEFORE).removesuffix(AS_IT_STARTS)
-        other = Path(self._options.before).resolve() if whole.endswith(BEFORE) else None
+        other = self._options.before.resolve() if whole.endswith(BEFORE) else None
         setting = {} if whole.endswith(AS_IT_STARTS) else {malloc.SETTING: malloc.VALUE}
         arguments = [str(Path(self._program).resolve()), name, json.dumps(self.result.case)]
         self._errors = tempfile.TemporaryFile("w+")

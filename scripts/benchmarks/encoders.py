@@ -87,7 +87,7 @@ def contenders(encoder: str, work: str) -> list[str]:
     if not encoder.startswith("efficientnet_lite"):
         out.add("XLA's depthwise")
     names = [name for name in CONTENDERS if name not in out]
-    # PyTorch's quickest form, where it was the quickest.
+    # The form of PyTorch that is the quickest in most cases.
     best = "PyTorch, folded" if "PyTorch, folded" in names else "PyTorch, channels_last"
     return [*names, best + _measure.AS_IT_STARTS]
 
