@@ -9,6 +9,9 @@ The twin of a run, each library by its own random numbers, the first weights too
 lightly's own recipe for CIFAR-10, a ResNet-18 for 200 epochs, on a GPU:
   `python scripts/benchmarks/learning.py --lightly --seed 0 --json lightly.json`
 
+The same by this library, from the same first weights (`jax_simclr.py`):
+  `python scripts/benchmarks/learning.py --lightly --here --seed 0 --json here.json`
+
 All is judged by `jaxssl.analysis`: linear evaluation and kNN of h on the test images.
 """
 
@@ -17,6 +20,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +44,7 @@ def main() -> None:
     if options.threads:
         torch.set_num_threads(options.threads)
     device = "cuda" if torch.cuda.is_available() else "cpu"
+    side: Any = importlib.import_module("jax_simclr" if options.here else "torch_simclr")
     if options.lightly:
         settings = dataclasses.replace(simclr.PRESETS["cifar10"], data_dir=options.data_dir)
         recipe, data = torch_simclr.LIGHTLY, datasets.read(settings, options.seed)
@@ -54,23 +59,22 @@ def main() -> None:
     knn: dict[int, dict[str, float]] = {}
     h: dict[str, np.ndarray] = {}  # when it was last judged
 
-    def judge(epoch: int, model: torch.nn.Sequential) -> None:
-        h.update({name: torch_simclr.features(model, x, recipe) for name, x in pixels.items()})
+    def judge(epoch: int, model: Any) -> None:
+        h.update({name: side.features(model, x, recipe) for name, x in pixels.items()})
         knn[epoch] = {
             name: probes.knn_accuracy(h["train"], labels["train"], h[name], labels[name])
             for name in ("val", "test")
         }
         print(f"  kNN after {epoch} epochs: {knn[epoch]}", flush=True)
         if options.weights:  # a machine on loan may be gone before the end
-            torch.save(model.state_dict(), options.weights)
+            side.save(model, options.weights)
 
     every = options.judge_every or recipe.epochs
     judged = {*range(every, recipe.epochs, every), recipe.epochs}
     after = {epoch: functools.partial(judge, epoch) for epoch in judged}
-    _, epochs = torch_simclr.train(
-        pixels["train"], recipe, seed=options.seed, device=device, after=after
-    )
+    _, epochs = side.train(pixels["train"], recipe, seed=options.seed, device=device, after=after)
     found: dict[str, Any] = {
+        "by": "this library" if options.here else "PyTorch",
         "recipe": dataclasses.asdict(recipe),
         "seed": options.seed,
         "data": data.fingerprint,
@@ -86,9 +90,7 @@ def main() -> None:
         write_json(options.json, found)
     if not options.no_linear:
         row, _ = evaluation.evaluate(h, labels)
-        print(
-            f"PyTorch {torch.__version__}: linear {row['linear']['top']}, kNN {row['knn']['top']}"
-        )
+        print(f"{found['by']}: linear {row['linear']['top']}, kNN {row['knn']['top']}")
         if options.json:
             write_json(options.json, {**found, "row": row})
 
@@ -100,6 +102,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("run", nargs="?", help="the run whose twin is trained")
     parser.add_argument("--lightly", action="store_true", help="its recipe, instead of a run's")
+    parser.add_argument("--here", action="store_true", help="by this library, from torch's weights")
     parser.add_argument("--data-dir", default="", help="--lightly: the folder of TFDS")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, help="others than the recipe's")

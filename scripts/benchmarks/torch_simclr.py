@@ -12,6 +12,7 @@ import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -325,3 +326,8 @@ def features(model: nn.Sequential, pixels: np.ndarray, recipe: Recipe) -> np.nda
         parts.append(model[0](x.to(memory_format=torch.channels_last)).float().cpu().numpy())
     model.train()
     return np.concatenate(parts)
+
+
+def save(model: nn.Sequential, path: Path) -> None:
+    """Save the network's variables."""
+    torch.save(model.state_dict(), path)
