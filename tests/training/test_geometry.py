@@ -27,6 +27,24 @@ def test_against_numpy_and_scipy():
         np.testing.assert_allclose(found[name], value, rtol=2e-5, err_msg=name)
 
 
+@pytest.mark.parametrize("rows", [512, 513, 3000])
+def test_many_rows_are_not_paired_with_one_another(rows):
+    random = np.random.default_rng(1)
+    a = random.normal(size=(rows, 6)) + 1  # not uniform, so that the number says something
+    b = a + 0.3 * random.normal(size=a.shape)
+    found = jax.jit(pair_health)(jnp.float32(a), jnp.float32(b))
+    a, b = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (a, b))
+    expected = np.log(np.mean(np.exp(-2 * pdist(np.concatenate([a, b]), "sqeuclidean"))))
+    np.testing.assert_allclose(found["uniformity"], expected, rtol=2e-5 if rows == 512 else 0.05)
+
+
+def test_the_largest_batches_need_no_more_than_their_rows():
+    # 100,000 x 100,000 pairs were 40 GB, and their number more than 32 bits hold.
+    z = jax.ShapeDtypeStruct((50_000, 8), jnp.float32)
+    memory = jax.jit(pair_health).lower(z, z).compile().memory_analysis()
+    assert memory.temp_size_in_bytes < 20 * 2 * z.size * 4
+
+
 def test_a_uniform_sphere_and_one_point():
     sphere = jax.random.normal(jax.random.key(0), (2, 500, 16))
     found = jax.jit(pair_health)(*sphere)
