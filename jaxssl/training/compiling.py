@@ -96,7 +96,7 @@ class Cost:
       reused: How much of the results lies where arguments were.
       temporaries: Memory for what lies between.
       code: Of the program.
-      flops: Of one step.
+      flops: Of a step's products of matrices and convolutions, loops as often as they run.
       moved: Bytes read from HBM and written to it, as the program's text says.
       accessed: Bytes that all operations read and write, as the compiler says: those that stay in
         the core's own memory (VMEM) too, and loops once.
@@ -251,7 +251,7 @@ def cost_of(program: Any, placement: Placement, seconds: float = 0.0) -> Cost:
         reused=memory.alias_size_in_bytes,
         temporaries=memory.temp_size_in_bytes,
         code=memory.generated_code_size_in_bytes,
-        flops=cost.get("flops", 0.0),
+        flops=hlo.multiplied(text),
         moved=hlo.moved(text),
         accessed=cost.get("bytes accessed", 0.0),
         collectives=collectives,

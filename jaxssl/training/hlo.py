@@ -1,11 +1,14 @@
-"""What the text of a compiled program says: what devices tell one another, what memory moves."""
+"""What a compiled program's text says: what devices tell one another, what moves, is multiplied."""
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+
+import numpy as np
 
 OPERATIONS = ("all-reduce", "all-gather", "reduce-scatter", "collective-permute", "all-to-all")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2}
@@ -155,6 +158,98 @@ def moved(text: str) -> float:
         return float(sum(one.size for each in (*reads, result) for one in each if not one.near))
 
     return count(entry)
+
+
+def multiplied(text: str) -> float:
+    """Count the FLOP of a program's products of matrices and convolutions, once run.
+
+    A multiplication and an addition are two. Loops count as often as they run, once where the
+    program does not say how often that is (the compiler's own count has every loop once); where a
+    convolution's window meets padding, or what is between dilated numbers, nothing is multiplied.
+
+    Args:
+      text: HLO, as of `compiled.as_text()`.
+    """
+    computations, entry = _computations(text)
+    known: dict[str, float] = {}
+
+    def count(name: str) -> float:
+        if name in known:
+            return known[name]
+        known[name], total = 0.0, 0.0
+        shapes: dict[str, list[int]] = {}
+        for line in computations.get(name, ()):
+            said = _LINE.match(line)
+            if said is None:
+                continue
+            name_of_it, result, operation, listed = said.groups()
+            shapes[name_of_it] = _dims(result)
+            if operation in ("dot", "convolution"):
+                operands = [shapes.get(one, []) for one in re.findall(r"%?([\w.-]+)", listed)]
+                of_one = _of_dot if operation == "dot" else _of_convolution
+                total += 2.0 * of_one(line, shapes[name_of_it], *operands[:2])
+            called = re.findall(
+                r"(?:body|to_apply|calls|branch_computations)=\{?(%?[^},\s]*)", line
+            )
+            turns = (_turns(computations, line) or 1) if operation == "while" else 1
+            total += turns * sum(count(one.lstrip("%")) for one in called)
+        known[name] = total
+        return total
+
+    return count(entry)
+
+
+def _dims(result: str) -> list[int]:
+    found = re.match(r"\w+\[([\d,]*)\]", result)
+    return [int(side) for side in found[1].split(",") if side] if found else []
+
+
+def _of_dot(line: str, result: list[int], left: list[int], _: list[int]) -> int:
+    summed = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", line)
+    axes = [int(axis) for axis in summed[1].split(",") if axis] if summed else []
+    return math.prod(result) * math.prod(left[axis] for axis in axes)
+
+
+def _of_convolution(line: str, result: list[int], x: list[int], kernel: list[int]) -> int:
+    """Multiplications: of a batch's images, channels that meet, and places that are there."""
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", line)
+    assert labels is not None
+    of_x, of_kernel, of_result = labels.groups()
+    window = re.search(r"window=\{([^}]*)\}", line)
+    said = dict(re.findall(r"(\w+)=(\S+)", window[1])) if window else {}
+    places = 1
+    for axis in range(sum(label.isdigit() for label in of_x)):
+        one = {name: value.split("x")[axis] for name, value in said.items()}
+        places *= _pairs(
+            x[of_x.index(str(axis))],
+            kernel[of_kernel.index(str(axis))],
+            result[of_result.index(str(axis))],
+            int(one.get("stride", 1)),
+            int(re.match(r"-?\d+", one.get("pad", "0"))[0]),  # type: ignore[index]
+            int(one.get("lhs_dilate", 1)),
+            int(one.get("rhs_dilate", 1)),
+        )
+    groups = [
+        int(found[1]) if (found := re.search(rf"{of}_group_count=(\d+)", line)) else 1
+        for of in ("feature", "batch")
+    ]
+    images, channels = x[of_x.index("b")] // groups[1], x[of_x.index("f")] // groups[0]
+    return images * channels * result[of_result.index("f")] * places
+
+
+@functools.cache
+def _pairs(size: int, kernel: int, out: int, stride: int, pad: int, base: int, apart: int) -> int:
+    """Count (place of the kernel, place of the result) that meet a number along one axis."""
+    # Of the kernel's every place: result o meets o stride + before, from `first` to `last`, where
+    # that is a multiple of `base`, which every m-th o from o0 on makes it.
+    before = np.arange(kernel) * apart - pad
+    first = np.maximum(0, -(before // stride))
+    last = np.minimum(out - 1, ((size - 1) * base - before) // stride)
+    common = math.gcd(stride, base)
+    m = base // common
+    o0 = -before // common * pow(stride // common, -1, m) % m
+    met = (last - o0) // m - (first - 1 - o0) // m
+    return int(met[(before % common == 0) & (last >= first)].sum())
 
 
 def _turns(computations: Mapping[str, list[str]], line: str) -> int | None:

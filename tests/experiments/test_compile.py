@@ -173,6 +173,43 @@ ENTRY %main (x: bf16[100,3]) -> f32[8] {
     assert hlo.moved(text) == copied + written + turns
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"window_strides": (2, 1), "padding": ((1, 0), (2, 3))},
+        {"padding": ((-1, 2), (0, 0)), "rhs_dilation": (2, 1)},
+        {"lhs_dilation": (3, 2), "padding": ((2, 2), (1, 4)), "window_strides": (2, 2)},
+        {"feature_group_count": 3, "padding": "SAME"},
+        {"batch_group_count": 2},
+    ],
+)
+def test_a_convolution_multiplies_what_xla_counts(options):
+    channels = 6 // options.get("feature_group_count", 1)
+    x = jax.ShapeDtypeStruct((4, 9, 8, 6), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 2, channels, 12), jnp.float32)
+    options = {"window_strides": (1, 1), "padding": "VALID", **options}
+    numbers = ("NHWC", "HWIO", "NHWC")
+    lowered = jax.jit(
+        lambda x, k: jax.lax.conv_general_dilated(x, k, dimension_numbers=numbers, **options)
+    ).lower(x, kernel)
+    text = lowered.compiler_ir("hlo").as_hlo_text()
+    assert hlo.multiplied(text) == lowered.cost_analysis()["flops"] > 0
+
+
+def test_products_in_a_loop_count_as_often_as_it_runs():
+    # The compiler counts them once, so that a loss in tiles had a sixteenth of its work.
+    def products(xs, w):
+        return jax.lax.scan(lambda w, x: (jnp.tanh(x @ w), None), w, xs)[0]
+
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in ((16, 8, 8), (8, 8))]
+    compiled = jax.jit(products).lower(*shapes).compile()
+    by_hand = 16 * 2 * 8**3
+    assert hlo.multiplied(compiled.as_text()) == by_hand
+    cost = compiling.cost_of(compiled, placement_over(jax.devices()[:1], 8))
+    assert cost.flops == by_hand
+
+
 def test_slices_are_named_as_they_are_rented(monkeypatch):
     for name, said in {
         "v7-8": "is no TPU: name one of v4, v5e, v5p, v6e",
