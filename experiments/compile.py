@@ -9,18 +9,23 @@ step computes, moves and sends, and the time it cannot go under: the most of com
 / memory's bandwidth, sent / links' bandwidth. Moved is what passes between HBM and the core; what
 an operation finds in the core's own memory is not.
 
-Names of chips, as they are rented: v5e-1, v5e-4, v5e-8 ... v5e-256, the same of v6e; v5p-8 and
-v4-8 are four chips.
+Names of chips, as they are rented: v5e-1, v5e-4, v5e-8 ... v5e-256, the same of v6e; v5p-8 is
+four chips. How many classes and resident images there are is not known without images: 10, CIFAR's
+45,000, or what --classes and --resident-images say. What does not fit is one line with settings
+that do: each was compiled too.
 
-Exit code 2: it does not fit; one line says which settings should.
+Exit code 2: it does not fit, or cannot be compiled as asked; one line says why.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
-from collections.abc import Callable
+import sys
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -36,6 +41,14 @@ if TYPE_CHECKING:
 # Of training images, where no image says how many there are: CIFAR's.
 RESIDENT = 45_000
 LARGEST = 2**17
+# Images on a side that does not fit at once are tried this much smaller, so often.
+SMALLER, TRIES = 7 / 8, 3
+# Programs without a training step of their own, and what has it.
+WITHOUT = {
+    "finetune": "its step is that of softmax: compile softmax with the run's --encoder, "
+    "--image-size and --color, and --batch-size 64",
+    "frozen": "nothing is trained",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,6 +59,10 @@ class Compiling:
     """The chips that the step is compiled for, such as v5e-1, v5e-8, v6e-8 or v5p-8. Also --for."""
     largest_batch: bool = False
     """Search the largest batch that fits, of those that are the chips times a power of two."""
+    classes: config.AtLeast1[int] | None = None
+    """How many the images are in. Default: as many as --seen names, or 10; CIFAR-100's 100."""
+    resident_images: config.AtLeast1[int] = RESIDENT
+    """With --resident, how many images there are to train on."""
     text: str = ""
     """File for the compiled program's text (HLO)."""
 
@@ -53,9 +70,8 @@ class Compiling:
 def parse(arguments: list[str]) -> tuple[ModuleType, Any]:
     """Read the program, and its flags with those of compiling."""
     program, given = cli.choose_program(arguments, __doc__)
-    kind = cli.flags_of(program)
-    if not issubclass(kind, config.Images):
-        raise InputError(f"{arguments[0]} has no network of its own: compile the run's program")
+    if arguments[0] in WITHOUT:
+        raise InputError(f"{arguments[0]} has no step to compile: {WITHOUT[arguments[0]]}")
     # `for` is a word of Python's, which no field can be named.
     flags = [
         "--chips" + argument[len("--for") :] if argument.split("=")[0] == "--for" else argument
@@ -74,34 +90,98 @@ def main(program: ModuleType, flags: Any) -> None:
     settings = kind(
         **{field.name: getattr(flags, field.name) for field in dataclasses.fields(kind)}
     )
+    if flags.text and not Path(flags.text).absolute().parent.is_dir():
+        raise InputError(f"--text {flags.text}: there is no folder of that name")
+    _, chips = compiling.chips_of(flags.chips)
+    if settings.batch_size % chips:
+        raise InputError(
+            f"--batch-size {settings.batch_size} cannot be split over {chips} chips: "
+            "take a multiple of them"
+        )
     tpu = compiling.describe_slice(flags.chips)
 
-    def compile_for(batch_size: int) -> Cost:
-        return cost(program, dataclasses.replace(settings, batch_size=batch_size), tpu)[0]
+    def compile_with(**changed: Any) -> tuple[Cost, str]:
+        one = dataclasses.replace(settings, **changed)
+        return in_a_thread(
+            lambda: cost(program, one, tpu, flags.resident_images, classes_of(flags))
+        )
 
-    size = f"{settings.image_size} px {settings.color}"
-    print(
-        f"{settings.title} on {settings.dataset}: a step of {settings.batch_size} images at {size} "
-        f"on {tpu.name}, {len(tpu.devices)} x {tpu.devices[0].device_kind} ...",
-        flush=True,
-    )
+    print(f"{first_line(settings, flags, tpu)} ...", flush=True)
     found: Cost | None = None
     try:
-        found, text = cost(program, settings, tpu)
+        found, text = compile_with()
         print(table(found, tpu))
         if flags.text:
             files.write_text(Path(flags.text), text)
     except compiling.DoesNotFit as error:
+        said = advice(error, settings, tpu, lambda **changed: compile_with(**changed)[0])
         if not flags.largest_batch:
-            raise InputError(advice(error, settings, tpu)) from None
-        print(advice(error, settings, tpu))
+            raise InputError(said) from None
+        print(said)
         needs = error.needs
     else:
         needs = found.memory
     if flags.largest_batch:
-        print(largest_batch(compile_for, settings.batch_size, needs, tpu))
+        print(
+            largest_batch(
+                lambda batch_size: compile_with(batch_size=batch_size)[0],
+                settings.batch_size,
+                needs,
+                tpu,
+            )
+        )
         if found is None:
             raise InputError(f"--batch-size {settings.batch_size} does not fit {tpu.name}")
+
+
+def first_line(settings: Any, flags: Any, tpu: Slice) -> str:
+    """Say what is compiled, and what is assumed."""
+    many = len(classes_of(flags))
+    parts = [
+        f"{settings.title} on {settings.dataset}: a step of {settings.batch_size} images at "
+        f"{settings.image_size} px {settings.color}, {many} classes, on {tpu.name}, "
+        f"{len(tpu.devices)} x {tpu.devices[0].device_kind}"
+    ]
+    if settings.resident:
+        parts.append(f"{flags.resident_images:,} images resident on each")
+    if settings.steps_per_dispatch > 1:
+        parts.append(f"{settings.steps_per_dispatch} steps a dispatch")
+    if settings.data_dir:
+        parts.append("no image of --data-dir is read: --classes says how many there are")
+    return "; ".join(parts)
+
+
+def classes_of(flags: Any) -> tuple[str, ...]:
+    """Names of the classes: --seen's, or as many as --classes says."""
+    many = flags.classes or (100 if flags.dataset == "cifar100" else 10)
+    return flags.seen if flags.seen and not flags.classes else tuple(map(str, range(many)))
+
+
+def in_a_thread(work: Callable[[], Any]) -> Any:
+    """Do what hears no signal until it is done, such as compiling, beside a thread that does."""
+    found: list[Any] = []
+
+    def do() -> None:
+        try:
+            found.append((work(), None))
+        except BaseException as fault:  # raised again where it is waited for
+            found.append((None, fault))
+
+    thread = threading.Thread(target=do, daemon=True)
+    thread.start()
+    try:
+        while thread.is_alive():
+            thread.join(0.2)
+    except BaseException as signal:
+        code = getattr(signal, "exit_code", 130)
+        print("compile: interrupted; nothing is kept of what was compiled", file=sys.stderr)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    result, error = found[0]
+    if error is not None:
+        raise error
+    return result
 
 
 def prepare() -> None:
@@ -116,23 +196,34 @@ def prepare() -> None:
     }
 
 
-def cost(program: ModuleType, settings: Any, tpu: Slice) -> tuple[Cost, str]:
+def cost(
+    program: ModuleType,
+    settings: Any,
+    tpu: Slice,
+    resident: int = RESIDENT,
+    classes: tuple[str, ...] = (),
+) -> tuple[Cost, str]:
     """Compile the step that a program's settings give; its cost and its text."""
     from jaxssl.training import compiling
 
     shape = (settings.image_size, settings.image_size, settings.channels)
-    method = shapes_of(program, settings)
-    resident = RESIDENT if settings.resident else 0
-    return compiling.compile_step(method, shape, settings.batch_size, tpu, resident)
+    return compiling.compile_step(
+        shapes_of(program, settings, classes),
+        shape,
+        settings.batch_size,
+        tpu,
+        resident=resident if settings.resident else 0,
+        steps=settings.steps_per_dispatch,
+    )
 
 
-def shapes_of(program: ModuleType, settings: Any) -> Method:
+def shapes_of(program: ModuleType, settings: Any, classes: tuple[str, ...] = ()) -> Method:
     """The method that a program's settings give, its model as shapes alone."""
     from flax import nnx
 
     shape = (settings.image_size, settings.image_size, settings.channels)
     many = 100 if settings.dataset == "cifar100" else 10
-    classes = settings.seen or tuple(map(str, range(many)))
+    classes = classes or settings.seen or tuple(map(str, range(many)))
     outline = {"classes": classes, "shape": shape, "steps_per_epoch": 100, "total_steps": 10_000}
     data, made = datasets.of_outline(outline, settings), []
 
@@ -146,7 +237,7 @@ def shapes_of(program: ModuleType, settings: Any) -> Method:
 
 def table(found: Cost, tpu: Slice) -> str:
     """What a step takes of one chip, as lines."""
-    chip = tpu.device
+    chip = tpu.chip
     bounds = found.bounds(chip)
     binds = max(bounds, key=bounds.__getitem__)
     kinds = {
@@ -156,45 +247,93 @@ def table(found: Cost, tpu: Slice) -> str:
         "code": found.code,
         "in all": found.memory,
     }
-    unit = "device (half a chip)" if len(tpu.devices) > tpu.chips else "chip"
-    lines = [f"compiled in {found.seconds:.0f} s", "", f"memory of a {unit}, GB"]
-    lines += [f"  {name:16} {size / 1e9:8.2f}" for name, size in kinds.items()]
+    lines = [f"compiled in {found.seconds:.0f} s", "", "memory of a chip, GB"]
+    lines += [f"  {name:16} {_short(size / 1e9):>8}" for name, size in kinds.items()]
     share = found.memory / chip.memory
-    lines[-1] += f"  {share:.0%} of {chip.memory / 1e9:.1f}"
+    lines[-1] += f"  {_short(100 * share)}% of {chip.memory / 1e9:.1f}"
     amounts = {
-        "memory": f"{found.moved / 1e9:.2f} GB moved at {chip.bandwidth / 1e9:.0f} GB/s",
-        "matrix units": f"{found.flops / 1e12:.3f} TFLOP at {chip.flops / 1e12:.0f} a second",
-        "links": f"{found.sent / 1e6:.1f} MB sent at {chip.links / 1e9:.0f} GB/s",
+        "memory": f"{_short(found.moved / 1e9)} GB moved at {chip.bandwidth / 1e9:.0f} GB/s",
+        "matrix units": f"{_short(found.flops / 1e12)} TFLOP at {chip.flops / 1e12:.0f} a second",
+        "links": f"{_short(found.sent / 1e6)} MB sent at {chip.links / 1e9:.0f} GB/s",
     }
     lines += ["", "a step's bound, ms"]
     lines += [
-        f"  {name:16} {1e3 * bounds[name]:8.2f}  {amount}{', which binds' * (name == binds)}"
+        f"  {name:16} {_short(1e3 * bounds[name]):>8}  {amount}{', which binds' * (name == binds)}"
         for name, amount in amounts.items()
     ]
     said = [
-        f"{number} {operation} of {size / 1e6:.2f} MB"
+        f"{number} {operation} of {_short(size / 1e6)} MB"
         for operation, (number, size) in found.collectives.items()
     ]
     return "\n".join([*lines, "", f"collectives: {', '.join(said) or 'none'}"])
 
 
-def advice(error: DoesNotFit, settings: Any, tpu: Slice) -> str:
-    """One line: how much is too much, and what should fit, memory going as the pixels do."""
-    share, many = error.has / error.needs, len(tpu.devices)
-    ways = []
-    batch = many * 2 ** math.floor(math.log2(max(1, 0.95 * share * settings.batch_size / many)))
-    if batch < settings.batch_size:
-        ways.append(f"--batch-size {batch}")
-    if getattr(settings, "bfloat16", True) is False and share > 0.55:
-        ways.append("--bfloat16")
-    side = int(settings.image_size * math.sqrt(0.95 * share)) // 8 * 8
-    if side:
-        ways.append(f"--image-size {side}")
+def _short(value: float) -> str:
+    """Three digits, and never a 0 of what is there.
+
+    Example:
+      >>> [_short(value) for value in (0, 0.000123456, 1.0005, 45.678, 1234.5)]
+      ['0', '0.000123', '1.00', '45.7', '1,234']
+    """
+    if value == 0:
+        return "0"
+    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{digits}f}"
+
+
+def advice(error: DoesNotFit, settings: Any, tpu: Slice, compile_with: Callable[..., Cost]) -> str:
+    """One line: how much is too much, and what fits, each way tried by itself.
+
+    Args:
+      error: What the compiler said.
+      settings: That do not fit.
+      tpu: The chips.
+      compile_with: Changed settings -> what they cost; raises `DoesNotFit`.
+    """
+    from jaxssl.training.compiling import DoesNotFit
+
+    def first_that_fits(flag: str, values: Iterable[Any]) -> str:
+        name = flag.removeprefix("--no-").removeprefix("--").replace("-", "_")
+        for value in values:
+            said = flag if isinstance(value, bool) else f"{flag} {value}"
+            print(f"  trying {said} ...", flush=True)
+            with contextlib.suppress(DoesNotFit, InputError):
+                compile_with(**{name: value})
+                return said
+        return ""
+
+    halved = error.needs < 2 * error.has  # bfloat16 saves no more
+    ways = [
+        first_that_fits("--no-resident", [False] * settings.resident),
+        first_that_fits("--bfloat16", [True] * (not settings.bfloat16 and halved)),
+        first_that_fits("--batch-size", _batches(error, settings, tpu)),
+        first_that_fits("--image-size", _sides(error, settings)),
+    ]
+    ways = [way for way in ways if way]
+    if settings.batch_size > tpu.chips and not settings.resident:
+        ways.append("more chips")
+    fits = f"{' or '.join(ways)} fits" if ways else "none of the settings tried fits"
+    if ways == ["more chips"]:
+        fits = "no setting tried fits: more chips may"
     return (
         f"--batch-size {settings.batch_size} at {settings.image_size} px does not fit {tpu.name}: "
-        f"it needs {error.needs / 2**30:.1f} of {error.has / 2**30:.2f} GiB a chip. "
-        f"{' or '.join(ways)} should fit, or more chips"
+        f"it needs {error.needs / 1e9:.1f} of {error.has / 1e9:.1f} GB a chip. {fits}"
     )
+
+
+def _batches(error: DoesNotFit, settings: Any, tpu: Slice) -> list[int]:
+    """Smaller batches, of chips times a power of two, from the one that might fit downwards."""
+    share = 0.95 * error.has / error.needs * settings.batch_size / tpu.chips
+    highest = math.floor(math.log2(max(1, share)))
+    sizes = [tpu.chips * 2**power for power in range(highest, -1, -1)]
+    return [size for size in sizes if size < settings.batch_size]
+
+
+def _sides(error: DoesNotFit, settings: Any) -> list[int]:
+    """Smaller images: memory goes as their area, but in whole tiles."""
+    side = settings.image_size * math.sqrt(0.95 * error.has / error.needs)
+    sides = [int(side * SMALLER**turn) // 8 * 8 for turn in range(TRIES)]
+    return [side for side in dict.fromkeys(sides) if 8 <= side < settings.image_size]
 
 
 def largest_batch(compile_for: Callable[[int], Cost], asked: int, needs: float, tpu: Slice) -> str:
@@ -212,7 +351,7 @@ def largest_batch(compile_for: Callable[[int], Cost], asked: int, needs: float, 
 
     many = len(tpu.devices)
     fits, too_large = -1, (LARGEST // many).bit_length()
-    guess = math.floor(math.log2(max(1, asked * tpu.device.memory / needs / many)))
+    guess = math.floor(math.log2(max(1, asked * tpu.chip.memory / needs / many)))
     best: Cost | None = None
     while too_large - fits > 1:
         guess = min(max(guess, fits + 1), too_large - 1)
@@ -224,8 +363,15 @@ def largest_batch(compile_for: Callable[[int], Cost], asked: int, needs: float, 
             too_large, guess = guess, guess - 1
     if best is None:
         return f"not even {many} images fit {tpu.name}"
-    share = best.memory / tpu.device.memory
-    return f"largest batch that fits {tpu.name}: {many * 2**fits:,} ({share:.0%} of a chip)"
+    share = f"{best.memory / tpu.chip.memory:.0%} of a chip"
+    if many * 2 ** (fits + 1) > LARGEST:
+        return (
+            f"a batch of {many * 2**fits:,} fits {tpu.name} ({share}); larger ones were not tried"
+        )
+    return (
+        f"largest batch that fits {tpu.name}, of {many} x 2^k: {many * 2**fits:,} ({share}); "
+        f"{many * 2 ** (fits + 1):,} does not"
+    )
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 
 from jaxssl.errors import InputError
 from jaxssl.training import hlo
-from jaxssl.training.devices import Placement, Resident, placement_over
+from jaxssl.training.devices import Placement, Resident, check_resident, placement_over
 from jaxssl.training.method import Method
 from jaxssl.training.state import state_shapes
 from jaxssl.training.step import make_train_step
@@ -49,13 +49,15 @@ class Chip(NamedTuple):
     torus: int
 
 
-# cloud.google.com/tpu/docs/v4, v5e, v5p, v6e, "key chip specifications", read in November 2026.
+# cloud.google.com/tpu/docs/v5e, v5p, v6e, "key chip specifications", read in November 2026. No v4:
+# libtpu 0.0.42 describes each of its cores as a device, and JAX computes on a chip as one.
 CHIPS = {
-    "v4": Chip(275e12, 32 * 2**30, 1200e9, 2400e9 / 8, cores_named=2, torus=3),
     "v5e": Chip(197e12, 16 * 2**30, 819e9, 1600e9 / 8, cores_named=1, torus=2),
     "v5p": Chip(459e12, 95 * 2**30, 2765e9, 4800e9 / 8, cores_named=2, torus=3),
     "v6e": Chip(918e12, 32 * 2**30, 1640e9, 3584e9 / 8, cores_named=1, torus=2),
 }
+# Names of the same under which they are rented elsewhere: accelerator types.
+ALSO = {"v5litepod": "v5e", "v5lite": "v5e"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Slice:
       name: As it was asked for, such as "v5e-8".
       kind: A name in `CHIPS`.
       chips: How many.
-      devices: What JAX sees of them: one a chip, on v4 one a core.
+      devices: What JAX sees of them, one a chip.
     """
 
     name: str
@@ -75,15 +77,9 @@ class Slice:
     devices: Sequence[Any]
 
     @property
-    def device(self) -> Chip:
-        """The figures of one of the devices."""
-        chip, share = CHIPS[self.kind], self.chips / len(self.devices)
-        return chip._replace(
-            flops=share * chip.flops,
-            memory=share * chip.memory,
-            bandwidth=share * chip.bandwidth,
-            links=share * chip.links,
-        )
+    def chip(self) -> Chip:
+        """The figures of one of them."""
+        return CHIPS[self.kind]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,6 +118,22 @@ class Cost:
         """Bytes that the program needs at once."""
         return self.arguments + self.results - self.reused + self.temporaries + self.code
 
+    def of_each(self, steps: int) -> Cost:
+        """Share what is done out over the steps of a program; its memory is what it is."""
+        if steps == 1:
+            return self
+        return dataclasses.replace(
+            self,
+            flops=self.flops / steps,
+            moved=self.moved / steps,
+            accessed=self.accessed / steps,
+            sent=self.sent / steps,
+            collectives={
+                name: (round(number / steps), round(size / steps))
+                for name, (number, size) in self.collectives.items()
+            },
+        )
+
     def bounds(self, chip: Chip) -> dict[str, float]:
         """Seconds that a step cannot go under, for each of what may bind it."""
         return {
@@ -140,29 +152,52 @@ class DoesNotFit(Exception):
     """
 
     def __init__(self, needs: float, has: float):
-        super().__init__(f"needs {needs / 2**30:.1f} of {has / 2**30:.2f} GiB")
+        super().__init__(f"needs {needs / 1e9:.1f} of {has / 1e9:.1f} GB")
         self.needs, self.has = needs, has
 
 
-def describe_slice(name: str) -> Slice:
-    """Describe TPU chips by the name under which they are rented: "v5e-1", "v6e-8", "v5p-8".
+def chips_of(name: str) -> tuple[str, int]:
+    """Read the name under which TPU chips are rented: "v5e-1", "v6e-8", "v5p-8", "v5litepod-4".
 
-    The number counts chips; of v4 and v5p, cores, two a chip. One chip alone is "v4-2", "v5p-2".
+    The number counts chips; of v5p, cores, two a chip. One chip alone is "v5p-2".
+
+    Returns:
+      A name in `CHIPS`, and how many.
 
     Raises:
-      InputError: no such kind, a number that is no slice, or no compiler for TPUs here.
+      InputError: No such kind, or a number that is no slice of up to 256 chips.
+
+    Example:
+      >>> chips_of("v5litepod-8"), chips_of("v5p-8")
+      (('v5e', 8), ('v5p', 4))
     """
-    found = re.fullmatch(r"(v\d[ep]?)-(\d+)", name)
-    if found is None or found[1] not in CHIPS:
+    found = re.fullmatch(r"(v\d[a-z]*)-(\d+)", name.lower())
+    if found is not None and found[1] == "v4":
+        raise InputError(
+            f"{name}: the compiler describes a v4's cores, and JAX computes on its chips: "
+            f"name one of {', '.join(CHIPS)}, such as v5p-{found[2]}"
+        )
+    kind = ALSO.get(found[1], found[1]) if found else ""
+    if found is None or kind not in CHIPS:
         raise InputError(
             f"{name!r} is no TPU: name one of {', '.join(CHIPS)} and a number, such as v5e-1, "
             "v5e-8, v6e-8 or v5p-8"
         )
-    kind, number = found[1], int(found[2])
-    chips, rest = divmod(number, CHIPS[kind].cores_named)
-    if rest or chips not in (1, *(2**k for k in range(2, 9))):
-        sizes = [CHIPS[kind].cores_named * n for n in (1, *(2**k for k in range(2, 9)))]
-        raise InputError(f"{name}: {kind} comes in {', '.join(map(str, sizes))}")
+    chips, rest = divmod(int(found[2]), CHIPS[kind].cores_named)
+    known = (1, *(2**k for k in range(2, 9)))
+    if rest or chips not in known:
+        sizes = [str(CHIPS[kind].cores_named * n) for n in known]
+        raise InputError(f"{name}: of {kind} this knows {', '.join(sizes)}")
+    return kind, chips
+
+
+def describe_slice(name: str) -> Slice:
+    """Describe TPU chips by the name under which they are rented, as `chips_of` reads it.
+
+    Raises:
+      InputError: As `chips_of`; or no compiler for TPUs is here.
+    """
+    kind, chips = chips_of(name)
     if importlib.util.find_spec("libtpu") is None:
         raise InputError('a TPU\'s compiler is needed, not a TPU: pip install "jax[tpu]"')
     from jax.experimental import topologies
@@ -190,7 +225,13 @@ def _sides(chips: int, axes: int) -> tuple[int, ...]:
 
 
 def compile_step(
-    method: Method, shape: tuple[int, int, int], batch_size: int, tpu: Slice, resident: int = 0
+    method: Method,
+    shape: tuple[int, int, int],
+    batch_size: int,
+    tpu: Slice,
+    *,
+    resident: int = 0,
+    steps: int = 1,
 ) -> tuple[Cost, str]:
     """Compile a method's training step as it would run on TPU chips; nothing is allocated.
 
@@ -200,34 +241,39 @@ def compile_step(
       batch_size: The global batch.
       tpu: From `describe_slice`.
       resident: How many training images live on every device; 0: batches bring theirs.
+      steps: How many one dispatch makes, as `TrainStep.several`.
 
     Returns:
-      What a step costs each device; the program's text.
+      What a step costs each device, of `steps` the mean; the program's text.
 
     Raises:
       DoesNotFit: The chips have too little memory.
-      InputError: The batch cannot be split over them.
+      InputError: The batch cannot be split over them, or too many images would be resident.
     """
     placement = placement_over(tpu.devices, batch_size)
+    if resident:
+        check_resident((resident, *shape))
     pixels = jax.ShapeDtypeStruct((resident, math.prod(shape)), jnp.uint8)
     images = Resident(pixels, shape) if resident else None
     step = make_train_step(method, placement, images=images)
+    rows = (batch_size,) if steps == 1 else (steps, batch_size)
     batch: dict[str, Any] = {
-        name: jax.ShapeDtypeStruct((batch_size,), jnp.int32) for name in ("label", "index")
+        name: jax.ShapeDtypeStruct(rows, jnp.int32) for name in ("label", "index")
     }
     if not resident:
-        batch["image"] = jax.ShapeDtypeStruct((batch_size, *shape), jnp.uint8)
+        batch["image"] = jax.ShapeDtypeStruct((*rows, *shape), jnp.uint8)
     key = jax.eval_shape(lambda: jax.random.key(0))
     begin = time.monotonic()
     try:
         with _quiet():
-            program = step.lower(state_shapes(method), batch, key).compile()
+            program = step.lower(state_shapes(method), batch, key, steps).compile()
     except jax.errors.JaxRuntimeError as error:
         too_much = out_of_memory(str(error))
         if too_much is None:
             raise
         raise too_much from None
-    return cost_of(program, placement, time.monotonic() - begin), program.as_text() or ""
+    found = cost_of(program, placement, time.monotonic() - begin)
+    return found.of_each(steps), program.as_text() or ""
 
 
 def out_of_memory(said: str) -> DoesNotFit | None:

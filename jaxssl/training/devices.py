@@ -122,13 +122,7 @@ class Placement:
         Raises:
           InputError: more than 4 GiB.
         """
-        size = math.prod(shape)
-        if size > RESIDENT_LIMIT:
-            raise InputError(
-                f"{shape[0]:,} images of {' x '.join(map(str, shape[1:]))} would take "
-                f"{size / 2**30:.1f} GiB on every device, the limit is "
-                f"{RESIDENT_LIMIT / 2**30:g}: do not keep them resident, or lower the image size"
-            )
+        check_resident(shape)
         return Resident(self.replicate(read().reshape(shape[0], -1)), tuple(shape[1:]))
 
     def replicate(self, tree: Any) -> Any:
@@ -142,6 +136,21 @@ class Placement:
             data = self._whole(jax.random.key_data(leaf))
             return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
         return jax.make_array_from_process_local_data(self.replicated, np.asarray(leaf))
+
+
+def check_resident(shape: Sequence[int]) -> None:
+    """Refuse more images [n, h, w, c] than every device is to hold.
+
+    Raises:
+      InputError: More than 4 GiB.
+    """
+    size = math.prod(shape)
+    if size > RESIDENT_LIMIT:
+        raise InputError(
+            f"{shape[0]:,} images of {' x '.join(map(str, shape[1:]))} would take "
+            f"{size / 2**30:.1f} GiB on every device, the limit is "
+            f"{RESIDENT_LIMIT / 2**30:g}: do not keep them resident, or lower the image size"
+        )
 
 
 def require(platform: str | None) -> None:

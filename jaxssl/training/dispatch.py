@@ -87,18 +87,22 @@ class TrainStep:
         """Make one step over a batch [b, ...]."""
         return self._one(state, batch, key, self._pixels)
 
-    def lower(self, state: TrainState, batch: Batch, key: jax.Array) -> jax.stages.Lowered:
-        """Lower the program of one step for the devices of the placement, which need not be here.
+    def lower(
+        self, state: TrainState, batch: Batch, key: jax.Array, steps: int = 1
+    ) -> jax.stages.Lowered:
+        """Lower a step, or several in one dispatch, for the placement's devices, here or not.
 
         Args:
           state: `jax.ShapeDtypeStruct`s will do, here and below, and as `images` of the class.
-          batch: [b, ...].
+          batch: [b, ...]; of several steps [k, b, ...].
           key: a PRNG key.
+          steps: k.
 
         Returns:
           What `compile()` makes the program of.
         """
-        return self._one.lower(state, batch, key, self._pixels)
+        program = self._one if steps == 1 else self._several
+        return program.lower(state, batch, key, self._pixels)
 
     def several(
         self, state: TrainState, batches: Batch, key: jax.Array

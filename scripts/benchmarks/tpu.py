@@ -100,7 +100,7 @@ def measure(program: str, flags: str, chips: str, text: Path | None) -> dict[str
         return row | {"needs": error.needs, "has": error.has}
     if text:
         text.write_text(program_text)
-    bounds = cost.bounds(tpu.device)
+    bounds = cost.bounds(tpu.chip)
     binds = max(bounds, key=bounds.__getitem__)
     return (
         row | dataclasses.asdict(cost) | {"memory": cost.memory, "bounds": bounds, "binds": binds}
