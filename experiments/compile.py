@@ -269,15 +269,15 @@ def table(found: Cost, tpu: Slice) -> str:
 
 
 def _short(value: float) -> str:
-    """Three digits, and never a 0 of what is there.
+    """Three digits; what is too little for that is no 0.
 
     Example:
-      >>> [_short(value) for value in (0, 0.000123456, 1.0005, 45.678, 1234.5)]
-      ['0', '0.000123', '1.00', '45.7', '1,234']
+      >>> [_short(value) for value in (0, 0.0001, 0.0123, 1.0005, 45.678, 1234.5)]
+      ['0', '<0.001', '0.0123', '1.00', '45.7', '1,234']
     """
-    if value == 0:
-        return "0"
-    digits = max(0, 2 - math.floor(math.log10(abs(value))))
+    if 0 < value < 0.001:
+        return "<0.001"
+    digits = max(0, 2 - math.floor(math.log10(value))) if value else 0
     return f"{value:,.{digits}f}"
 
 
@@ -364,14 +364,11 @@ def largest_batch(compile_for: Callable[[int], Cost], asked: int, needs: float, 
     if best is None:
         return f"not even {many} images fit {tpu.name}"
     share = f"{best.memory / tpu.chip.memory:.0%} of a chip"
-    if many * 2 ** (fits + 1) > LARGEST:
-        return (
-            f"a batch of {many * 2**fits:,} fits {tpu.name} ({share}); larger ones were not tried"
-        )
-    return (
-        f"largest batch that fits {tpu.name}, of {many} x 2^k: {many * 2**fits:,} ({share}); "
-        f"{many * 2 ** (fits + 1):,} does not"
-    )
+    size, next_size = many * 2**fits, many * 2 ** (fits + 1)
+    if next_size > LARGEST:
+        return f"at least {size:,} ({share}) fit {tpu.name}: larger were not tried"
+    found = f"largest batch that fits {tpu.name}, of {many} x 2^k: {size:,} ({share})"
+    return f"{found}; {next_size:,} does not"
 
 
 if __name__ == "__main__":

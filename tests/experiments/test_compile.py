@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import jax
@@ -28,11 +29,12 @@ from jaxssl.training.state import state_shapes
 
 ROOT = Path(__file__).parents[2]
 GIB = 2**30
+TPU = types.SimpleNamespace(device_kind="TPU v5 lite")
 
 
 def chips(number=4, memory=16 * GIB):
     """A slice without a compiler: its devices are only counted."""
-    found = compiling.Slice(f"v5e-{number}", "v5e", number, [None] * number)
+    found = compiling.Slice(f"v5e-{number}", "v5e", number, [TPU] * number)
     assert found.chip.memory == memory
     return found
 
@@ -219,7 +221,7 @@ def test_slices_are_named_as_they_are_rented(monkeypatch):
         "v5e-3": "of v5e this knows 1, 4, 8",
         "v5p-7": "of v5p this knows 2, 8, 16",
         # libtpu's v4 has a device a core, and JAX's mesh refuses it in a traceback.
-        "v4-8": "a v4's cores, and JAX computes on its chips: name one of v5e, v5p, v6e, such as v5p-8",
+        "v4-8": "JAX computes on its chips: name one of v5e, v5p, v6e, such as v5p-8",
     }.items():
         with pytest.raises(InputError, match=re.escape(said)):
             compiling.describe_slice(name)
@@ -250,8 +252,8 @@ def test_the_bound_is_the_slowest_of_three():
     assert "5.82% of 17.2" in text
     # What is small is no 0.
     text = program.table(cost(123e3, moved=45e3, sent=0.0), chips())
-    assert "0.000123  0.000716% of 17.2" in text
-    assert "0.0000549  0.0000450 GB moved" in text
+    assert "<0.001  <0.001% of 17.2" in text
+    assert "<0.001  <0.001 GB moved" in text
 
 
 @pytest.mark.parametrize("fixed", [0.2, 5, 15])
@@ -270,7 +272,7 @@ def test_the_largest_batch_is_the_one_that_trying_all_finds(fixed, per_image, ca
     every = [4 * 2**k for k in range(16) if fixed + per_image * 2**k <= 15.75]
     assert f"{every[-1]:,} (" in said if every else "not even 4 images" in said
     # The last that is tried is not called the largest: nobody asked for the next.
-    assert ("larger ones were not tried" in said) == (bool(every) and every[-1] == program.LARGEST)
+    assert ("larger were not tried" in said) == (bool(every) and every[-1] == program.LARGEST)
     assert len(tried) == len(set(tried)) <= 9
 
 
@@ -329,7 +331,8 @@ def test_flags_of_the_program_and_of_compiling_are_read_together(monkeypatch):
 
 
 def test_what_is_assumed_is_said_and_can_be_told():
-    folder = [*"softmax --preset folder --resident --image-size 256".split(), "--color", "rgb"]
+    sizes = ["--image-size", "256", "--color", "rgb"]
+    folder = ["softmax", "--preset", "folder", "--resident", *sizes]
     _, flags = program.parse(folder)
     line = program.first_line(flags, flags, chips(4))
     assert "10 classes, on v5e-4" in line
