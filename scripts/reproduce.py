@@ -409,6 +409,7 @@ TABLES = {
 BY_HAND = (
     *("byol-digits.json", "first-command.json", "predict-plankton.json"),
     *("bench-simclr_step_h100.json", "check-device-h100.json", "lite0-own-views.json"),
+    *("bench-simclr_step_h200.json", "cifar10-gpu-simclr-1.json"),
     *("plankton-gpu-validation.json", "cifar10-lite0-frozen.json", "check-device-h200.json"),
     *("bench-encoders-xeon-2.json", "bench-encoders-xeon-8.json"),
 )

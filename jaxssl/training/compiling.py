@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-import math
 import os
 import re
 import sys
@@ -253,7 +252,7 @@ def compile_step(
     placement = placement_over(tpu.devices, batch_size)
     if resident:
         check_resident((resident, *shape))
-    pixels = jax.ShapeDtypeStruct((resident, math.prod(shape)), jnp.uint8)
+    pixels = jax.ShapeDtypeStruct(Resident.laid_out((resident, *shape)), jnp.uint8)
     images = Resident(pixels, shape) if resident else None
     step = make_train_step(method, placement, images=images)
     rows = (batch_size,) if steps == 1 else (steps, batch_size)

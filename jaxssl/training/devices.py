@@ -20,22 +20,46 @@ from jaxssl.lowering import CORES
 RESIDENT_LIMIT = 4 * 2**30  # bytes; a laptop's GPU and a TPU core keep room for the step itself
 
 
+# Bytes of a row that a TPU gathers whole. Of rows of 48 KB (128 px RGB) it cut the table in two, a
+# copy of all images in every step; of 32 KB it does not (libtpu 0.0.42).
+ROW_LIMIT = 2**15
+
+
 @dataclasses.dataclass(frozen=True)
 class Resident:
     """Training images that live on the devices, or their shapes alone.
 
     Attributes:
-      pixels: uint8 [n, h * w * c]. A row an image: a TPU turned [n, h, w, c] round as a whole in
-        every step before it gathered from it, 0.55 GB of CIFAR-10's (jax 0.10.2).
+      pixels: uint8, of n images [n * k, h * w * c / k], as `laid_out` says. A row or a few an
+        image: a TPU turned [n, h, w, c] round as a whole in every step before it gathered from it,
+        0.55 GB of CIFAR-10's (jax 0.10.2).
       shape: (h, w, c).
     """
 
     pixels: Any
     shape: tuple[int, ...]
 
+    @staticmethod
+    def laid_out(shape: Sequence[int]) -> tuple[int, int]:
+        """Return how many rows images [n, h, w, c] are, and of how many bytes.
+
+        Example:
+          >>> Resident.laid_out((45_000, 32, 32, 3)), Resident.laid_out((100, 128, 128, 3))
+          ((45000, 3072), (200, 24576))
+        """
+        number, size = shape[0], math.prod(shape[1:])
+        rows = next(k for k in range(1, size + 1) if size % k == 0 and size // k <= ROW_LIMIT)
+        return number * rows, size // rows
+
     def gather(self, pixels: jax.Array, index: jax.Array) -> jax.Array:
         """Take images [b, h, w, c] out of `pixels`, which a program is handed apart."""
-        return pixels[index].reshape(-1, *self.shape)
+        rows = math.prod(self.shape) // pixels.shape[1]
+        if rows == 1:
+            return pixels[index].reshape(-1, *self.shape)
+        parts = jnp.arange(rows, dtype=index.dtype)[None, :]
+        found = pixels[(index[:, None] * rows + parts).reshape(-1)].reshape(len(index), -1)
+        # Else a TPU's compiler makes images of the rows at once, 3 channels padded to 128.
+        return jax.lax.optimization_barrier(found).reshape(-1, *self.shape)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,7 +147,8 @@ class Placement:
           InputError: more than 4 GiB.
         """
         check_resident(shape)
-        return Resident(self.replicate(read().reshape(shape[0], -1)), tuple(shape[1:]))
+        pixels = read().reshape(Resident.laid_out(shape))
+        return Resident(self.replicate(pixels), tuple(shape[1:]))
 
     def replicate(self, tree: Any) -> Any:
         """Put a pytree whole on every device; every process brings all of it."""

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -54,6 +55,18 @@ def test_stacked_batches_are_split_as_each_of_them_is():
     stacked = where.put_stacked([{"index": np.arange(16) + 100 * i} for i in range(3)])["index"]
     assert {shard.data.shape for shard in stacked.addressable_shards} == {(3, 2)}
     np.testing.assert_array_equal(stacked[2], np.arange(16) + 200)
+
+
+@pytest.mark.parametrize("shape", [(5, 4, 6, 3), (7, 128, 128, 3), (6, 181, 182, 1)])
+def test_resident_images_come_back_whole_whatever_rows_they_lie_in(shape):
+    pixels = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+    images = devices.data_placement(8).reside(shape, lambda: pixels)
+    rows, width = images.pixels.shape
+    assert width <= devices.ROW_LIMIT
+    assert rows * width == pixels.size
+    index = np.array([shape[0] - 1, 0, 2, 2])
+    found = jax.jit(images.gather)(images.pixels, jnp.asarray(index))
+    np.testing.assert_array_equal(found, pixels[index])
 
 
 def test_resident_images_are_whole_everywhere_and_bounded():
