@@ -112,7 +112,7 @@ def default_way(labels: np.ndarray) -> By:
         ('clusters', 'margin')
     """
     (labels,) = checks.fit(0, labels=(labels, "n"))
-    labels = checks.numbers("labels", labels)
+    labels = checks.numbers("labels", labels, least=-1)
     return "margin" if len(np.unique(labels[labels >= 0])) > 1 else "clusters"
 
 
@@ -422,7 +422,7 @@ def _checked(
     points, labels = checks.fit(**{name: (points, "n d"), "labels": (labels, "n")})
     if number < 1:
         raise ValueError(f"number is {number}, not 1 or more")
-    return checks.finite(name, points), checks.numbers("labels", labels)
+    return checks.finite(name, points), checks.numbers("labels", labels, least=-1)
 
 
 def _apart(

@@ -17,7 +17,7 @@ import numpy as np
 from jaxssl.errors import InputError
 
 
-def fit(least: int = 1, **arguments: tuple[Any, str]) -> list[np.ndarray]:
+def fit(least: int = 1, /, **arguments: tuple[Any, str]) -> list[np.ndarray]:
     """Return arguments as arrays; refuse shapes that do not fit each other.
 
     Args:
@@ -155,7 +155,7 @@ def numbers(
         name: Of the argument.
         array: Of any shape.
         least: The lowest there may be, 0, or -1 for no label; None: any.
-        most: The highest; None: any.
+        most: The highest, where there is a lowest; None: any.
 
     Raises:
         ValueError: Strings, fractions, NaN, or a number out of range.
@@ -163,7 +163,7 @@ def numbers(
     Example:
         >>> numbers("labels", np.array([1.0, 0.0])), numbers("labels", np.array([True]))
         (array([1, 0]), array([1]))
-        >>> numbers("labels", np.array(["a", "b"]))
+        >>> numbers("labels", np.array(["a", "b"]), least=0)
         Traceback (most recent call last):
         ValueError: labels must be class numbers, got strings: pass numpy.unique(labels, \
 return_inverse=True)[1]
@@ -178,7 +178,7 @@ return_inverse=True)[1]
     else:
         whole = array.dtype.kind in "biu"
     if not whole:
-        none = ", and then -1 where there is no label" if least is None or least < 0 else ""
+        none = ", and then -1 where there is no label" if least == -1 else ""
         raise ValueError(
             f"{name} must be class numbers, got {got}: pass numpy.unique({name}, "
             f"return_inverse=True)[1]{none}"
@@ -227,14 +227,13 @@ def as_array(name: str, value: Any) -> np.ndarray:
 
 
 def _within(name: str, array: np.ndarray, least: int | None, most: int | None) -> np.ndarray:
-    if not array.size:
+    if least is None or not array.size:
         return array
     low, high = int(array.min()), int(array.max())
-    if (least is not None and low < least) or (most is not None and high > most):
-        end = "" if most is None else f" to {most}"
+    if low < least or (most is not None and high > most):
+        end = "and up" if most is None else f"to {most}"
         raise ValueError(
-            f"{name} {_verb('runs', name)} from {low} to {high}, outside "
-            f"{least if least is not None else 'any'}{end or ' and up'}"
+            f"{name} {_verb('runs', name)} from {low} to {high}, outside {least} {end}"
         )
     return array
 
