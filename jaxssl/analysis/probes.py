@@ -171,7 +171,7 @@ def knn_accuracy(
     asked = checks.classes("query_labels", query_labels)[0]
     if isinstance(kinds[0], str) != isinstance(asked[0], str):
         raise ValueError(
-            "one of bank_labels and query_labels is strings and the other numbers: pass both as "
+            "of bank_labels and query_labels one holds strings, the other numbers: pass both as "
             "strings, or both as numbers"
         )
     if not isinstance(kinds[0], str) and kinds[0] < 0:

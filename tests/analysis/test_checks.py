@@ -274,7 +274,7 @@ def test_classes_may_be_strings_wherever_their_numbers_do_not_count():
     assert probes.knn_accuracy(X, Y.astype(float), Q, ASKED) == 1
     told = {"classifiers": ["knn"], "draws": 2}
     assert probes.label_efficiency(X, names, **told) == probes.label_efficiency(X, Y, **told)
-    with pytest.raises(ValueError, match="one of bank_labels and query_labels is strings"):
+    with pytest.raises(ValueError, match="of bank_labels and query_labels one holds strings"):
         probes.knn_accuracy(X, names, Q, ASKED)
     with pytest.raises(ValueError, match="bank_labels run from -1, below 0"):
         probes.knn_accuracy(X, SOME, Q, ASKED)
