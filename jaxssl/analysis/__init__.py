@@ -12,6 +12,7 @@ is loaded when it is first asked for. More stands in the modules of these names:
 - `triplets`: pictures of what a miner took
 - `health`, `findings`: whether an embedding has collapsed; classes that fail, baselines that win
 - `placing`, `newcomers`: other images on a run's map
+- `checks`: what all of them refuse, each in one line
 - `run`, `report`, `sections`, `evaluation`, `compare`: run folders, and their pages
 """
 

@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.distances import Metric, as_points, nearest_points, squares_from
 from jaxssl.analysis.probes import one_thread
 
@@ -69,21 +70,16 @@ def propose(
         Rows without a label, the most wanted first.
 
     Raises:
-        ValueError: Shapes that do not fit, a number below 1, an unknown way, or `"margin"` with
-            labels of fewer than two classes.
+        ValueError: Shapes that do not fit, labels that are no class numbers, a number below 1, an
+            unknown way, or `"margin"` with labels of fewer than two classes.
+        InputError: Vectors that are not finite.
 
     Example:
         >>> x = np.array([[0.0], [0.1], [5.0], [5.1], [2.4]])
         >>> propose(x, np.array([0, -1, 1, -1, -1]), 1, by="margin").rows.tolist()
         [4]
     """
-    vectors, labels = np.asarray(vectors), np.asarray(labels)
-    if vectors.ndim != 2 or labels.shape != vectors.shape[:1]:
-        raise ValueError(
-            f"vectors have shape {vectors.shape} and labels {labels.shape}, not [n, d] and [n]"
-        )
-    if number < 1:
-        raise ValueError(f"number is {number}, not 1 or more")
+    vectors, labels = _checked("vectors", vectors, labels, number)
     by = by or default_way(labels)
     if by not in get_args(By):
         raise ValueError(f"by is {by!r}, not one of {', '.join(get_args(By))}")
@@ -108,10 +104,15 @@ def propose(
 def default_way(labels: np.ndarray) -> By:
     """Return `"margin"` where two classes or more have labels, else `"clusters"`.
 
+    Raises:
+        ValueError: Labels that are not `[n]`, or no class numbers.
+
     Example:
         >>> default_way(np.array([-1, -1])), default_way(np.array([0, 1, -1]))
         ('clusters', 'margin')
     """
+    (labels,) = checks.fit(0, labels=(labels, "n"))
+    labels = checks.numbers("labels", labels, least=-1)
     return "margin" if len(np.unique(labels[labels >= 0])) > 1 else "clusters"
 
 
@@ -129,12 +130,15 @@ def class_probabilities(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
         float64 `[n, k]`, rows of sum 1; columns are the classes with a label, ascending.
 
     Raises:
-        ValueError: Labels of fewer than two classes.
+        ValueError: Shapes that do not fit, labels that are no class numbers, or fewer than two
+            classes.
+        InputError: Vectors that are not finite.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    vectors, labels = _checked("vectors", vectors, labels)
     known = np.flatnonzero(labels >= 0)
     kinds = np.unique(labels[known])
     if len(kinds) < 2:
@@ -148,6 +152,10 @@ def class_probabilities(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
 def margins(probabilities: np.ndarray) -> np.ndarray:
     """Return the probability of the likeliest class less that of the second, `[n]`, 0 to 1.
 
+    Raises:
+        ValueError: Another shape than `[n, k]`, k of 2 or more.
+        InputError: Probabilities that are not finite.
+
     Reference:
         Scheffer, Decomain, Wrobel: Active Hidden Markov Models for Information Extraction
         (IDA 2001), section 4; Settles 2009, "Active Learning Literature Survey", section 3.1.
@@ -156,6 +164,9 @@ def margins(probabilities: np.ndarray) -> np.ndarray:
         >>> margins(np.array([[0.5, 0.25, 0.25], [0.0, 0.5, 0.5]])).tolist()
         [0.25, 0.0]
     """
+    probabilities = checks.vectors("probabilities", probabilities, least=0)
+    if probabilities.shape[1] < 2:
+        raise ValueError("probabilities are of one class: a margin is between two")
     second, first = np.partition(probabilities, -2, axis=1)[:, -2:].T
     return first - second
 
@@ -175,11 +186,18 @@ def margin(
     Returns:
         The smallest margin first, of equal ones the lower row.
 
+    Raises:
+        ValueError: As `propose`.
+        InputError: Points or scores that are not finite.
+
     Example:
         >>> x, labels = np.arange(4.0)[:, None], np.array([0, -1, -1, -1])
         >>> margin(x, labels, np.array([0.0, 0.9, 0.1, 0.1]), 2).rows.tolist()
         [2, 3]
     """
+    points, labels = _checked("points", points, labels, number)
+    _, score = checks.fit(points=(points, "n d"), score=(score, "n"))
+    checks.finite("score", score)
     order = np.argsort(score, kind="stable")
     rows = _apart(points, labels, order, number, limit)
     return _proposals(rows, score[rows])
@@ -203,6 +221,10 @@ def coreset(
     Returns:
         The farthest first, with the distance in the space of points.
 
+    Raises:
+        ValueError: As `propose`.
+        InputError: Points that are not finite.
+
     Reference:
         Sener, Savarese: Active Learning for Convolutional Neural Networks: A Core-Set Approach
         (ICLR 2018), algorithm 1; Gonzalez 1985, "Clustering to minimize the maximum intercluster
@@ -214,6 +236,7 @@ def coreset(
         >>> rows.tolist(), distances.tolist()
         ([3, 2], [9.0, 4.0])
     """
+    points, labels = _checked("points", points, labels, number)
     known = np.flatnonzero(labels >= 0)
     nearest = np.full(len(points), np.inf)
     if len(known):
@@ -258,6 +281,10 @@ def clusters(
     Returns:
         Those of the emptiest and largest clusters first, with the size of their cluster.
 
+    Raises:
+        ValueError: As `propose`.
+        InputError: Points that are not finite.
+
     Reference:
         Hacohen, Dekel, Weinshall: Active Learning on a Budget: Opposite Strategies Suit High and
         Low Budgets (ICML 2022), TypiClust, section 3.
@@ -267,6 +294,7 @@ def clusters(
         >>> clusters(x, np.full(6, -1), 3).rows.tolist()
         [1, 3, 5]
     """
+    points, labels = _checked("points", points, labels, number)
     known = labels >= 0
     owner = _k_means(points, min(int(known.sum()) + number, MOST_CLUSTERS, len(points)), seed)
     members = {c: np.flatnonzero(owner == c) for c in np.unique(owner).tolist()}
@@ -305,10 +333,15 @@ def at_random(
     Returns:
         In the order of the draw.
 
+    Raises:
+        ValueError: As `propose`.
+        InputError: Points that are not finite.
+
     Example:
         >>> at_random(np.arange(3.0)[:, None], np.array([-1, 0, -1]), 5).rows.tolist()
         [2, 0]
     """
+    points, labels = _checked("points", points, labels, number)
     order = np.random.default_rng(seed).permutation(len(points))
     rows = _apart(points, labels, order, number, limit)
     return _proposals(rows, np.full(len(rows), np.nan))
@@ -332,12 +365,18 @@ def look_alikes(
         int64 rows of each group, the one nearest to the centre first; the groups whose images are
         nearest to their centre on average come first, lone images last.
 
+    Raises:
+        ValueError: Another shape, or a size below 1.
+        InputError: Vectors that are not finite.
+
     Example:
         >>> x = np.array([[0.0], [9.0], [0.2], [9.5], [0.12]])
         >>> [rows.tolist() for rows in look_alikes(x, size=3)]
         [[4, 2, 0], [1, 3]]
     """
-    points = as_points(vectors, metric)
+    if size < 1:
+        raise ValueError(f"size is {size}, not 1 or more")
+    points = as_points(checks.vectors("vectors", vectors), metric)
     owner = _k_means(points, min(-(-len(points) // size), MOST_CLUSTERS), seed)
     groups = []
     for c in np.unique(owner):
@@ -360,16 +399,30 @@ def near_limit(points: np.ndarray, *, seed: int = 0) -> float:
         points: Of `distances.as_points`, `[n, d]`.
         seed: Of the draw.
 
+    Raises:
+        ValueError: Another shape, or no real numbers.
+        InputError: Points that are not finite.
+
     Example:
         >>> near_limit(np.array([[0.0], [1.0], [2.0]]))
         0.1
     """
+    points = checks.vectors("points", points, least=0)
     if len(points) < 2:
         return 0.0
     rows = np.random.default_rng(seed).permutation(len(points))[:_SAMPLE]
     # The nearest of each is itself, or its equal.
     _, squares = nearest_points(points[rows], points, min(_COPIES + 2, len(points)))
     return NEAR * float(np.median(np.sqrt(squares[:, -1])))
+
+
+def _checked(
+    name: str, points: np.ndarray, labels: np.ndarray, number: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    points, labels = checks.fit(**{name: (points, "n d"), "labels": (labels, "n")})
+    if number < 1:
+        raise ValueError(f"number is {number}, not 1 or more")
+    return checks.finite(name, points), checks.numbers("labels", labels, least=-1)
 
 
 def _apart(

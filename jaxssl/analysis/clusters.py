@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.distances import Metric, as_points, nearest_columns, squares_from
 from jaxssl.analysis.results import Cluster, Clusters
 from jaxssl.analysis.retrieval import silhouette
@@ -36,6 +37,10 @@ def k_means(
         the points of `distances.as_points`; and the mean silhouette of each candidate, NaN where
         there are fewer distinct points.
 
+    Raises:
+        ValueError: Another shape, or fewer than 3 vectors.
+        InputError: Vectors that are not finite.
+
     Reference:
         Rousseeuw: Silhouettes (J. Comput. Appl. Math. 20, 1987), section 4.
 
@@ -49,6 +54,7 @@ def k_means(
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
+    vectors = checks.vectors("vectors", vectors, least=3)
     points = as_points(vectors, metric)
     order = np.random.default_rng(seed).permutation(len(points))
     learnt, judged = np.sort(order[:SAMPLE]), np.sort(order[:JUDGED])
@@ -59,7 +65,7 @@ def k_means(
             warnings.simplefilter("ignore", ConvergenceWarning)  # fewer distinct points than k
             fitted[k] = KMeans(k, n_init=3, random_state=seed).fit(points[learnt])
             labels = fitted[k].predict(points[judged])
-        scores[k] = silhouette(np.asarray(vectors)[judged], labels, metric=metric)
+        scores[k] = silhouette(vectors[judged], labels, metric=metric)
     best = max(scores, key=lambda k: np.nan_to_num(scores[k], nan=-1.0))
     with threadpool_limits(1):
         found = fitted[best].predict(points)

@@ -6,6 +6,8 @@ import warnings
 
 import numpy as np
 
+from jaxssl.analysis import checks
+
 
 def confident_learning(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, ...]:
     """Find labels that are probably wrong.
@@ -25,7 +27,9 @@ def confident_learning(labels: np.ndarray, probabilities: np.ndarray) -> tuple[n
         class, the lowest the most suspect.
 
     Raises:
-        ValueError: Shapes that do not fit.
+        ValueError: Shapes that do not fit, labels that are no class numbers, or probabilities
+            outside 0 to 1.
+        InputError: Probabilities that are not finite.
 
     Reference:
         Northcutt, Jiang, Chuang: Confident Learning (JAIR 70, 2021), equations 1 and 2, the
@@ -36,14 +40,15 @@ def confident_learning(labels: np.ndarray, probabilities: np.ndarray) -> tuple[n
         >>> confident_learning(np.array([0, 0, 1, 1, 1]), p)[0].tolist()
         [False, False, False, False, True]
     """
-    labels, p = np.asarray(labels), np.asarray(probabilities, np.float64)
-    if p.ndim != 2 or labels.shape != p.shape[:1]:
-        raise ValueError(
-            f"labels have shape {labels.shape} and probabilities {p.shape}, not [n] and [n, k]"
-        )
-    if not len(labels) or not 0 <= labels.min() <= labels.max() < p.shape[1]:
-        raise ValueError(f"labels are none, or outside 0 to {p.shape[1] - 1}")
+    labels, p = checks.fit(labels=(labels, "n"), probabilities=(probabilities, "n k"))
+    p = checks.finite("probabilities", p).astype(np.float64)
     n, k = p.shape
+    labels = checks.numbers("labels", labels, least=0, most=k - 1)
+    if p.min() < -1e-6 or p.max() > 1 + 1e-6:
+        raise ValueError(
+            f"probabilities run from {p.min():.3g} to {p.max():.3g}, outside 0 to 1: pass the "
+            "softmax of scores"
+        )
     rows, counts = np.arange(n), np.bincount(labels, minlength=k)
     own = p[rows, labels]
     thresholds = np.full(k, np.inf)  # no image is confidently of a class that none is labelled
@@ -70,12 +75,21 @@ def held_out_probabilities(
 
     Returns:
         float64 `[n, k]`; 0 for a class that the other folds do not have.
+
+    Raises:
+        ValueError: Shapes that do not fit, labels that are no class numbers, fewer than 2 folds.
+        InputError: Vectors that are not finite.
     """
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
     from threadpoolctl import threadpool_limits
 
+    vectors, labels = checks.fit(vectors=(vectors, "n d"), labels=(labels, "n"))
+    checks.finite("vectors", vectors)
+    labels = checks.numbers("labels", labels, least=0)
+    if folds < 2:
+        raise ValueError(f"folds is {folds}, not 2 or more")
     rng = np.random.default_rng(seed)
     fold = np.empty(len(labels), int)
     order = rng.permutation(len(labels))
@@ -110,10 +124,15 @@ def vote_shares(nearest_labels: np.ndarray, classes: int) -> np.ndarray:
     Returns:
         float64 `[n, k]`, rows of sum 1.
 
+    Raises:
+        ValueError: Another shape, or labels outside -1 to k - 1.
+
     Example:
         >>> vote_shares(np.array([[1, 1, 0, -1]]), 2)
         array([[0.375, 0.625]])
     """
+    (nearest_labels,) = checks.fit(0, nearest_labels=(nearest_labels, "n m"))
+    nearest_labels = checks.numbers("nearest_labels", nearest_labels, least=-1, most=classes - 1)
     votes = np.full((len(nearest_labels), classes), 1 / classes)
     rows, columns = np.nonzero(nearest_labels >= 0)
     np.add.at(votes, (rows, nearest_labels[rows, columns]), 1)

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.parallel import in_order
 
 Metric = Literal["euclidean", "angular"]
@@ -43,6 +44,7 @@ def class_distances(
 
     Raises:
         ValueError: Shapes that do not fit, or a class_index outside 0 to `classes` - 1.
+        InputError: Vectors that are not finite.
 
     Example:
         >>> x = np.array([[0.0, 0.0], [3.0, 4.0], [0.0, 1.0]])
@@ -80,6 +82,7 @@ def distance_sums(
 
     Raises:
         ValueError: Shapes that do not fit, or a class_index outside 0 to `classes` - 1.
+        InputError: Vectors that are not finite.
 
     Example:
         >>> distance_sums(np.array([[0.0], [3.0], [5.0]]), np.array([0, 0, 1]), 2)
@@ -87,8 +90,8 @@ def distance_sums(
                [3., 2.],
                [7., 0.]])
     """
-    vectors, class_index = np.asarray(vectors), np.asarray(class_index)
-    _check_classes(vectors, class_index, classes)
+    vectors, class_index = checks.fit(0, vectors=(vectors, "n d"), class_index=(class_index, "n"))
+    class_index = _checked_classes(class_index, classes)
     order = np.argsort(class_index, kind="stable")
     points, labels = as_points(vectors, metric)[order], class_index[order]
     n = len(points)
@@ -123,7 +126,15 @@ def _sums(tile: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def class_means(sums: np.ndarray, class_index: np.ndarray) -> np.ndarray:
-    """Return what `class_distances` does, from the `[n, k]` that `distance_sums` returns."""
+    """Return what `class_distances` does, from the `[n, k]` that `distance_sums` returns.
+
+    Raises:
+        ValueError: Shapes that do not fit, or a class_index outside 0 to k - 1.
+        InputError: Sums that are not finite.
+    """
+    sums, class_index = checks.fit(0, sums=(sums, "n k"), class_index=(class_index, "n"))
+    checks.finite("sums", sums)
+    class_index = _checked_classes(class_index, sums.shape[1])
     counts = np.bincount(class_index, minlength=sums.shape[1])
     rows = np.split(np.argsort(class_index, kind="stable"), np.cumsum(counts)[:-1])
     totals = np.stack([sums[row].sum(axis=0) for row in rows])
@@ -144,6 +155,9 @@ def separation(matrix: np.ndarray) -> float:
         The ratio, 0 or more; infinite where every class is one point and the classes differ; NaN
         with fewer than two classes, with no class of two images, or when all points are equal.
 
+    Raises:
+        ValueError: A matrix that is not square.
+
     Example:
         >>> separation(np.array([[1.0, 6.0], [6.0, 2.0]]))
         4.0
@@ -160,7 +174,7 @@ def separation(matrix: np.ndarray) -> float:
         return float(between.mean() / within.mean())
 
 
-def as_points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
+def as_points(vectors: np.ndarray, metric: Metric, *, name: str = "vectors") -> np.ndarray:
     """Return the vectors as float64 points whose Euclidean distance orders pairs as `metric`.
 
     Euclidean: the vectors themselves. Angular: on the unit sphere of one dimension more, which a
@@ -169,9 +183,14 @@ def as_points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
     Args:
         vectors: `[n, d]`.
         metric: `"euclidean"` or `"angular"`.
+        name: What an error calls the vectors.
 
     Returns:
         float64 `[n, d]`, or `[n, d + 1]` for `"angular"`.
+
+    Raises:
+        ValueError: An unknown metric, another shape, or no real numbers.
+        InputError: Vectors that are not finite.
 
     Example:
         >>> as_points(np.array([[3.0, 4.0], [0.0, 0.0]]), "angular")
@@ -180,8 +199,7 @@ def as_points(vectors: np.ndarray, metric: Metric) -> np.ndarray:
     """
     if metric not in get_args(Metric):
         raise ValueError(f"metric is {metric!r}, not one of {', '.join(get_args(Metric))}")
-    if np.ndim(vectors) != 2:
-        raise ValueError(f"vectors have shape {np.shape(vectors)}, not [n, d]")
+    vectors = checks.vectors(name, vectors, least=0)
     if metric == "euclidean":
         return np.asarray(vectors, np.float64)
     points = np.zeros((len(vectors), vectors.shape[1] + 1))
@@ -326,10 +344,19 @@ def nearest_points(
         Rows of the bank int64 `[m, count]`, nearest first and the lower row first of two equally
         near, and squared distances float64 `[m, count]`.
 
+    Raises:
+        ValueError: Shapes that do not fit, or a count that the bank does not hold.
+        InputError: Points that are not finite.
+
     Example:
         >>> nearest_points(np.array([[1.0]]), np.array([[0.0], [4.0], [2.0]]), 2)
         (array([[0, 2]]), array([[1., 1.]]))
     """
+    queries, bank = checks.fit(queries=(queries, "m d"), bank=(bank, "n d"))
+    checks.finite("queries", queries)
+    checks.finite("bank", bank)
+    if not 0 <= count <= len(bank) - exclude_self:
+        raise ValueError(f"count is {count}: the bank has {len(bank) - exclude_self} others")
     origin = bank.mean(axis=0, keepdims=True)
     x, y = queries - origin, bank - origin
     unit = max(np.abs(x).max(), np.abs(y).max()) or 1.0  # squares of 1e20 leave float32
@@ -370,14 +397,11 @@ def _squares(points: np.ndarray) -> np.ndarray:
     return np.einsum("id,id->i", points, points)[:, None]
 
 
-def _check_classes(vectors: np.ndarray, class_index: np.ndarray, classes: int) -> None:
-    if vectors.ndim != 2 or class_index.shape != vectors.shape[:1]:
-        raise ValueError(
-            f"vectors have shape {vectors.shape} and class_index {class_index.shape}, not [n, d] "
-            "and [n]"
-        )
+def _checked_classes(class_index: np.ndarray, classes: int) -> np.ndarray:
+    class_index = checks.numbers("class_index", class_index)
     if class_index.size and not 0 <= class_index.min() <= class_index.max() < classes:
         raise ValueError(
             f"class_index runs from {class_index.min()} to {class_index.max()}, outside 0 to "
             f"{classes - 1} of {classes} classes"
         )
+    return class_index

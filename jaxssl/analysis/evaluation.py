@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis import figures
+from jaxssl.analysis import checks, figures
 from jaxssl.analysis.classifier import classification, top_accuracy
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.linear_probe import linear_probe
@@ -82,12 +82,19 @@ def maps(vectors: np.ndarray, labels: np.ndarray, *, seed: int) -> Maps:
 
     Args:
         vectors: `[n, d]`.
-        labels: int `[n]`.
+        labels: int `[n]`, 0 or more.
         seed: Of the draw and of both.
 
     Returns:
         "t-SNE", "UMAP" -> row numbers `[m]` and places `[m, 2]`.
+
+    Raises:
+        ValueError: Shapes that do not fit, or labels that are no class numbers.
+        InputError: Vectors that are not finite, or fewer than 5.
     """
+    vectors, labels = checks.fit(vectors=(vectors, "n d"), labels=(labels, "n"))
+    checks.finite("vectors", vectors)
+    labels = checks.numbers("labels", labels, least=0)
     names = tuple(map(str, range(len(labels))))
     table = Embeddings(
         vectors=vectors,

@@ -55,6 +55,9 @@ def exemplars(
     Returns:
         `Exemplars` by class name, in the order of `table.class_list`.
 
+    Raises:
+        ValueError: A count below 1.
+
     Example:
         >>> table = Embeddings(
         ...     vectors=np.array([[0.0], [1.0], [5.0], [3.0]]),
@@ -114,7 +117,9 @@ def nearest_neighbours(
         near, and their distances float64 `[m, count]`.
 
     Raises:
-        ValueError: Queries and bank of different d, or not the same n with `exclude_self`.
+        ValueError: Queries and bank of different d, or not the same n with `exclude_self`; none,
+            or a count below 1.
+        InputError: Queries or bank that are not finite.
 
     Example:
         >>> bank = np.array([[0.0], [2.0], [3.0]])
@@ -122,7 +127,7 @@ def nearest_neighbours(
         [[1], [2], [1]]
     """
     _check_count(count)
-    x, y = as_points(queries, metric), as_points(bank, metric)
+    x, y = as_points(queries, metric, name="queries"), as_points(bank, metric, name="bank")
     if x.shape[1] != y.shape[1] or (exclude_self and len(x) != len(y)):
         raise ValueError(
             f"queries have shape {np.shape(queries)} and bank {np.shape(bank)}: not [m, d] and "

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.probes import one_thread
 from jaxssl.analysis.propagation import propagate, whitened_graph
 from jaxssl.errors import InputError
@@ -45,7 +46,14 @@ class FewLabels:
     _model: Any
 
     def probabilities(self, vectors: np.ndarray) -> np.ndarray:
-        """Return the probability of each class, `[m, k]`, rows of sum 1, for vectors `[m, d]`."""
+        """Return the probability of each class, `[m, k]`, rows of sum 1, for vectors `[m, d]`.
+
+        Raises:
+            ValueError: Another shape, or no real numbers.
+            InputError: Vectors that are not finite.
+        """
+        (vectors,) = checks.fit(vectors=(vectors, f"m {self._model.n_features_in_}"))
+        checks.finite("vectors", vectors)
         with one_thread():
             return _softmax(_scores(self._model, vectors) / self.temperature)
 
@@ -70,7 +78,9 @@ def fit_few_labels(
         The classifier, fitted on all n.
 
     Raises:
-        InputError: One class, or a class with one image; the line names it.
+        InputError: One class, or a class with one image; the line names it. Vectors that are not
+            finite, or NaN for a name.
+        ValueError: Shapes that do not fit, or names of several kinds.
 
     Reference:
         Varma and Simon 2006, "Bias in error estimation when using cross-validation for model
@@ -84,6 +94,8 @@ def fit_few_labels(
         >>> found.accuracy, found.classes, found.probabilities(x[:1]).argmax()
         (1.0, ('a', 'b'), np.int64(0))
     """
+    vectors, names = checks.fit(vectors=(vectors, "n d"), names=(names, "n"))
+    checks.finite("vectors", vectors)
     classes, labels, _ = _checked(names)
     vectors = np.asarray(vectors, np.float64)
     all_vectors, all_labels = _part(vectors, labels, MOST_FITTED, seed)
@@ -149,7 +161,9 @@ def propagate_few_labels(
         The classes of all n.
 
     Raises:
-        InputError: One class, or a class with one image; the line names it.
+        InputError: One class, or a class with one image; the line names it. Vectors that are not
+            finite, or NaN for a name.
+        ValueError: Shapes that do not fit, names of several kinds, or rows that there are not.
 
     Example:
         >>> random = np.random.default_rng(0)
@@ -160,6 +174,9 @@ def propagate_few_labels(
     """
     from sklearn.model_selection import StratifiedKFold
 
+    vectors = checks.vectors("vectors", vectors)
+    rows, names = checks.fit(rows=(rows, "m"), names=(names, "m"))
+    rows = checks.rows("rows", rows, len(vectors))
     classes, labels, folds = _checked(names)
     k = len(classes)
     with one_thread():
@@ -185,13 +202,14 @@ def propagate_few_labels(
 
 def _checked(names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, int]:
     """Return the classes, the labels as 0 to k - 1, and in how many folds they can be parted."""
-    classes, labels, counts = np.unique(names, return_inverse=True, return_counts=True)
+    kinds, labels, counts = checks.classes("names", names)
+    classes = kinds.tolist()
     if len(classes) < 2:
         raise InputError(f"all labels are {classes[0]!r}: a classifier needs two classes or more")
     if counts.min() < 2:
-        lone = ", ".join(map(repr, classes[counts < 2][:5].tolist()))
+        lone = ", ".join(map(repr, kinds[counts < 2][:5].tolist()))
         raise InputError(f"one image alone is labelled {lone}: label a second, or none")
-    return tuple(classes.tolist()), labels, int(min(MOST_FOLDS, counts.min()))
+    return tuple(classes), labels, int(min(MOST_FOLDS, counts.min()))
 
 
 def _part(

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.names import set_title
 
 State = Literal["collapsed", "not collapsed", "at chance", "unknown"]
@@ -66,6 +67,10 @@ def spread(vectors: np.ndarray) -> Spread:
     Returns:
         The spread; of no image that of a point.
 
+    Raises:
+        ValueError: Another shape, or no real numbers.
+        InputError: Vectors that are not finite.
+
     Reference:
         Roy and Vetterli 2007, "The effective rank", on the covariance's spectrum.
 
@@ -75,7 +80,9 @@ def spread(vectors: np.ndarray) -> Spread:
         >>> spread(np.concatenate([np.eye(3), -np.eye(3)]))
         Spread(std=1.0, effective_rank=3.0)
     """
-    rows = np.asarray(vectors, np.float64)
+    rows = np.asarray(checks.vectors("vectors", vectors, least=0), np.float64)
+    if not len(rows):
+        return Spread(0.0, 1.0)
     rows = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
     centred = rows - rows.mean(0, keepdims=True)
     covariance = centred.T @ centred / len(rows)

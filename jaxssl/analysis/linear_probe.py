@@ -10,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from jaxssl.analysis.probes import check_pair, one_thread
+from jaxssl.analysis import checks
+from jaxssl.analysis.probes import one_thread
+from jaxssl.errors import InputError
 
 # 300 labels want the weak end, 50,000 the strong one.
 GRID = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -38,7 +40,14 @@ class LinearProbe:
     scaler: Any
 
     def scores(self, features: np.ndarray) -> np.ndarray:
-        """Return probabilities `[m, highest label + 1]` of features `[m, d]`."""
+        """Return probabilities `[m, highest label + 1]` of features `[m, d]`.
+
+        Raises:
+            ValueError: Another shape, or no real numbers.
+            InputError: Features that are not finite.
+        """
+        (features,) = checks.fit(features=(features, f"m {self.scaler.n_features_in_}"))
+        checks.finite("features", features)
         scores = np.zeros((len(features), self.model.classes_.max() + 1))
         with one_thread():
             found = self.model.predict_proba(self.scaler.transform(features))
@@ -63,7 +72,7 @@ def linear_probe(
 
     Args:
         train: `[n, d]`.
-        train_labels: int `[n]`, two classes or more.
+        train_labels: int `[n]`, 0 or more, two classes or more.
         val: `[m, d]`, which choose the penalty; the classifier never learns from them.
         val_labels: int `[m]`.
         grid: Values of C, ascending.
@@ -72,7 +81,8 @@ def linear_probe(
         The classifier.
 
     Raises:
-        ValueError: Shapes that do not fit.
+        ValueError: Shapes that do not fit, or labels that are no class numbers.
+        InputError: Features that are not finite, or training images of one class.
 
     Reference:
         Kornblith, Shlens, Le: Do Better ImageNet Models Transfer Better? (arXiv:1805.08974),
@@ -88,8 +98,19 @@ def linear_probe(
     from sklearn.linear_model import LogisticRegression
     from sklearn.preprocessing import StandardScaler
 
-    train_labels, val_labels = np.asarray(train_labels), np.asarray(val_labels)
-    check_pair(train, train_labels, val, val_labels)
+    train, train_labels, val, val_labels = checks.fit(
+        train=(train, "n d"),
+        train_labels=(train_labels, "n"),
+        val=(val, "m d"),
+        val_labels=(val_labels, "m"),
+    )
+    train, val = checks.finite("train", train), checks.finite("val", val)
+    train_labels = checks.numbers("train_labels", train_labels, least=0)
+    val_labels = checks.numbers("val_labels", val_labels)
+    if train_labels.min() == train_labels.max():
+        raise InputError(
+            f"train_labels are all {train_labels[0]}: a classifier needs two classes or more"
+        )
     scaler = StandardScaler().fit(train)
     x, x_val = scaler.transform(train), scaler.transform(val)
     model = LogisticRegression(max_iter=MAX_ITERATIONS, warm_start=True)

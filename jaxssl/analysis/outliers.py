@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.results import Outlier
 from jaxssl.analysis.tables import Together
 
@@ -28,6 +29,10 @@ def find_outliers(
     Returns:
         The farthest first.
 
+    Raises:
+        ValueError: Shapes that do not fit, or rows that there are not.
+        InputError: Distances that are not finite.
+
     Reference:
         Angiulli, Pizzuti: Fast Outlier Detection in High Dimensional Spaces (PKDD 2002), the
         distance; Breunig et al.: LOF (SIGMOD 2000), the isolation, without its smoothing.
@@ -40,6 +45,7 @@ def find_outliers(
         >>> find_outliers(images, *nearest_neighbours(x, x, count=1, exclude_self=True), count=1)
         (Outlier(id='d', set='train', class_name='', distance=7.0, isolation=7.0),)
     """
+    nearest, distances = checks.neighbours(nearest, distances, len(images))
     mean = distances.mean(axis=1)
     around = mean[nearest].mean(axis=1)
     isolation = np.divide(mean, around, out=np.ones_like(mean), where=around > 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.distances import Metric
 from jaxssl.analysis.exemplars import nearest_neighbours
 
@@ -32,7 +33,8 @@ def place(
         Places, float64 `[m, 2]`, inside the hull of the map's.
 
     Raises:
-        ValueError: As many places as images in the bank are needed.
+        ValueError: As many places as images in the bank are needed; shapes that do not fit.
+        InputError: Vectors, bank or places that are not finite.
 
     Reference:
         McInnes, Healy, Melville: UMAP (arXiv:1802.03426), eq. 1 for the weights' scale.
@@ -42,8 +44,11 @@ def place(
         >>> place(np.array([[1.0], [0.5]]), bank, places, neighbours=2).tolist()
         [[1.0, 0.0], [0.5, 0.0]]
     """
-    if len(bank) != len(places) or not len(bank):
+    bank, places = checks.vectors("bank", bank), checks.vectors("places", places)
+    if len(bank) != len(places):
         raise ValueError(f"{len(bank)} images and {len(places)} places: one place an image")
+    vectors, _, _ = checks.fit(vectors=(vectors, "m d"), bank=(bank, "n d"), places=(places, "n 2"))
+    checks.finite("vectors", vectors)
     mean, spread = bank.mean(axis=0, dtype=np.float64), bank.std(axis=0, dtype=np.float64)
     spread[np.ptp(bank, axis=0) == 0] = 1
     near, distances = nearest_neighbours(
@@ -80,10 +85,17 @@ def unlike(vectors: np.ndarray, bank: np.ndarray, *, metric: Metric) -> tuple[np
         Each image's distance to its nearest of the bank, float64 `[m]`; and the distance within
         which 95 % of the bank's images have another.
 
+    Raises:
+        ValueError: Shapes that do not fit, or a bank of one image.
+        InputError: Vectors or bank that are not finite.
+
     Example:
         >>> unlike(np.array([[2.5], [99.0]]), np.arange(10.0)[:, None], metric="euclidean")
         (array([ 0.5, 90. ]), 1.0)
     """
+    checks.vectors("bank", bank, least=2)
+    checks.fit(vectors=(vectors, "m d"), bank=(bank, "n d"))
+    checks.vectors("vectors", vectors)
     own = nearest_neighbours(bank, bank, count=1, metric=metric, exclude_self=True)[1][:, 0]
     far = nearest_neighbours(vectors, bank, count=1, metric=metric)[1][:, 0]
     return far, float(np.quantile(own, 0.95))

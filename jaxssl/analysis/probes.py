@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.distances import as_points, nearest_points
 from jaxssl.analysis.parallel import in_order
 from jaxssl.analysis.propagation import propagate, spread_labels, whitened_graph
@@ -48,7 +49,7 @@ def label_efficiency(
 
     Args:
         vectors: `[n, d]`.
-        labels: int `[n]`, two classes or more, each with two images or more.
+        labels: `[n]`, numbers or strings, two classes or more, each with two images or more.
         sizes: Numbers of labels; by default `default_sizes`. Those under the number of classes, or
             not under the pool's size, are left out; the whole pool always comes last.
         draws: Random splits, 2 or more.
@@ -61,8 +62,10 @@ def label_efficiency(
         `draws`, `scores` (one a draw), and `all`: True on the rows of the whole pool.
 
     Raises:
-        InputError: Fewer than two classes, or a class with one image.
-        ValueError: Shapes that do not fit, an unknown classifier, fewer than 2 draws.
+        InputError: Fewer than two classes, or a class with one image; vectors that are not finite,
+            or NaN for a label.
+        ValueError: Shapes that do not fit, labels of several kinds, a graph of other images, an
+            unknown classifier, fewer than 2 draws.
 
     Reference:
         Brodersen et al.: The balanced accuracy and its posterior distribution (ICPR 2010).
@@ -75,7 +78,7 @@ def label_efficiency(
         4 0.5 False
         28 1.0 True
     """
-    labels = _check(vectors, labels, draws, classifiers)
+    vectors, labels = _checked(vectors, labels, draws, classifiers)
     vectors = np.asarray(vectors, np.float64)
     classes = labels.max() + 1
     held_out = max(int(np.ceil(0.3 * len(labels))), classes)
@@ -84,6 +87,8 @@ def label_efficiency(
     counts = [n for n in asked if classes <= n < pool_size] + [pool_size]
     if graph is None and not {*TRANSDUCTIVE}.isdisjoint(classifiers):
         graph = whitened_graph(vectors)
+    if graph is not None and graph.shape[0] != len(vectors):
+        raise ValueError(f"graph is of {graph.shape[0]} images, vectors are of {len(vectors)}")
     splits = []  # of each draw, what the classifiers are scored on and what they may learn from
     for draw in range(draws):
         test = stratified_sample(labels, held_out, np.random.default_rng([seed, draw]))
@@ -138,25 +143,43 @@ def knn_accuracy(
 
     Args:
         bank: `[n, d]`, labelled.
-        bank_labels: int `[n]`, 0 or more.
+        bank_labels: `[n]`, strings, or numbers of 0 or more.
         queries: `[m, d]`.
-        query_labels: int `[m]`.
+        query_labels: `[m]`, of the same kind; a class that the bank lacks is never found.
         **options: `k`, `temperature` and `block` of `knn_votes`.
 
     Returns:
         Top-1 accuracy, 0 to 1.
 
     Raises:
-        ValueError: As `knn_votes`.
+        ValueError: Shapes that do not fit, labels of several kinds or below 0, a k or temperature
+            out of range.
+        InputError: Vectors that are not finite, or NaN for a label.
 
     Example:
         >>> bank = np.array([[1.0, 0.0], [0.0, 1.0]])
         >>> knn_accuracy(bank, np.array([0, 1]), np.array([[2.0, 1.0]]), np.array([0]), k=2)
         1.0
     """
-    check_pair(bank, np.asarray(bank_labels), queries, np.asarray(query_labels))
-    votes = knn_votes(bank, bank_labels, queries, **options)
-    return float((votes.argmax(axis=1) == query_labels).mean())
+    bank, bank_labels, queries, query_labels = checks.fit(
+        bank=(bank, "n d"),
+        bank_labels=(bank_labels, "n"),
+        queries=(queries, "m d"),
+        query_labels=(query_labels, "m"),
+    )
+    kinds, labels, _ = checks.classes("bank_labels", bank_labels)
+    asked = checks.classes("query_labels", query_labels)[0]
+    if isinstance(kinds[0], str) != isinstance(asked[0], str):
+        raise ValueError(
+            "of bank_labels and query_labels one holds strings, the other numbers: pass both as "
+            "strings, or both as numbers"
+        )
+    if not isinstance(kinds[0], str) and kinds[0] < 0:
+        raise ValueError(
+            f"bank_labels run from {kinds[0]}, below 0: leave out rows without a label"
+        )
+    votes = knn_votes(bank, labels, queries, **options)
+    return float((kinds[votes.argmax(axis=1)] == query_labels).mean())
 
 
 def knn_votes(
@@ -198,9 +221,11 @@ def knn_votes(
     """
     if k < 1 or temperature <= 0:
         raise ValueError(f"k is {k} and temperature {temperature}: 1 or more, and above 0")
-    bank_labels = np.asarray(bank_labels)
-    check_pair(bank, bank_labels, queries, np.empty(np.shape(queries)[:1]))
-    x, y = as_points(queries, "angular"), as_points(bank, "angular")
+    bank, bank_labels, queries = checks.fit(
+        bank=(bank, "n d"), bank_labels=(bank_labels, "n"), queries=(queries, "m d")
+    )
+    bank_labels = checks.numbers("bank_labels", bank_labels, least=0)
+    x, y = as_points(queries, "angular", name="queries"), as_points(bank, "angular", name="bank")
     nearest, squares = nearest_points(x, y, min(k, len(y)), block=block)
     # Of unit vectors cos = 1 − |x − y|² / 2.
     weights = np.exp((squares[:, :1] - squares) / (2 * temperature))
@@ -292,15 +317,12 @@ def _interval(scores: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _check(
+def _checked(
     vectors: np.ndarray, labels: np.ndarray, draws: int, classifiers: Sequence[str]
-) -> np.ndarray:
-    """Return the labels as 0 to k - 1."""
-    if np.ndim(vectors) != 2 or np.shape(labels) != np.shape(vectors)[:1]:
-        raise ValueError(
-            f"vectors have shape {np.shape(vectors)} and labels {np.shape(labels)}, not [n, d] "
-            "and [n]"
-        )
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors, and the labels as 0 to k - 1."""
+    vectors, labels = checks.fit(vectors=(vectors, "n d"), labels=(labels, "n"))
+    checks.finite("vectors", vectors)
     known = (*CLASSIFIERS, *TRANSDUCTIVE)
     unknown = set(classifiers) - set(known)
     if unknown or draws < 2:
@@ -308,7 +330,7 @@ def _check(
             f"classifiers are {list(classifiers)} and draws {draws}: of {list(known)}, and "
             "2 or more for an interval"
         )
-    names, labels, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    names, labels, sizes = checks.classes("labels", labels)
     if len(names) < 2:
         raise InputError(f"label efficiency needs two classes or more, there are {len(names)}")
     if sizes.min() < 2:
@@ -316,15 +338,4 @@ def _check(
             f"label efficiency needs two images of each class, class {names[sizes.argmin()]} has "
             "one: leave it out"
         )
-    return labels
-
-
-def check_pair(
-    bank: np.ndarray, bank_labels: np.ndarray, queries: np.ndarray, query_labels: np.ndarray
-) -> None:
-    """Refuse what is not [n, d], [n], [m, d], [m]."""
-    shapes = [np.shape(array) for array in (bank, bank_labels, queries, query_labels)]
-    b, bl, q, ql = shapes
-    fits = len(b) == len(q) == 2 and b[1] == q[1] and bl == b[:1] and ql == q[:1]
-    if not fits or 0 in b + q:
-        raise ValueError(f"shapes are {shapes}, not [n, d], [n], [m, d], [m] of 1 or more")
+    return vectors, labels

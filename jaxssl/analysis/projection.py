@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.exemplars import nearest_neighbours
 from jaxssl.analysis.sampling import stratified_sample
@@ -31,15 +32,19 @@ def standardise(*arrays: np.ndarray) -> tuple[np.ndarray, ...]:
         One float64 `[n_i, d]` an array, in their order.
 
     Raises:
-        ValueError: No array, or arrays of different d.
+        ValueError: No array, arrays of different d, or no real numbers.
+        InputError: Arrays that are not finite.
 
     Example:
         >>> standardise(np.array([[1.0], [3.0]]), np.array([[5.0]]))[1].round(3)
         array([[1.225]])
     """
-    shapes = [np.shape(array) for array in arrays]
+    arrays = tuple(checks.as_array(f"array {i}", array) for i, array in enumerate(arrays))
+    shapes = [array.shape for array in arrays]
     if not arrays or any(len(s) != 2 or s[1] != shapes[0][1] for s in shapes):
         raise ValueError(f"arrays have shapes {shapes}, not [n, d] with one d")
+    for i, array in enumerate(arrays):
+        checks.finite(f"array {i}", array)
     together = np.concatenate([np.asarray(array, np.float64) for array in arrays])
     spread = together.std(axis=0)
     # The mean of n equal numbers is off by rounding, which is no spread to divide by.

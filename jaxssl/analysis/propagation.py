@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.distances import Metric, as_points
 from jaxssl.analysis.exemplars import nearest_neighbours
 from jaxssl.analysis.whitening import fit_whitening
@@ -37,6 +38,10 @@ def neighbour_graph(
         S, a symmetric sparse `[n, n]` (scipy's CSR) of at most 2·n·`neighbours` numbers, with
         nothing on the diagonal; its eigenvalues lie in [−1, 1].
 
+    Raises:
+        ValueError: Fewer than two vectors, another shape, or fewer than 1 neighbour.
+        InputError: Vectors that are not finite.
+
     Reference:
         Zhou, Bousquet, Lal, Weston, Schölkopf 2004, "Learning with Local and Global Consistency"
         (S); Zelnik-Manor and Perona 2004, "Self-Tuning Spectral Clustering", equation 1 (σ_i).
@@ -48,6 +53,9 @@ def neighbour_graph(
     """
     from scipy import sparse
 
+    checks.vectors("vectors", vectors, least=2)
+    if neighbours < 1:
+        raise ValueError(f"neighbours is {neighbours}, not 1 or more")
     near, distances = nearest_neighbours(
         vectors, vectors, count=neighbours, metric=metric, exclude_self=True
     )
@@ -80,15 +88,21 @@ def whitened_graph(
     Returns:
         As `neighbour_graph`.
 
+    Raises:
+        ValueError: As `neighbour_graph` and `fit_whitening`, or others of another d.
+        InputError: Vectors or others that are not finite.
+
     Example:
         >>> x = np.array([[1.0, 0.0], [2.0, 0.1], [0.0, 1.0], [0.1, 3.0]])
         >>> (whitened_graph(x, neighbours=1).toarray() > 0).astype(int).tolist()
         [[0, 1, 0, 0], [1, 0, 0, 0], [0, 0, 0, 1], [0, 0, 1, 0]]
     """
-    x = as_points(vectors, "angular")
-    whiten = fit_whitening(
-        x if others is None else as_points(others, "angular"), shrinkage=shrinkage
-    )
+    vectors = checks.vectors("vectors", vectors, least=2)
+    x = y = as_points(vectors, "angular")
+    if others is not None:
+        checks.fit(vectors=(vectors, "n d"), others=(others, "m d"))
+        y = as_points(checks.vectors("others", others, least=2), "angular", name="others")
+    whiten = fit_whitening(y, shrinkage=shrinkage)
     return neighbour_graph(whiten(x), neighbours=neighbours)
 
 
@@ -111,6 +125,7 @@ def spread(graph: Any, start: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray
 
     Raises:
         ValueError: An α outside [0, 1), or another number of rows than the graph's.
+        InputError: A start that is not finite.
 
     Reference:
         Zhou et al. 2004, section 2; the iteration: Golub and Varga 1961, "Chebyshev semi-iterative
@@ -122,12 +137,13 @@ def spread(graph: Any, start: np.ndarray, *, alpha: float = ALPHA) -> np.ndarray
         >>> spread(chain, np.array([[1.0], [0.0], [0.0]]), alpha=0.5).round(3).tolist()
         [[0.667], [0.333], [0.0]]
     """
-    start = np.asarray(start, np.float64)
+    start = checks.as_array("start", start)
     if not 0 <= alpha < 1 or start.ndim != 2 or len(start) != graph.shape[0]:
         raise ValueError(
             f"alpha is {alpha} and start {start.shape}: [0, 1), and a row for each of the graph's "
             f"{graph.shape[0]}"
         )
+    start = np.asarray(checks.vectors("start", start), np.float64)
     own = (1 - alpha) * start
     before, scores, omega = np.zeros_like(start), own, 2.0
     for _ in range(_MOST_STEPS):
@@ -159,6 +175,9 @@ def spread_labels(
     Returns:
         float64 `[n, k]`, rows of sum 1; of an image that no label reaches, 1 / k each.
 
+    Raises:
+        ValueError: Rows that there are not, or labels outside 0 to `classes` - 1.
+
     Example:
         >>> x = np.array([[0.0], [1.0], [2.5], [8.0], [9.0], [9.5]])
         >>> graph = neighbour_graph(x, neighbours=2, metric="euclidean")
@@ -166,6 +185,7 @@ def spread_labels(
         >>> shares.argmax(axis=1)
         array([1, 1, 1, 0, 0, 0])
     """
+    rows, labels = _labelled(graph, rows, labels, classes)
     start = np.zeros((graph.shape[0], classes))
     start[rows, labels] = 1 / np.bincount(labels, minlength=classes)[labels]
     scores = spread(graph, start, alpha=alpha)
@@ -209,7 +229,9 @@ def propagate(
         Scores float64 `[n, k]`, about 1 for a sure class and 0 for the others.
 
     Raises:
-        ValueError: Another number of vectors than the graph's.
+        ValueError: Another number of vectors than the graph's, rows that there are not, labels
+            outside 0 to `classes` - 1, or fewer than 2 classes.
+        InputError: Vectors that are not finite.
 
     Reference:
         Iscen, Tolias, Avrithis, Chum 2019, "Label Propagation for Deep Semi-supervised Learning",
@@ -223,9 +245,12 @@ def propagate(
         >>> scores.argmax(axis=1)
         array([1, 1, 1, 0, 0, 0])
     """
-    x = np.asarray(vectors, np.float64)
-    if x.ndim != 2 or len(x) != graph.shape[0]:
+    x = np.asarray(checks.vectors("vectors", vectors), np.float64)
+    if len(x) != graph.shape[0]:
         raise ValueError(f"vectors have shape {x.shape}, the graph is of {graph.shape[0]} images")
+    if classes < 2:
+        raise ValueError(f"classes is {classes}, not 2 or more")
+    rows, labels = _labelled(graph, rows, labels, classes)
     shares = spread_labels(graph, rows, labels, classes=classes, alpha=alpha)
     found = shares.argmax(axis=1)
     certainty = 1 + (shares * np.log(np.maximum(shares, 1e-300))).sum(axis=1) / np.log(classes)
@@ -239,3 +264,12 @@ def propagate(
     covariance = weighted.T @ x
     covariance[np.diag_indices_from(covariance)] += ridge * np.trace(covariance) / len(covariance)
     return x @ np.linalg.solve(covariance, weighted.T @ np.eye(classes)[found])
+
+
+def _labelled(
+    graph: Any, rows: np.ndarray, labels: np.ndarray, classes: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows of a graph that are labelled, and their labels."""
+    rows, labels = checks.fit(rows=(rows, "m"), labels=(labels, "m"))
+    labels = checks.numbers("labels", labels, least=0, most=classes - 1)
+    return checks.rows("rows", rows, graph.shape[0]), labels

@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.distances import (
     Metric,
     as_points,
@@ -29,7 +30,7 @@ def retrieval(
 
     Args:
         vectors: `[n, d]`.
-        labels: `[n]`.
+        labels: `[n]`, numbers or strings.
         metric: `"euclidean"` or `"angular"`.
         block: Queries at a time; memory is block·n, on each core.
 
@@ -38,7 +39,8 @@ def retrieval(
         `queries`, how many were.
 
     Raises:
-        ValueError: Shapes that do not fit.
+        ValueError: Shapes that do not fit, or labels of several kinds.
+        InputError: Vectors that are not finite, or NaN for a label.
 
     Reference:
         Musgrave, Belongie, Lim: A Metric Learning Reality Check (arXiv:2003.08505), section 3.2.
@@ -48,7 +50,7 @@ def retrieval(
         >>> {name: round(value, 3) for name, value in retrieval(x, y).items()}
         {'precision_at_1': 0.667, 'r_precision': 0.833, 'map_at_r': 0.75, 'queries': 3}
     """
-    labels = _check(vectors, labels)
+    vectors, labels = _checked(vectors, labels)
     points = as_points(vectors, metric)
     rank = ranking(points)
     others = np.bincount(labels)[labels] - 1
@@ -82,7 +84,7 @@ def clustering_nmi(
 
     Args:
         vectors: `[n, d]`.
-        labels: `[n]`, k classes.
+        labels: `[n]`, numbers or strings, k classes.
         metric: `"euclidean"`, or `"angular"` for k-means on unit vectors.
         seed: Of k-means.
 
@@ -90,7 +92,8 @@ def clustering_nmi(
         0 (independent) to 1 (the same partition; also for one class, where both are trivial).
 
     Raises:
-        ValueError: Shapes that do not fit.
+        ValueError: Shapes that do not fit, or labels of several kinds.
+        InputError: Vectors that are not finite, or NaN for a label.
 
     Reference:
         Manning, Raghavan, Schütze: Introduction to Information Retrieval, section 16.3.
@@ -104,7 +107,7 @@ def clustering_nmi(
     from sklearn.metrics import normalized_mutual_info_score
     from threadpoolctl import threadpool_limits
 
-    labels = _check(vectors, labels)
+    vectors, labels = _checked(vectors, labels)
     kmeans = KMeans(labels.max() + 1, n_init=10, random_state=seed)
     # One thread: sums in one order, and no waiting for the others under load.
     with warnings.catch_warnings(), threadpool_limits(1):
@@ -130,7 +133,7 @@ def silhouette(
 
     Args:
         vectors: `[n, d]`.
-        labels: `[n]`.
+        labels: `[n]`, numbers or strings.
         metric: `"euclidean"` or `"angular"`.
         limit: At most this many images, drawn by class in proportion: time grows with its square.
         seed: Of the draw.
@@ -139,7 +142,8 @@ def silhouette(
         -1 to 1; NaN with one class, or with no class of two images.
 
     Raises:
-        ValueError: Shapes that do not fit.
+        ValueError: Shapes that do not fit, or labels of several kinds.
+        InputError: Vectors that are not finite, or NaN for a label.
 
     Reference:
         Rousseeuw: Silhouettes (J. Comput. Appl. Math. 20, 1987).
@@ -149,17 +153,25 @@ def silhouette(
         >>> round(silhouette(x, y), 3)
         0.9
     """
-    labels = _check(vectors, labels)
+    vectors, labels = _checked(vectors, labels)
     if limit is not None and limit < len(labels):
         rows = stratified_sample(labels, limit, np.random.default_rng(seed))
-        vectors, labels = np.asarray(vectors)[rows], labels[rows]
+        vectors, labels = vectors[rows], labels[rows]
         labels = np.unique(labels, return_inverse=True)[1]
     sums = distance_sums(vectors, labels, labels.max() + 1, metric=metric)
     return mean_silhouette(sums, labels)
 
 
 def mean_silhouette(sums: np.ndarray, labels: np.ndarray) -> float:
-    """Return what `silhouette` does, from the `[n, k]` of `distance_sums`, no class empty."""
+    """Return what `silhouette` does, from the `[n, k]` of `distance_sums`, no class empty.
+
+    Raises:
+        ValueError: Shapes that do not fit, or labels outside 0 to k - 1.
+        InputError: Sums that are not finite.
+    """
+    sums, labels = checks.fit(sums=(sums, "n k"), labels=(labels, "n"))
+    checks.finite("sums", sums)
+    labels = checks.numbers("labels", labels, least=0, most=sums.shape[1] - 1)
     counts = np.bincount(labels, minlength=sums.shape[1])
     if not 2 <= len(counts) < len(labels):
         return float("nan")
@@ -172,11 +184,7 @@ def mean_silhouette(sums: np.ndarray, labels: np.ndarray) -> float:
     return float(((b - a) / widest).mean())
 
 
-def _check(vectors: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Return the labels as 0 to k - 1."""
-    if np.ndim(vectors) != 2 or np.shape(labels) != np.shape(vectors)[:1] or not len(labels):
-        raise ValueError(
-            f"vectors have shape {np.shape(vectors)} and labels {np.shape(labels)}, not [n, d] "
-            "and [n] with n of 1 or more"
-        )
-    return np.unique(labels, return_inverse=True)[1]
+def _checked(vectors: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the vectors, and the labels as 0 to k - 1."""
+    vectors, labels = checks.fit(vectors=(vectors, "n d"), labels=(labels, "n"))
+    return checks.finite("vectors", vectors), checks.classes("labels", labels)[1]

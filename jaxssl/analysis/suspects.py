@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image
 
+from jaxssl.analysis import checks
 from jaxssl.analysis.confident import confident_learning, held_out_probabilities, vote_shares
 from jaxssl.analysis.distances import as_points, squares_from
 from jaxssl.analysis.results import Suspect
@@ -56,7 +57,12 @@ def find_suspects(
 
     Returns:
         The most suspect first.
+
+    Raises:
+        ValueError: Shapes that do not fit, or rows that there are not.
+        InputError: Distances, or vectors of the images, that are not finite.
     """
+    nearest, distances = checks.neighbours(nearest, distances, len(images))
     names = sorted({name for name in images.class_names if name})
     index = {name: i for i, name in enumerate(names)} | {"": -1}
     labels = np.array([index[name] for name in images.class_names])
@@ -118,13 +124,22 @@ def disagreement(
         a label. The other class int `[n]` of most votes. Its share of the labelled neighbours
         `[n]`, by count.
 
+    Raises:
+        ValueError: Shapes that do not fit, rows that there are not, or labels below -1, or none.
+        InputError: Distances that are not finite.
+
     Example:
         >>> near = np.array([[1, 2], [2, 0], [0, 1]])
         >>> score, other, share = disagreement(np.array([0, 1, 1]), near, np.ones((3, 2)))
         >>> score.round(2).tolist(), other.tolist(), share.tolist()
         ([1.0, 0.0, 0.0], [1, 0, 0], [1.0, 0.5, 0.5])
     """
+    (labels,) = checks.fit(labels=(labels, "n"))
+    labels = checks.numbers("labels", labels, least=-1)
+    nearest, distances = checks.neighbours(nearest, distances, len(labels))
     classes = int(labels.max()) + 1
+    if not classes:
+        raise ValueError("labels are all -1: there is none to disagree with")
     scale = float(np.median(distances)) or 1.0
     voters = labels[nearest]
     rows, columns = np.nonzero(voters >= 0)

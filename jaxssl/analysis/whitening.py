@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jaxssl.analysis import checks
+
 
 @dataclass(frozen=True, eq=False)
 class Whitening:
@@ -22,8 +24,15 @@ class Whitening:
     widths: np.ndarray
 
     def __call__(self, vectors: np.ndarray) -> np.ndarray:
-        """Map vectors `[n, d]` to `[n, c]`, float64."""
-        return (np.asarray(vectors, np.float64) - self.mean[None]) @ self.axes / self.widths[None]
+        """Map vectors `[n, d]` to `[n, c]`, float64.
+
+        Raises:
+            ValueError: Another shape, or no real numbers.
+            InputError: Vectors that are not finite.
+        """
+        (x,) = checks.fit(vectors=(vectors, f"n {len(self.mean)}"))
+        x = np.asarray(checks.finite("vectors", x), np.float64)
+        return (x - self.mean[None]) @ self.axes / self.widths[None]
 
 
 def fit_whitening(
@@ -48,6 +57,7 @@ def fit_whitening(
 
     Raises:
         ValueError: Fewer than two vectors, or a number out of range.
+        InputError: Vectors that are not finite.
 
     Reference:
         Jégou and Chum 2012, "Negative evidences and co-occurences in image retrieval: the benefit
@@ -61,9 +71,7 @@ def fit_whitening(
         >>> fit_whitening(x, shrinkage=1.0)(x).std(axis=0).round(3).tolist()
         [1.095, 0.548]
     """
-    x = np.asarray(vectors, np.float64)
-    if x.ndim != 2 or len(x) < 2:
-        raise ValueError(f"vectors have shape {x.shape}, not [n, d] of 2 or more")
+    x = np.asarray(checks.vectors("vectors", vectors, least=2), np.float64)
     kept = x.shape[1] if components is None else components
     if not 0 <= shrinkage <= 1 or not 1 <= kept <= x.shape[1]:
         raise ValueError(
