@@ -59,7 +59,7 @@ def read_folders(found: Found, classes: Sequence[str] | None, *, labels: bool = 
     """
     if not found.files:
         return []
-    base = _base(found, set(classes or ()))
+    base = base_of(found, set(classes or ()))
     inside = [file.id[len(base) :].split("/") for file in found.files]
     tops = {parts[0] for parts in inside if len(parts) > 1}
     splits = {top: split_of(top) for top in tops}
@@ -106,13 +106,13 @@ def _split_inside_classes(found: Found, inside: Sequence[Sequence[str]]) -> None
     found.said.append(f"split as the folders {', '.join(sorted(seconds))} in each class give it")
 
 
-def _base(found: Found, classes: set[str]) -> str:
-    """Return the folder, "" or "a/b/", below which folders differ."""
+def base_of(found: Found, classes: set[str]) -> str:
+    """Return the folder, "" or "a/b/", below which folders differ; of no image, ""."""
     base = ""
     while True:
         rest = [file.id[len(base) :].split("/") for file in found.files]
         tops = {parts[0] for parts in rest}
-        only = next(iter(tops))
+        only = next(iter(tops), "")
         deeper = any(len(parts) > 2 for parts in rest)
         if len(tops) > 1 or not deeper or only in classes:
             return base

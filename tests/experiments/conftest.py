@@ -99,12 +99,23 @@ def colab_cells(kind: str) -> list[dict[str, Any]]:
 
 
 def execute_colab(
-    settings: dict[str, Any], tmp_path: Path, environment: Mapping[str, str] = os.environ
+    settings: dict[str, Any],
+    tmp_path: Path,
+    environment: Mapping[str, str] = os.environ,
+    *,
+    stubs: Path = STUBS,
+    before: str | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    """Run all code cells of Colab's notebook, with other settings, in a process of its own."""
+    """Run all code cells of Colab's notebook, with other settings, in a process of its own.
+
+    Modules in `stubs` take the place of those installed; `before`: only the cells before the one
+    that has this text.
+    """
     sources = []
     for cell in colab_cells("code"):
         source = "".join(cell["source"])
+        if before is not None and before in source:
+            break
         if "parameters" in cell["metadata"].get("tags", ()):
             source += "\n" + "\n".join(f"{name} = {value!r}" for name, value in settings.items())
         sources.append(source)
@@ -131,7 +142,7 @@ def execute_colab(
     return subprocess.run(
         [sys.executable, "-c", script, file],
         cwd=ROOT,
-        env={**environment, "PYTHONPATH": f"{STUBS}{os.pathsep}{ROOT}"},
+        env={**environment, "PYTHONPATH": f"{stubs}{os.pathsep}{ROOT}"},
         capture_output=True,
         text=True,
     )
