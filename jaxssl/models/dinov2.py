@@ -121,10 +121,10 @@ class TransformerBlock(nnx.Module):
         self.norm1 = nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.query, self.key = linear(width, width), linear(width, width, key_bias)
         self.value, self.out = linear(width, width), linear(width, width)
-        self.scale1 = nnx.Param(jnp.ones(width))
+        self.scale1 = nnx.Param(jnp.ones(width, jnp.float32))
         self.norm2 = nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.fc1, self.fc2 = linear(width, 4 * width), linear(4 * width, width)
-        self.scale2 = nnx.Param(jnp.ones(width))
+        self.scale2 = nnx.Param(jnp.ones(width, jnp.float32))
         self.heads = heads
 
     def __call__(self, x: jax.Array, rotate: Rotation | None = None) -> jax.Array:
