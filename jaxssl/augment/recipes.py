@@ -12,8 +12,10 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
 
 from jaxssl.augment import color, geometry
+from jaxssl.lowering import on_any_mesh, spec_of
 
 Recipe = Callable[[Array, Array], Array]  # (key, image) -> view, both float32 [h, w, c]
 
@@ -196,6 +198,7 @@ def cifar(
 
 # Compiled as a whole where they are called on their own; in a jitted step they are part of it.
 @partial(jax.jit, static_argnames="recipe", inline=True)
+@partial(on_any_mesh, spread=lambda key, images, recipe: spec_of(images))
 def view(key: Array, images: Array, recipe: Recipe | None) -> Array:
     """Make one view of each image of a batch.
 
@@ -227,6 +230,10 @@ def view(key: Array, images: Array, recipe: Recipe | None) -> Array:
 
 
 @partial(jax.jit, static_argnames=("recipe", "number"), inline=True)
+@partial(
+    on_any_mesh,
+    spread=lambda key, images, recipe, **number: PartitionSpec(None, *spec_of(images)),
+)
 def views(key: Array, images: Array, recipe: Recipe, *, number: int = 2) -> Array:
     """Make independent views of each image of a batch.
 

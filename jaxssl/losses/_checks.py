@@ -130,6 +130,16 @@ def holds(what: Callable[[Any], Any], value: Any) -> bool:
         return bool(what(value))
 
 
+def on_host(array: Any) -> Any:
+    """An array that can be looked at, as NumPy's; as it is where other processes have parts of it.
+
+    On a mesh of Explicit axes not every operation that looks would say how its result is spread.
+    """
+    if not isinstance(array, jax.Array):
+        return array
+    return jax.device_get(array) if array.is_fully_addressable else array
+
+
 def check_options(
     reduction: str = "mean", precision: str = "highest", tile_size: int | None = None
 ) -> None:

@@ -7,6 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxssl.lowering import on_any_mesh
+
 
 def chance_loss(rows: int) -> float:
     """Return NT-Xent of an embedding that tells nothing apart: ln(2N - 1) for N pairs.
@@ -18,6 +20,7 @@ def chance_loss(rows: int) -> float:
     return math.log(2 * rows - 1) if rows > 1 else 0.0
 
 
+@on_any_mesh
 def pair_health(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
     """Measure chance, alignment, uniformity, spread and effective rank of projections of two views.
 
