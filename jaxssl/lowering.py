@@ -122,8 +122,8 @@ def on_any_mesh(
       >>> rows = jax.sharding.NamedSharding(mesh, PartitionSpec("data"))
       >>> x = jax.device_put(jax.numpy.ones((jax.device_count(), 2)), rows)
       >>> everyone = on_any_mesh(lambda x: x @ x.T)(x)
-      >>> everyone.shape == 2 * (jax.device_count(),), spec_of(everyone)
-      (True, PartitionSpec(None, None))
+      >>> everyone.shape == 2 * (jax.device_count(),), everyone.sharding.is_fully_replicated
+      (True, True)
     """
 
     @functools.wraps(function)

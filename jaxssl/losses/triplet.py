@@ -87,7 +87,8 @@ def triplet_loss(
     Returns:
         The loss, a float32 scalar ≥ 0 over the global batch; 0, with zero gradients, where no row
         has both a positive and a negative. It is `margin` where all rows coincide, and NaN if any
-        row that is there is not finite.
+        row that is there is not finite, or so far from another (about 1e19) that the square of it
+        is beyond float32.
 
     Raises:
         ValueError: if `embeddings` are not [n, d] or `labels` not [n] integers, if either is empty,

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from jaxssl.errors import InputError
-from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, Block, normalize
+from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, Block, check_images, normalize
 from jaxssl.models.linear import dot_general
 from jaxssl.models.published import Published
 
@@ -199,6 +199,7 @@ class Dino(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
+        check_images(images, self.embeddings.patches.in_features)
         if self.normalizes:
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         x = self.embeddings(images).astype(jnp.float32)
