@@ -42,7 +42,7 @@ class Problem(NamedTuple):
     weights: Any = None
 
 
-def check_shapes(embeddings: Any, centres: Any) -> tuple[Any, Any]:
+def check_shapes(embeddings: Any, centres: Any) -> tuple[jax.Array, jax.Array]:
     """Both as arrays, [n, d] and [k, d] or [k, c, d]."""
     embeddings, centres = as_real("embeddings", embeddings), as_real("centres", centres)
     rows, classes = embeddings.shape, centres.shape

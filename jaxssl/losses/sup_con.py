@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -34,15 +35,15 @@ from jaxssl.losses.references import Queue, References, as_references, reference
 
 
 def sup_con(
-    embeddings: jax.Array,
-    labels: jax.Array | None = None,
+    embeddings: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
-    temperature: float | jax.Array = 0.1,
-    positives: jax.Array | None = None,
-    false_negatives: jax.Array | None = None,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
-    references: References | Queue | jax.Array | None = None,
+    temperature: ArrayLike = 0.1,
+    positives: ArrayLike | None = None,
+    false_negatives: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    references: References | Queue | ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,

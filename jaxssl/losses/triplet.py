@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -41,14 +42,14 @@ class TripletStats(NamedTuple):
 
 
 def triplet_loss(
-    embeddings: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.5,
+    margin: ArrayLike = 0.5,
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     references: References | Queue | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
@@ -124,14 +125,14 @@ def triplet_loss(
 
 
 def triplet_loss_and_stats(
-    embeddings: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.5,
+    margin: ArrayLike = 0.5,
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     references: References | Queue | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
