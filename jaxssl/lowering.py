@@ -104,6 +104,28 @@ def device_by_device(
     return cast(jax.Array, each(x, *whole))
 
 
+def in_reverse_alone(function: F) -> F:
+    """Name the way out where a function's forward-mode derivative is asked for: JAX names neither.
+
+    JAX has no function with a gradient of its own in reverse mode and another in forward mode.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                f"{function.__module__}.{function.__name__} has no forward-mode derivative (jvp, "
+                "jacfwd, hessian): its gradient is its own, in reverse mode (grad, vjp, jacrev; "
+                "jacrev(grad(f)) for second derivatives)"
+            ) from error
+
+    return cast(F, call)
+
+
 def on_any_mesh(
     function: Callable[P, T], *, spread: Callable[..., Any] = lambda *_, **__: PartitionSpec()
 ) -> Callable[P, T]:

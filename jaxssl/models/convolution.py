@@ -49,6 +49,7 @@ FEW_CHANNELS = 16
 THREAD_CHANNELS = 64
 
 
+@lowering.in_reverse_alone
 def convolve(
     x: jax.Array,
     kernel: jax.Array,
@@ -69,6 +70,8 @@ def convolve(
     gradient, a few images at a time, which stay in the cache. Several CPU devices do so each with
     its own images, where the mesh is told (`lowering.made_for`, as in a training step); where it is
     not, and on a GPU or TPU, XLA's form is used.
+
+    There is no forward-mode derivative (`jax.jvp`, `jacfwd`, `hessian`): take `jacrev(grad(f))`.
 
     Args:
       x: [b, h, w, c].
