@@ -7,17 +7,20 @@ the number of blocks of a ring or the side of a tile.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import platform as host
 import subprocess
 import sys
 from collections.abc import Callable
-from typing import Any, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar, cast
 
 import jax
 from jax.sharding import Mesh, PartitionSpec
 
+P = ParamSpec("P")
+T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
 # Of this process, which is what XLA makes its threads by.
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -99,6 +102,108 @@ def device_by_device(
         check_vma=False,
     )
     return cast(jax.Array, each(x, *whole))
+
+
+def in_reverse_alone(function: F) -> F:
+    """Name the way out where a function's forward-mode derivative is asked for: JAX names neither.
+
+    JAX has no function with a gradient of its own in reverse mode and another in forward mode.
+    """
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        try:
+            return function(*arguments, **options)
+        except TypeError as error:
+            if "forward-mode" not in str(error):
+                raise
+            raise TypeError(
+                f"{function.__module__}.{function.__name__} has no forward-mode derivative (jvp, "
+                "jacfwd, hessian): its gradient is its own, in reverse mode (grad, vjp, jacrev; "
+                "jacrev(grad(f)) for second derivatives)"
+            ) from error
+
+    return cast(F, call)
+
+
+def on_any_mesh(
+    function: Callable[P, T], *, spread: Callable[..., Any] = lambda *_, **__: PartitionSpec()
+) -> Callable[P, T]:
+    """Let a function take arrays that are spread over Explicit axes, `jax.make_mesh`'s default.
+
+    There each operation would have to say how its result is spread, and the product of all rows
+    with all rows cannot. Inside, the compiler decides, as on Auto axes.
+
+    Args:
+      function: of arrays, and of trees of them.
+      spread: (the same arguments) -> how the result is spread, a tree of `PartitionSpec` or of its
+        leading branches; by default it is whole on all devices.
+
+    Example:
+      >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+      >>> rows = jax.sharding.NamedSharding(mesh, PartitionSpec("data"))
+      >>> x = jax.device_put(jax.numpy.ones((jax.device_count(), 2)), rows)
+      >>> everyone = on_any_mesh(lambda x: x @ x.T)(x)
+      >>> everyone.shape == 2 * (jax.device_count(),), everyone.sharding.is_fully_replicated
+      (True, True)
+    """
+
+    @functools.wraps(function)
+    def on_this_mesh(*args: P.args, **options: P.kwargs) -> T:
+        mesh = _explicit_mesh((args, options))
+        if mesh is None:
+            return function(*args, **options)
+        leaves, tree = jax.tree.flatten((args, options))
+        moving = [isinstance(leaf, jax.Array) for leaf in leaves]
+
+        def inside(*arrays: jax.Array) -> T:
+            rest = iter(arrays)
+            both = [
+                next(rest) if moves else leaf for leaf, moves in zip(leaves, moving, strict=True)
+            ]
+            args, options = jax.tree.unflatten(tree, both)
+            return function(*args, **options)
+
+        with in_mesh_of((args, options)):
+            automatic = jax.sharding.auto_axes(inside, out_sharding=spread(*args, **options))
+            return automatic(*(leaf for leaf, moves in zip(leaves, moving, strict=True) if moves))
+
+    return on_this_mesh
+
+
+def in_mesh_of(values: Any) -> contextlib.AbstractContextManager[Any]:
+    """Enter the mesh of arrays that are spread over Explicit axes, if they are.
+
+    Outside of `jax.jit` JAX runs a loop over such arrays nowhere else.
+
+    Args:
+      values: a tree, whose first such array counts.
+    """
+    mesh = _explicit_mesh(values)
+    if mesh is None:
+        return contextlib.nullcontext()
+    for leaf in jax.tree.leaves(values):
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer):
+            whole = getattr(leaf.sharding, "mesh", None)
+            if isinstance(whole, Mesh) and whole.abstract_mesh == mesh:
+                with contextlib.suppress(ValueError):  # inside of jax.jit
+                    return jax.set_mesh(whole)
+    return jax.sharding.use_abstract_mesh(mesh)
+
+
+def spec_of(array: Any) -> PartitionSpec:
+    """Tell how an array is spread over Explicit axes: not at all, where it lies on no such mesh."""
+    return jax.typeof(array).sharding.spec
+
+
+def _explicit_mesh(values: Any) -> Any:
+    """The mesh of the first array that is spread over Explicit axes; None: there is none."""
+    for leaf in jax.tree.leaves(values):
+        if isinstance(leaf, jax.Array):
+            mesh = jax.typeof(leaf).sharding.mesh
+            if mesh.explicit_axes:
+                return mesh
+    return None
 
 
 def platform() -> str:

@@ -105,6 +105,25 @@ def test_the_step_of_the_tutorial_is_one_devices_on_a_mesh(monkeypatch):
     )
 
 
+def test_the_loop_of_the_tutorial_learns(monkeypatch, capsys):
+    monkeypatch.setattr(augment, "digits", lambda key, image: image * jax.random.uniform(key))
+    parts = blocks("tutorials/own-loop.md")
+    loop = parts["loop"].replace("STEPS, BATCH = 200, 64", "STEPS, BATCH = 12, 16")
+    assert loop.count("BATCH = 12, 16") == 1
+    names = run("\n".join([loop, parts["embed"]]))
+    logged = [float(line.split()[1]) for line in capsys.readouterr().out.splitlines()]
+    assert len(logged) == 2
+    assert logged[1] < 0.8 * logged[0]
+    assert int(names["state"].step) == 12
+    assert names["h"].shape == (len(names["images"]), 64)
+    trained = nnx.merge(
+        nnx.graphdef(names["method"].model), names["state"].params, names["state"].rest
+    )
+    trained.eval()
+    few = augment.to_float(jnp.asarray(names["images"].batch(np.arange(5))["image"]))
+    np.testing.assert_allclose(names["h"][:5], trained(few)[0], rtol=1e-3, atol=1e-4)
+
+
 def digits(**changes):
     return dataclasses.replace(simclr.PRESETS["digits"], **changes)
 

@@ -18,7 +18,7 @@ _BLENDS = _BRIGHTNESS, _CONTRAST, _SATURATION = range(3)
 _HUE = 3
 
 
-def to_grey(image: Array) -> Array:
+def to_grey(image: ArrayLike) -> Array:
     """Return the luma of an image in all its channels: .299 r + .587 g + .114 b.
 
     Args:
@@ -46,7 +46,7 @@ def to_grey(image: Array) -> Array:
     return jnp.broadcast_to(luma, image.shape)
 
 
-def adjust_brightness(image: Array, factor: ArrayLike) -> Array:
+def adjust_brightness(image: ArrayLike, factor: ArrayLike) -> Array:
     """Scale an image: clip(factor · x). 0 is black, 1 the image; `factor` >= 0.
 
     Example:
@@ -57,7 +57,7 @@ def adjust_brightness(image: Array, factor: ArrayLike) -> Array:
     return _blend(image, jnp.zeros_like(image), factor)
 
 
-def adjust_contrast(image: Array, factor: ArrayLike) -> Array:
+def adjust_contrast(image: ArrayLike, factor: ArrayLike) -> Array:
     """Blend an image with its mean grey m: clip(factor · x + (1 - factor) · m); `factor` >= 0.
 
     Example:
@@ -68,7 +68,7 @@ def adjust_contrast(image: Array, factor: ArrayLike) -> Array:
     return _blend(image, _mean_grey(image), factor)
 
 
-def adjust_saturation(image: Array, factor: ArrayLike) -> Array:
+def adjust_saturation(image: ArrayLike, factor: ArrayLike) -> Array:
     """Blend an image with its grey: clip(factor · x + (1 - factor) · grey); `factor` >= 0.
 
     Example:
@@ -80,7 +80,7 @@ def adjust_saturation(image: Array, factor: ArrayLike) -> Array:
     return _blend(image, to_grey(image), factor)
 
 
-def adjust_hue(image: Array, shift: ArrayLike) -> Array:
+def adjust_hue(image: ArrayLike, shift: ArrayLike) -> Array:
     """Turn the colour circle: add `shift` to the hue in HSV, modulo 1.
 
     With v = max, chroma d = max - min and hue H in sixths of the circle, channel n is
@@ -122,7 +122,7 @@ def adjust_hue(image: Array, shift: ArrayLike) -> Array:
 
 def color_jitter(
     key: Array,
-    image: Array,
+    image: ArrayLike,
     *,
     brightness: float = 0.0,
     contrast: float = 0.0,
@@ -205,7 +205,7 @@ def _blend(image: Array, other: Array, factor: ArrayLike) -> Array:
     return jnp.clip(factor * image + (1.0 - factor) * other, 0.0, 1.0)
 
 
-def random_grey(key: Array, image: Array, *, p: float = 0.2) -> Array:
+def random_grey(key: Array, image: ArrayLike, *, p: float = 0.2) -> Array:
     """Replace an image by its grey, in all channels, with probability p in [0, 1].
 
     Example:
@@ -217,7 +217,7 @@ def random_grey(key: Array, image: Array, *, p: float = 0.2) -> Array:
     return jnp.where(random_chance(key, p=p), to_grey(image), image)
 
 
-def gaussian_blur(image: Array, sigma: ArrayLike, *, kernel: int) -> Array:
+def gaussian_blur(image: ArrayLike, sigma: ArrayLike, *, kernel: int) -> Array:
     """Blur an image with a Gaussian kernel; borders are reflected, the edge not repeated.
 
     w_j = exp(-j² / 2 sigma²) / sum, |j| <= (kernel - 1) / 2, along rows and along columns.
@@ -244,7 +244,7 @@ def gaussian_blur(image: Array, sigma: ArrayLike, *, kernel: int) -> Array:
     return _blur(image, kernel, sigma, limit=kernel)
 
 
-def random_blur(key: Array, image: Array, *, kernel_max: int = 11) -> Array:
+def random_blur(key: Array, image: ArrayLike, *, kernel_max: int = 11) -> Array:
     """Blur an image with a Gaussian of random odd kernel size 1, 3, ..., kernel_max.
 
     sigma = 0.3 ((kernel - 1) / 2 - 1) + 0.8, OpenCV's rule; kernel 1 is the image itself.
@@ -274,7 +274,7 @@ def random_blur(key: Array, image: Array, *, kernel_max: int = 11) -> Array:
 
 def random_gaussian_blur(
     key: Array,
-    image: Array,
+    image: ArrayLike,
     *,
     kernel: int,
     p: float = 0.5,
@@ -311,7 +311,7 @@ def random_gaussian_blur(
     return jnp.where(random_chance(key_chance, p=p), blurred, image)
 
 
-def _blur(image: Array, kernel: ArrayLike, sigma: ArrayLike, *, limit: int) -> Array:
+def _blur(image: ArrayLike, kernel: ArrayLike, sigma: ArrayLike, *, limit: int) -> Array:
     """Blur with a Gaussian cut off at `kernel` <= `limit` taps, as two banded matrix products.
 
     A convolution whose kernel differs from image to image becomes, under vmap, a grouped

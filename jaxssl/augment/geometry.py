@@ -105,8 +105,8 @@ def crop(window: Window, *, shape: tuple[int, int], size: tuple[int, int] | None
 
 
 def warp(
-    image: Array,
-    matrix: Array,
+    image: ArrayLike,
+    matrix: ArrayLike,
     *,
     size: tuple[int, int] | None = None,
     fill: float | Sequence[float] = 1.0,
@@ -160,7 +160,7 @@ def warp(
 
 
 def random_rotation(
-    key: Array, image: Array, *, degrees: float = 180.0, fill: float | Sequence[float] = 1.0
+    key: Array, image: ArrayLike, *, degrees: float = 180.0, fill: float | Sequence[float] = 1.0
 ) -> Array:
     """Rotate an image about its centre by an angle uniform in [-degrees, degrees].
 
@@ -191,7 +191,7 @@ def random_angle(key: Array, *, degrees: float) -> Array:
     return jax.random.uniform(key, (), jnp.float32, -limit, limit)
 
 
-def random_flip(key: Array, image: Array, *, p: float = 0.5) -> Array:
+def random_flip(key: Array, image: ArrayLike, *, p: float = 0.5) -> Array:
     """Mirror an image left to right with probability p.
 
     Args:
@@ -222,7 +222,7 @@ def random_chance(key: Array, *, p: float) -> Array:
 
 def random_resized_crop(
     key: Array,
-    image: Array,
+    image: ArrayLike,
     *,
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),

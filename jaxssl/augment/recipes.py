@@ -12,15 +12,18 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.sharding import PartitionSpec
+from jax.typing import ArrayLike
 
 from jaxssl.augment import color, geometry
+from jaxssl.lowering import on_any_mesh, spec_of
 
 Recipe = Callable[[Array, Array], Array]  # (key, image) -> view, both float32 [h, w, c]
 
 
 def plankton(
     key: Array,
-    image: Array,
+    image: ArrayLike,
     *,
     degrees: float = 180.0,
     area: tuple[float, float] = (0.5, 1.0),
@@ -79,7 +82,7 @@ def plankton(
 
 def digits(
     key: Array,
-    image: Array,
+    image: ArrayLike,
     *,
     degrees: float = 15.0,
     shift: float = 0.1,
@@ -137,7 +140,7 @@ def digits(
 
 def cifar(
     key: Array,
-    image: Array,
+    image: ArrayLike,
     *,
     area: tuple[float, float] = (0.08, 1.0),
     aspect: tuple[float, float] = (3 / 4, 4 / 3),
@@ -196,7 +199,8 @@ def cifar(
 
 # Compiled as a whole where they are called on their own; in a jitted step they are part of it.
 @partial(jax.jit, static_argnames="recipe", inline=True)
-def view(key: Array, images: Array, recipe: Recipe | None) -> Array:
+@partial(on_any_mesh, spread=lambda key, images, recipe: spec_of(images))
+def view(key: Array, images: ArrayLike, recipe: Recipe | None) -> Array:
     """Make one view of each image of a batch.
 
     Image i of the global batch draws from `fold_in(key, i)` whatever the batch size and however
@@ -227,7 +231,11 @@ def view(key: Array, images: Array, recipe: Recipe | None) -> Array:
 
 
 @partial(jax.jit, static_argnames=("recipe", "number"), inline=True)
-def views(key: Array, images: Array, recipe: Recipe, *, number: int = 2) -> Array:
+@partial(
+    on_any_mesh,
+    spread=lambda key, images, recipe, **number: PartitionSpec(None, *spec_of(images)),
+)
+def views(key: Array, images: ArrayLike, recipe: Recipe, *, number: int = 2) -> Array:
     """Make independent views of each image of a batch.
 
     The keys of image i of the global batch are `split(fold_in(key, i), number)` whatever the batch
@@ -268,7 +276,7 @@ def views(key: Array, images: Array, recipe: Recipe, *, number: int = 2) -> Arra
     return jnp.moveaxis(jax.vmap(per_image)(keys, images), 1, 0)
 
 
-def to_float(images: Array) -> Array:
+def to_float(images: ArrayLike) -> Array:
     """Convert images to float32 in [0, 1]: uint8 is divided by 255, floats are kept.
 
     Args:
@@ -284,6 +292,7 @@ def to_float(images: Array) -> Array:
         >>> to_float(jnp.array([0, 255], jnp.uint8)).tolist()
         [0.0, 1.0]
     """
+    images = jnp.asarray(images)
     if images.dtype == jnp.uint8:
         return images.astype(jnp.float32) / 255
     if not jnp.issubdtype(images.dtype, jnp.floating):
@@ -291,7 +300,8 @@ def to_float(images: Array) -> Array:
     return images.astype(jnp.float32)
 
 
-def _check_batch(images: Array) -> Array:
+def _check_batch(images: ArrayLike) -> Array:
+    images = jnp.asarray(images)
     if images.ndim != 4:
         raise ValueError(f"images must be [b, h, w, c], got {list(images.shape)}")
     return images

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from numbers import Integral
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,22 +12,24 @@ Precision = Literal["highest", "high", "bfloat16", "float64"]
 Reduction = Literal["mean", "sum", "none"]
 
 
-def as_array(name: str, value: Any) -> Any:
+def as_array(name: str, value: Any) -> jax.Array:
     """`value` as an array: JAX's and NumPy's as they are; lists, flax's Params, torch's tensors.
 
-    NumPy's stay NumPy's, of 64 bits as well, so that what is lost on the way to JAX can be refused.
+    NumPy's stay NumPy's, of 64 bits as well, so that what is lost on the way to JAX can be refused;
+    to a type checker they are JAX's, which is what they are used as.
     """
     if isinstance(value, jax.Array):
         return value
     try:
         if hasattr(value, "__jax_array__"):
             return jnp.asarray(value)
-        return value.__array__() if hasattr(value, "__array__") else jnp.asarray(value)
+        array = value.__array__() if hasattr(value, "__array__") else jnp.asarray(value)
+        return cast(jax.Array, array)
     except (TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{name} must be an array of numbers: {error}") from error
 
 
-def as_real(name: str, value: Any) -> Any:
+def as_real(name: str, value: Any) -> jax.Array:
     """`as_array` of real numbers."""
     array = as_array(name, value)
     kinds = (jnp.floating, jnp.integer, jnp.bool_)
@@ -36,7 +38,7 @@ def as_real(name: str, value: Any) -> Any:
     return array
 
 
-def as_rows(name: str, value: Any, shape: str = "[n, d]") -> Any:
+def as_rows(name: str, value: Any, shape: str = "[n, d]") -> jax.Array:
     """`as_real` with two dimensions, neither empty; `shape` is how the loss names them."""
     array = as_real(name, value)
     if array.ndim != 2 or 0 in array.shape:
@@ -57,7 +59,7 @@ def as_scalar(name: str, value: Any) -> Any:
         return array.reshape(())
 
 
-def as_labels(name: str, value: Any, n: int) -> Any:
+def as_labels(name: str, value: Any, n: int) -> jax.Array:
     """Integers [n] that keep their values in the width that JAX has."""
     labels = as_array(name, value)
     if labels.shape != (n,):
@@ -130,6 +132,16 @@ def holds(what: Callable[[Any], Any], value: Any) -> bool:
         return bool(what(value))
 
 
+def on_host(array: Any) -> Any:
+    """An array that can be looked at, as NumPy's; as it is where other processes have parts of it.
+
+    On a mesh of Explicit axes not every operation that looks would say how its result is spread.
+    """
+    if not isinstance(array, jax.Array):
+        return array
+    return jax.device_get(array) if array.is_fully_addressable else array
+
+
 def check_options(
     reduction: str = "mean", precision: str = "highest", tile_size: int | None = None
 ) -> None:
@@ -149,7 +161,7 @@ def one_of(name: str, value: str, known: tuple[str, ...]) -> None:
         raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
-def check_labelled(embeddings: Any, labels: Any) -> tuple[Any, Any]:
+def check_labelled(embeddings: Any, labels: Any) -> tuple[jax.Array, jax.Array]:
     """Both as arrays: `embeddings` [n, d] and `labels` [n] integers, n and d at least 1."""
     embeddings, labels = as_real("embeddings", embeddings), as_array("labels", labels)
     if embeddings.ndim != 2 or 0 in embeddings.shape or labels.shape != embeddings.shape[:1]:

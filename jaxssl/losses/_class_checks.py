@@ -17,6 +17,7 @@ from jaxssl.losses._checks import (
     as_real,
     as_weights,
     check_options,
+    on_host,
     one_of,
 )
 from jaxssl.losses._rows import AxisName, count_rows
@@ -41,7 +42,7 @@ class Problem(NamedTuple):
     weights: Any = None
 
 
-def check_shapes(embeddings: Any, centres: Any) -> tuple[Any, Any]:
+def check_shapes(embeddings: Any, centres: Any) -> tuple[jax.Array, jax.Array]:
     """Both as arrays, [n, d] and [k, d] or [k, c, d]."""
     embeddings, centres = as_real("embeddings", embeddings), as_real("centres", centres)
     rows, classes = embeddings.shape, centres.shape
@@ -123,7 +124,8 @@ def check_classes(labels: Any, k: int, where: Any) -> Any:
     """`labels`, which must lie in [0, k) where they can be looked at and their rows count."""
     if not isinstance(labels, jax.core.Tracer) and not isinstance(where, jax.core.Tracer):
         with jax.ensure_compile_time_eval():
-            seen = labels if where is None else labels[as_array("where", where)]
+            seen = on_host(labels)
+            seen = seen if where is None else seen[on_host(as_array("where", where))]
             low, high = (int(seen.min()), int(seen.max())) if seen.size else (0, 0)
         if not 0 <= low <= high < k:
             raise ValueError(f"labels must lie in [0, {k}), got {low} to {high}")

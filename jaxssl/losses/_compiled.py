@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from jaxssl.losses._meshes import on_any_mesh
+from jaxssl.lowering import on_any_mesh
 
 T = TypeVar("T")
 

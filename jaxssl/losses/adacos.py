@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import Precision
 from jaxssl.losses._class_checks import check_problem, options
@@ -12,13 +13,13 @@ from jaxssl.losses._rows import AxisName, count_rows
 
 
 def adacos_scale(
-    embeddings: jax.Array,
-    centres: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    centres: ArrayLike,
+    labels: ArrayLike,
     *,
-    scale: float | jax.Array | None = None,
-    class_where: jax.Array | None = None,
-    where: jax.Array | None = None,
+    scale: ArrayLike | None = None,
+    class_where: ArrayLike | None = None,
+    where: ArrayLike | None = None,
     precision: Precision = "highest",
     axis_name: AxisName = None,
     class_axis_name: AxisName = None,

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -34,12 +35,12 @@ from jaxssl.losses.references import Queue, References
 
 
 def batch_all_triplet_loss(
-    embeddings: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.5,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    margin: ArrayLike = 0.5,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     references: References | Queue | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",

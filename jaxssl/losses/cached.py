@@ -1,11 +1,15 @@
 """Gradients of a large batch on a small device: encode in chunks, loss over all (GradCache)."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import NamedSharding, PartitionSpec
+
+from jaxssl.lowering import in_mesh_of
 
 Parameters = TypeVar("Parameters")
 
@@ -65,25 +69,48 @@ def cached_gradients(
     (n,) = rows.pop()
     if chunk_size < 1 or n % chunk_size or not n:
         raise ValueError(f"rows must be a multiple of chunk_size, got {n} and {chunk_size}")
-    chunks = jax.tree.map(lambda x: x.reshape(-1, chunk_size, *x.shape[1:]), inputs)
+    with in_mesh_of((parameters, inputs)):
+        chunks = jax.tree.map(lambda x: _in_chunks(x, chunk_size), inputs)
 
-    embeddings = lax.map(lambda chunk: encode(parameters, chunk), chunks)
+        embeddings = lax.map(lambda chunk: encode(parameters, chunk), chunks)
 
-    def of_all(embeddings: Any) -> jax.Array:
-        return loss(jax.tree.map(lambda z: z.reshape(n, *z.shape[2:]), embeddings))
+        def of_all(embeddings: Any) -> jax.Array:
+            return loss(jax.tree.map(_joined, embeddings))
 
-    value, by_embeddings = jax.value_and_grad(of_all)(embeddings)
+        value, by_embeddings = jax.value_and_grad(of_all)(embeddings)
 
-    def back(total: Parameters, chunk: tuple[Any, Any]) -> tuple[Parameters, None]:
-        inputs, by_chunk = chunk
-        _, pull = jax.vjp(lambda parameters: encode(parameters, inputs), parameters)
-        return jax.tree.map(jnp.add, total, pull(by_chunk)[0]), None
+        def back(total: Parameters, chunk: tuple[Any, Any]) -> tuple[Parameters, None]:
+            inputs, by_chunk = chunk
+            _, pull = jax.vjp(lambda parameters: encode(parameters, inputs), parameters)
+            return jax.tree.map(jnp.add, total, pull(by_chunk)[0]), None
 
-    # As the gradient of a chunk, so that inside shard_map it varies over the same devices.
-    first, rest = (
-        jax.tree.map(lambda x, part=part: x[part], (chunks, by_embeddings))
-        for part in (0, slice(1, None))
-    )
-    _, pull = jax.vjp(lambda parameters: encode(parameters, first[0]), parameters)
-    gradient, _ = lax.scan(back, pull(first[1])[0], rest)
-    return value, gradient
+        # As the gradient of a chunk, so that inside shard_map it varies over the same devices.
+        first, rest = (
+            jax.tree.map(lambda x, part=part: x[part], (chunks, by_embeddings))
+            for part in (0, slice(1, None))
+        )
+        _, pull = jax.vjp(lambda parameters: encode(parameters, first[0]), parameters)
+        gradient, _ = lax.scan(back, pull(first[1])[0], rest)
+        return value, gradient
+
+
+def _in_chunks(x: Any, size: int) -> Any:
+    """[n, ...] as [n / size, size, ...]; on Explicit axes each chunk is spread as all rows are."""
+    shape, spread = (-1, size, *x.shape[1:]), jax.typeof(x).sharding
+    if not spread.mesh.explicit_axes:
+        return x.reshape(shape)
+    rows, *others = spread.spec
+    axes = rows if isinstance(rows, tuple) else () if rows is None else (rows,)
+    if size % math.prod(spread.mesh.shape[axis] for axis in axes):
+        rows = None
+    chunks = NamedSharding(spread.mesh, PartitionSpec(None, rows, *others))
+    return jnp.reshape(x, shape, out_sharding=chunks)
+
+
+def _joined(z: jax.Array) -> jax.Array:
+    """[c, m, ...] as [c m, ...], spread as the chunks were."""
+    shape, spread = (-1, *z.shape[2:]), jax.typeof(z).sharding
+    if not spread.mesh.explicit_axes:
+        return z.reshape(shape)
+    rows = NamedSharding(spread.mesh, PartitionSpec(*spread.spec[1:]))
+    return jnp.reshape(z, shape, out_sharding=rows)

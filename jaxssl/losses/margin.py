@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxssl.losses import _classes
 from jaxssl.losses._checks import Precision, Reduction, as_positive
@@ -14,10 +15,10 @@ from jaxssl.losses._rows import AxisName, unit_rows
 
 
 def cosine_logits(
-    embeddings: jax.Array,
-    centres: jax.Array,
+    embeddings: ArrayLike,
+    centres: ArrayLike,
     *,
-    scale: float | jax.Array = 64.0,
+    scale: ArrayLike = 64.0,
     precision: Precision = "highest",
 ) -> jax.Array:
     """Logits without a margin, scale·cos θ: what accuracy is to be computed from.
@@ -46,12 +47,12 @@ def cosine_logits(
 
 
 def arcface_logits(
-    embeddings: jax.Array,
-    centres: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    centres: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.5,
-    scale: float | jax.Array = 64.0,
+    margin: ArrayLike = 0.5,
+    scale: ArrayLike = 64.0,
     each: Each = None,
     precision: Precision = "highest",
 ) -> jax.Array:
@@ -105,17 +106,17 @@ def arcface_logits(
 
 
 def arcface_loss(
-    embeddings: jax.Array,
-    centres: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    centres: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.5,
-    scale: float | jax.Array = 64.0,
+    margin: ArrayLike = 0.5,
+    scale: ArrayLike = 64.0,
     each: Each = None,
-    label_smoothing: float | jax.Array = 0.0,
-    class_where: jax.Array | None = None,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_where: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,
@@ -193,12 +194,12 @@ def arcface_loss(
 
 
 def cosface_logits(
-    embeddings: jax.Array,
-    centres: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    centres: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.35,
-    scale: float | jax.Array = 64.0,
+    margin: ArrayLike = 0.35,
+    scale: ArrayLike = 64.0,
     each: Each = None,
     precision: Precision = "highest",
 ) -> jax.Array:
@@ -234,17 +235,17 @@ def cosface_logits(
 
 
 def cosface_loss(
-    embeddings: jax.Array,
-    centres: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    centres: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.35,
-    scale: float | jax.Array = 64.0,
+    margin: ArrayLike = 0.35,
+    scale: ArrayLike = 64.0,
     each: Each = None,
-    label_smoothing: float | jax.Array = 0.0,
-    class_where: jax.Array | None = None,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    label_smoothing: ArrayLike = 0.0,
+    class_where: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,
@@ -306,13 +307,13 @@ def cosface_loss(
 
 
 def cosine_accuracy(
-    embeddings: jax.Array,
-    centres: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    centres: ArrayLike,
+    labels: ArrayLike,
     *,
-    class_where: jax.Array | None = None,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    class_where: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     precision: Precision = "highest",
     axis_name: AxisName = None,
     class_axis_name: AxisName = None,

@@ -6,6 +6,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import Precision, as_margin, as_mask, check_labelled, check_options
 from jaxssl.losses._compiled import compiled
@@ -21,8 +22,8 @@ from jaxssl.losses._rows import (
 )
 from jaxssl.losses.references import Queue, References, as_references, reference_rows, same_labels
 
-Positive = Literal["easy", "hard"] | bool | jax.Array
-Negative = Literal["semi-hard", "hard"] | bool | jax.Array
+Positive = Literal["easy", "hard"] | ArrayLike
+Negative = Literal["semi-hard", "hard"] | ArrayLike
 
 # What `Triplets.kind` counts from 0.
 KINDS = ("easy", "semi-hard", "hard")
@@ -43,13 +44,13 @@ class Triplets(NamedTuple):
 
 
 def mine_triplets(
-    embeddings: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.5,
+    margin: ArrayLike = 0.5,
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
-    where: jax.Array | None = None,
+    where: ArrayLike | None = None,
     references: References | Queue | None = None,
     precision: Precision = "highest",
     axis_name: AxisName = None,

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -24,14 +25,14 @@ from jaxssl.losses.references import Queue, References, as_references, reference
 
 
 def nt_xent(
-    z_a: jax.Array,
-    z_b: jax.Array,
+    z_a: ArrayLike,
+    z_b: ArrayLike,
     *,
-    temperature: float | jax.Array = 0.5,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
-    false_negatives: jax.Array | None = None,
-    references: References | Queue | jax.Array | None = None,
+    temperature: ArrayLike = 0.5,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    false_negatives: ArrayLike | None = None,
+    references: References | Queue | ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,
@@ -122,14 +123,14 @@ def nt_xent(
 
 
 def dcl(
-    z_a: jax.Array,
-    z_b: jax.Array,
+    z_a: ArrayLike,
+    z_b: ArrayLike,
     *,
-    temperature: float | jax.Array = 0.1,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
-    false_negatives: jax.Array | None = None,
-    references: References | Queue | jax.Array | None = None,
+    temperature: ArrayLike = 0.1,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    false_negatives: ArrayLike | None = None,
+    references: References | Queue | ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,
@@ -208,9 +209,16 @@ def _checked(
     )
 
 
-def as_views(z_a: Any, z_b: Any, names: tuple[str, str] = ("z_a", "z_b")) -> tuple[Any, Any]:
+def as_views(
+    z_a: Any, z_b: Any, names: tuple[str, str] = ("z_a", "z_b")
+) -> tuple[jax.Array, jax.Array]:
     """Two arrays [b, d] alike; `names` are the loss's for them."""
     z_a, z_b = as_real(names[0], z_a), as_real(names[1], z_b)
+    if z_a.ndim == z_b.ndim == 2 and z_a.shape != z_b.shape:
+        raise ValueError(
+            f"{names[0]} and {names[1]} must have the same shape [b, d], "
+            f"got {z_a.shape} and {z_b.shape}"
+        )
     if z_a.ndim != 2 or z_a.shape != z_b.shape or 0 in z_a.shape:
         raise ValueError(
             f"{names[0]} and {names[1]} must both be [b, d] and not empty, "

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -19,13 +20,13 @@ from jaxssl.losses.nt_xent import as_views
 
 
 def vicreg(
-    z_a: jax.Array,
-    z_b: jax.Array,
+    z_a: ArrayLike,
+    z_b: ArrayLike,
     *,
-    invariance: float | jax.Array = 25.0,
-    variance: float | jax.Array = 25.0,
-    covariance: float | jax.Array = 1.0,
-    where: jax.Array | None = None,
+    invariance: ArrayLike = 25.0,
+    variance: ArrayLike = 25.0,
+    covariance: ArrayLike = 1.0,
+    where: ArrayLike | None = None,
     precision: Precision = "highest",
     axis_name: AxisName = None,
 ) -> jax.Array:
@@ -77,11 +78,11 @@ def vicreg(
 
 
 def barlow_twins(
-    z_a: jax.Array,
-    z_b: jax.Array,
+    z_a: ArrayLike,
+    z_b: ArrayLike,
     *,
-    off_diagonal: float | jax.Array = 5e-3,
-    where: jax.Array | None = None,
+    off_diagonal: ArrayLike = 5e-3,
+    where: ArrayLike | None = None,
     precision: Precision = "highest",
     axis_name: AxisName = None,
 ) -> jax.Array:

@@ -11,6 +11,7 @@ from jax import lax
 
 from jaxssl.losses._checks import as_labels, as_mask, as_rows, holds
 from jaxssl.losses._rows import AxisName, dtype_of, gather_rows, only_where, unit_rows
+from jaxssl.lowering import on_any_mesh
 
 
 @jax.tree_util.register_dataclass
@@ -115,7 +116,7 @@ class Queue:
             ValueError: if shapes do not fit or labels are not integers.
         """
         rows = as_rows("rows", rows)
-        n, size = len(rows), len(self.rows)
+        n = len(rows)
         if rows.shape[1] != self.rows.shape[1]:
             raise ValueError(f"rows must be [n, {self.rows.shape[1]}], got {rows.shape}")
         labels = jnp.full(n, -1, jnp.int32) if labels is None else as_labels("labels", labels, n)
@@ -123,17 +124,23 @@ class Queue:
             raise ValueError("labels of a queue must fit 32 bits")
         where = jnp.ones(n, bool) if where is None else as_mask("where", where, n)
         new = (rows, jnp.asarray(labels).astype(jnp.int32), jnp.asarray(where))
-        rows, labels, where = (gather_rows(lax.stop_gradient(x), axis_name) for x in new)
-        number = jnp.cumsum(where, dtype=jnp.int32)  # of those pushed up to a row
-        kept = where & (number > number[-1] - size)  # the others would be overwritten at once
-        place = jnp.where(kept, (self.next + number - 1) % size, size)
-        return replace(
-            self,
-            rows=self.rows.at[place].set(rows.astype(self.rows.dtype), mode="drop"),
-            labels=self.labels.at[place].set(labels, mode="drop"),
-            where=self.where.at[place].set(True, mode="drop"),
-            next=(self.next + number[-1]) % size,
-        )
+        return _pushed(self, new, axis_name)
+
+
+@on_any_mesh
+def _pushed(queue: Queue, new: tuple[Any, Any, Any], axis_name: AxisName) -> Queue:
+    size = len(queue.rows)
+    rows, labels, where = (gather_rows(lax.stop_gradient(x), axis_name) for x in new)
+    number = jnp.cumsum(where, dtype=jnp.int32)  # of those pushed up to a row
+    kept = where & (number > number[-1] - size)  # the others would be overwritten at once
+    place = jnp.where(kept, (queue.next + number - 1) % size, size)
+    return replace(
+        queue,
+        rows=queue.rows.at[place].set(rows.astype(queue.rows.dtype), mode="drop"),
+        labels=queue.labels.at[place].set(labels, mode="drop"),
+        where=queue.where.at[place].set(True, mode="drop"),
+        next=(queue.next + number[-1]) % size,
+    )
 
 
 def as_references(value: Any, d: int) -> References | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -34,15 +35,15 @@ from jaxssl.losses.references import Queue, References, as_references, reference
 
 
 def sup_con(
-    embeddings: jax.Array,
-    labels: jax.Array | None = None,
+    embeddings: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
-    temperature: float | jax.Array = 0.1,
-    positives: jax.Array | None = None,
-    false_negatives: jax.Array | None = None,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
-    references: References | Queue | jax.Array | None = None,
+    temperature: ArrayLike = 0.1,
+    positives: ArrayLike | None = None,
+    false_negatives: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    references: References | Queue | ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,
@@ -92,9 +93,10 @@ def sup_con(
         has a positive. NaN if any row that is there is not finite.
 
     Raises:
-        ValueError: if `embeddings` are not [n, d] or `labels` not [n] integers, if either is empty,
-            if `temperature` is not positive and finite, if `tile_size` is below 1, or if another
-            argument does not fit; as `nt_xent` says, integers beyond 32 bits too.
+        ValueError: if `embeddings` are not [n, d] or `labels` neither [n] integers nor [n, c] of 0
+            and 1, if either is empty, if `temperature` is not positive and finite, if `tile_size`
+            is below 1, or if another argument does not fit; as `nt_xent` says, integers beyond 32
+            bits too.
 
     Reference:
         Khosla et al., "Supervised Contrastive Learning", 2020 (https://arxiv.org/abs/2004.11362),
@@ -112,6 +114,8 @@ def sup_con(
     if positives is not None and labels is not None:
         raise ValueError("labels or positives say who is alike, not both: pass one")
     if positives is None:
+        if labels is None:
+            raise ValueError("labels or positives say who is alike: pass one")
         labels = as_real("labels", labels)
         if labels.ndim == 2:
             embeddings, kinds, labels = as_real("embeddings", embeddings), labels, None
@@ -123,6 +127,9 @@ def sup_con(
     n = len(embeddings)
     if kinds is not None and (len(kinds) != n or 0 in kinds.shape):
         raise ValueError(f"labels must be [n, c] with n = {n}, got {kinds.shape}")
+    where = as_mask("where", where, n)
+    if kinds is not None:
+        _check_kinds(kinds, where)
     references = as_references(references, embeddings.shape[1])
     if positives is not None:
         positives = as_real("positives", positives)
@@ -138,7 +145,7 @@ def sup_con(
         embeddings,
         {"label": labels, "kinds": kinds, "positives": positives, "apart": false_negatives},
         as_positive("temperature", temperature),
-        as_mask("where", where, n),
+        where,
         as_weights("weights", weights, n),
         references,
         reduction=reduction,
@@ -146,6 +153,22 @@ def sup_con(
         axis_name=axis_name,
         tile_size=tile_size,
     )
+
+
+def _check_kinds(kinds: Any, where: Any) -> None:
+    """Raise unless labels [n, c] are 0 and 1 in rows that count; traced ones pass."""
+    if kinds.shape[1] == 1 and kinds.dtype != jnp.bool_:
+        raise ValueError(
+            f"labels {kinds.shape} are a column: of class numbers pass labels[:, 0]; of a single "
+            "class, booleans"
+        )
+
+    def both(kinds: Any) -> Any:
+        known = (kinds == 0) | (kinds == 1)
+        return (known if where is None else known | ~where.reshape(-1, 1)).all()
+
+    if not isinstance(where, jax.core.Tracer) and not holds(both, kinds):
+        raise ValueError("labels [n, c] must be 0 and 1, whether a row is of a class, got others")
 
 
 @compiled

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -29,11 +30,11 @@ from jaxssl.losses.nt_xent import as_views
 
 
 def byol(
-    predictions: jax.Array,
-    targets: jax.Array,
+    predictions: ArrayLike,
+    targets: ArrayLike,
     *,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,
@@ -105,14 +106,14 @@ def _byol(
 
 
 def dino(
-    student: jax.Array,
-    teacher: jax.Array,
-    centre: jax.Array,
+    student: ArrayLike,
+    teacher: ArrayLike,
+    centre: ArrayLike,
     *,
-    student_temperature: float | jax.Array = 0.1,
-    teacher_temperature: float | jax.Array = 0.04,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    student_temperature: ArrayLike = 0.1,
+    teacher_temperature: ArrayLike = 0.04,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,
@@ -221,11 +222,11 @@ def _only(x: jax.Array, where: jax.Array | None) -> jax.Array:
 
 
 def dino_centre(
-    centre: jax.Array,
-    teacher: jax.Array,
+    centre: ArrayLike,
+    teacher: ArrayLike,
     *,
-    momentum: float | jax.Array = 0.9,
-    where: jax.Array | None = None,
+    momentum: ArrayLike = 0.9,
+    where: ArrayLike | None = None,
     axis_name: AxisName = None,
 ) -> jax.Array:
     """The centre of the next step: centre·momentum + mean of the teacher's outputs·(1 − momentum).

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -41,14 +42,14 @@ class TripletStats(NamedTuple):
 
 
 def triplet_loss(
-    embeddings: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.5,
+    margin: ArrayLike = 0.5,
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     references: References | Queue | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
@@ -87,7 +88,8 @@ def triplet_loss(
     Returns:
         The loss, a float32 scalar ≥ 0 over the global batch; 0, with zero gradients, where no row
         has both a positive and a negative. It is `margin` where all rows coincide, and NaN if any
-        row that is there is not finite.
+        row that is there is not finite, or so far from another (about 1e19) that the square of it
+        is beyond float32.
 
     Raises:
         ValueError: if `embeddings` are not [n, d] or `labels` not [n] integers, if either is empty,
@@ -123,14 +125,14 @@ def triplet_loss(
 
 
 def triplet_loss_and_stats(
-    embeddings: jax.Array,
-    labels: jax.Array,
+    embeddings: ArrayLike,
+    labels: ArrayLike,
     *,
-    margin: float | jax.Array = 0.5,
+    margin: ArrayLike = 0.5,
     positive: Positive = "easy",
     negative: Negative = "semi-hard",
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     references: References | Queue | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",

@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 
 from jaxssl.losses._checks import (
     Precision,
@@ -35,16 +36,16 @@ from jaxssl.losses.references import Queue, References, as_references, reference
 
 
 def info_nce(
-    a: jax.Array,
-    b: jax.Array,
-    labels: jax.Array | None = None,
+    a: ArrayLike,
+    b: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
-    temperature: float | jax.Array = 0.07,
+    temperature: ArrayLike = 0.07,
     symmetric: bool = True,
-    false_negatives: jax.Array | None = None,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
-    references: References | Queue | jax.Array | None = None,
+    false_negatives: ArrayLike | None = None,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
+    references: References | Queue | ArrayLike | None = None,
     negatives: Literal["all", "references"] = "all",
     reduction: Reduction = "mean",
     precision: Precision = "highest",
@@ -181,14 +182,14 @@ def _about(
 
 
 def siglip(
-    a: jax.Array,
-    b: jax.Array,
-    labels: jax.Array | None = None,
+    a: ArrayLike,
+    b: ArrayLike,
+    labels: ArrayLike | None = None,
     *,
-    temperature: float | jax.Array = 0.1,
-    bias: float | jax.Array = -10.0,
-    where: jax.Array | None = None,
-    weights: jax.Array | None = None,
+    temperature: ArrayLike = 0.1,
+    bias: ArrayLike = -10.0,
+    where: ArrayLike | None = None,
+    weights: ArrayLike | None = None,
     reduction: Reduction = "mean",
     precision: Precision = "highest",
     axis_name: AxisName = None,

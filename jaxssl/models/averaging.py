@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from jaxssl import lowering
+
 VIEWS = (1, 2, 4, 8)
 
 
@@ -77,7 +79,10 @@ def average_views(
         def add(total: jax.Array, view: jax.Array) -> tuple[jax.Array, None]:
             return total + output(model, turned(images, view)).astype(jnp.float32), None
 
-        shape = jax.eval_shape(lambda x: output(model, x), images).shape
-        return lax.scan(add, jnp.zeros(shape, jnp.float32), chosen)[0] / views
+        with lowering.in_mesh_of(images):
+            one = jax.eval_shape(lambda x: output(model, x), images)
+            # Spread as the output is, which matters on Explicit axes.
+            none = jnp.zeros(one.shape, jnp.float32, out_sharding=one.sharding)
+            return lax.scan(add, none, chosen)[0] / views
 
     return averaged

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxssl.models.layers import BatchNorm, Block, conv, normalized_conv
+from jaxssl.models.layers import BatchNorm, Block, check_images, conv, normalized_conv
 
 
 class ConvNet(nnx.Module):
@@ -44,6 +44,7 @@ class ConvNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
+        check_images(images, self.convs[0].in_features)
         x = images
         for convolution, norm in zip(self.convs, self.norms, strict=True):
             x = nnx.relu(normalized_conv(convolution, norm, x))

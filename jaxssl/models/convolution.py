@@ -49,6 +49,7 @@ FEW_CHANNELS = 16
 THREAD_CHANNELS = 64
 
 
+@lowering.in_reverse_alone
 def convolve(
     x: jax.Array,
     kernel: jax.Array,
@@ -69,6 +70,8 @@ def convolve(
     gradient, a few images at a time, which stay in the cache. Several CPU devices do so each with
     its own images, where the mesh is told (`lowering.made_for`, as in a training step); where it is
     not, and on a GPU or TPU, XLA's form is used.
+
+    There is no forward-mode derivative (`jax.jvp`, `jacfwd`, `hessian`): take `jacrev(grad(f))`.
 
     Args:
       x: [b, h, w, c].
@@ -238,7 +241,7 @@ def _of_windows_by_onednn(
     A stem's windows are many short copies: oneDNN makes them by a kernel for each of their numbers.
     """
     numbers, out = sides[0] * sides[1] * x.shape[3], gradient.shape[3]
-    kernels = jnp.eye(numbers).reshape(*sides, x.shape[3], numbers)
+    kernels = jnp.eye(numbers, dtype=x.dtype).reshape(*sides, x.shape[3], numbers)
 
     def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
         rows = onednn.convolve(x, kernels, strides, padding).reshape(-1, numbers)
@@ -295,7 +298,7 @@ def _of_columns_and_rows(
         found = []
         for a, (count, first, end) in enumerate(zip(counts, firsts, ends, strict=True)):
             if first >= end:
-                found.append(jnp.zeros((width * channels, count * out)))
+                found.append(jnp.zeros((width * channels, count * out), jnp.float32))
                 continue
             start = down * first + a - above
             met = lax.slice_in_dim(x, start, start + down * (end - first - 1) + 1, down, 1)

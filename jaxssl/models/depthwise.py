@@ -22,6 +22,7 @@ ROWS = 4
 FEW_PLACES = 64
 
 
+@lowering.in_reverse_alone
 def convolve_depthwise(
     x: jax.Array, kernel: jax.Array, strides: Pair, padding: str | Sequence[Pair], **options: Any
 ) -> jax.Array:
@@ -31,6 +32,8 @@ def convolve_depthwise(
     result is a sum of shifted copies of the map, each times one entry of the kernel, and so are
     both gradients: loops that XLA vectorises over the channels. XLA's form is used on a GPU or TPU;
     several CPU devices are as in `convolve`.
+
+    There is no forward-mode derivative (`jax.jvp`, `jacfwd`, `hessian`): take `jacrev(grad(f))`.
 
     Args:
       x: [b, h, w, c].

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from jaxssl.errors import InputError
-from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, Block, normalize
+from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, Block, check_images, normalize
 from jaxssl.models.linear import dot_general
 from jaxssl.models.published import Published
 
@@ -121,10 +121,10 @@ class TransformerBlock(nnx.Module):
         self.norm1 = nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.query, self.key = linear(width, width), linear(width, width, key_bias)
         self.value, self.out = linear(width, width), linear(width, width)
-        self.scale1 = nnx.Param(jnp.ones(width))
+        self.scale1 = nnx.Param(jnp.ones(width, jnp.float32))
         self.norm2 = nnx.LayerNorm(width, epsilon=epsilon, rngs=rngs)
         self.fc1, self.fc2 = linear(width, 4 * width), linear(4 * width, width)
-        self.scale2 = nnx.Param(jnp.ones(width))
+        self.scale2 = nnx.Param(jnp.ones(width, jnp.float32))
         self.heads = heads
 
     def __call__(self, x: jax.Array, rotate: Rotation | None = None) -> jax.Array:
@@ -199,6 +199,7 @@ class Dino(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
+        check_images(images, self.embeddings.patches.in_features)
         if self.normalizes:
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         x = self.embeddings(images).astype(jnp.float32)

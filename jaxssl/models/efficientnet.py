@@ -17,6 +17,7 @@ from jaxssl.models.layers import (
     BatchNorm,
     Block,
     Dropout,
+    check_images,
     conv,
     normalize,
     normalized_conv,
@@ -128,6 +129,7 @@ class EfficientNetTrunk(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map images float32 [b, h, w, c] in [0, 1] to maps [b, ceil(h / 8), ceil(w / 8), 64]."""
+        check_images(images, self.channels)
         if self.channels == 3 and self.convention == "torchvision":
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         elif self.channels == 3:

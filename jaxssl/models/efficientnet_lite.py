@@ -19,6 +19,7 @@ from jaxssl.models.layers import (
     BatchNorm,
     Block,
     Dropout,
+    check_images,
     conv,
     depthwise_conv,
     normalize,
@@ -154,6 +155,7 @@ class EfficientNetLite(nnx.Module):
         Args:
           images: float32 [b, h, w, c] in [0, 1].
         """
+        check_images(images, self.stem_conv.in_features)
         if self.normalizes:
             images = normalize(images, MEAN, STD)
         x = nnx.relu6(normalized_conv(self.stem_conv, self.stem_norm, images))

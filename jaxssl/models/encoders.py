@@ -123,6 +123,10 @@ def make_encoder(
 ) -> Any:
     """Make an untrained encoder f: images float32 [b, h, w, c] in [0, 1] -> h [b, features].
 
+    To export it (`jax.export`, `serialize_executable`) from a Linux x86-64 CPU, set
+    `JAXSSL_ONEDNN=0` in the environment before it is traced. It has no forward-mode derivative
+    where it has convolutions: `jacrev(grad(f))` serves.
+
     Args:
       name: one of `ENCODERS`.
       image_size: side of the square images in pixels.

@@ -26,11 +26,20 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+def check_images(images: jax.Array, channels: int) -> None:
+    """Raise `ValueError` unless images are [b, h, w, channels]: flax takes a single image too."""
+    if images.ndim != 4 or images.shape[-1] != channels:
+        raise ValueError(
+            f"images must be [b, h, w, c] with c = {channels}, got {list(images.shape)}"
+        )
+
+
 def normalize(images: jax.Array, mean: Sequence[float], std: Sequence[float]) -> jax.Array:
     """Compute (images - mean) / std, with a number each for every channel of [b, h, w, c]."""
-    return (images - jnp.reshape(jnp.array(mean), (1, 1, 1, -1))) / jnp.reshape(
-        jnp.array(std), (1, 1, 1, -1)
+    mean_of, std_of = (
+        jnp.array(numbers, jnp.float32).reshape(1, 1, 1, -1) for numbers in (mean, std)
     )
+    return (images - mean_of) / std_of
 
 
 def unit_rows(x: jax.Array) -> jax.Array:

@@ -11,11 +11,14 @@ from jaxssl import lowering
 from jaxssl.models import onednn
 
 
+@lowering.in_reverse_alone
 def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any) -> jax.Array:
     """Multiply as `lax.dot_general` does, on a CPU by oneDNN where it can.
 
     It is for `nnx.Linear`: rows [..., c] times a kernel [c, o]. All else is left to lax, and so is
     all on a GPU or TPU. Several CPU devices are as in `convolve`.
+
+    There is no forward-mode derivative (`jax.jvp`, `jacfwd`, `hessian`): take `jacrev(grad(f))`.
 
     Args:
       x: [..., c].

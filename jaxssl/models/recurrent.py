@@ -156,10 +156,15 @@ class RowEncoder(nnx.Module):
             RecurrentLayer(cell, i, o, dtype=dtype, rngs=rngs) for i, o in pairwise(sizes)
         )
         self.features = hidden
+        self.row = image_size * channels
         self.min_size = 1
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map images float32 [b, h, w, c] to representations float32 [b, hidden]."""
+        if images.ndim != 4 or images.shape[2] * images.shape[3] != self.row:
+            raise ValueError(
+                f"images must be [b, h, w, c] with w c = {self.row}, got {list(images.shape)}"
+            )
         x = jnp.moveaxis(images, 1, 0)
         x = x.reshape(*x.shape[:2], -1)
         for layer in self.layers:

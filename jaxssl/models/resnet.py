@@ -16,6 +16,7 @@ from jaxssl.models.layers import (
     IMAGENET_STD,
     BatchNorm,
     Block,
+    check_images,
     conv,
     normalize,
     normalized_conv,
@@ -165,6 +166,7 @@ class ResNet(nnx.Module):
 
     def __call__(self, images: jax.Array) -> jax.Array:
         """Map images float32 [b, h, w, c] in [0, 1] to representations h float32 [b, features]."""
+        check_images(images, self.conv1.in_features)
         if self.normalizes:
             images = normalize(images, IMAGENET_MEAN, IMAGENET_STD)
         x = nnx.relu(normalized_conv(self.conv1, self.bn1, images))

@@ -159,7 +159,7 @@ def by_filter(x: jax.Array, gradient: jax.Array, padding: Padding, tile: int) ->
 
     places = len(how.to_seen)
     parts = tuple(v.reshape(-1, images, *v.shape[1:]) for v in (x, gradient))
-    totals = lax.scan(add, [[jnp.zeros(sizes)] * places] * places, parts)[0]
+    totals = lax.scan(add, [[jnp.zeros(sizes, x.dtype)] * places] * places, parts)[0]
     return jnp.stack([jnp.stack(row) for row in _transform(how.to_weights.T, totals)])
 
 

@@ -7,6 +7,8 @@ import math
 import jax
 import jax.numpy as jnp
 
+from jaxssl.lowering import on_any_mesh
+
 # Rows of which all pairs are looked at: half a million of them, whatever the batch.
 PAIRED = 1024
 
@@ -21,6 +23,7 @@ def chance_loss(rows: int) -> float:
     return math.log(2 * rows - 1) if rows > 1 else 0.0
 
 
+@on_any_mesh
 def pair_health(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
     """Measure chance, alignment, uniformity, spread and effective rank of projections of two views.
 

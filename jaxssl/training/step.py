@@ -40,6 +40,21 @@ def make_train_step(
     Returns:
       `step(state, batch, key) -> (state, metrics)`; metrics gain `loss` and `grad_norm`. Its
       `several` does k steps in one dispatch.
+
+    Example:
+      >>> import numpy as np
+      >>> from jaxssl.training import create_state, data_placement
+      >>> def loss(model, batch, key, step):
+      ...     return (model(batch["image"]) ** 2).mean(), {}
+      >>> method = Method("Shrink", nnx.Linear(4, 2, rngs=nnx.Rngs(0)), loss, optax.sgd(0.1))
+      >>> placement = data_placement(8)
+      >>> step = make_train_step(method, placement)
+      >>> state = placement.replicate(create_state(method))
+      >>> for _ in range(3):
+      ...     batch = placement.put({"image": np.ones((8, 4), np.float32)})
+      ...     state, metrics = step(state, batch, jax.random.key(0))
+      >>> int(state.step), sorted(metrics)
+      (3, ['grad_norm', 'loss'])
     """
     graphdef = _graphdef(method.model, training=True)
     optimizer = optax.with_extra_args_support(method.optimizer)

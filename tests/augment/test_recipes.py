@@ -1,6 +1,7 @@
 """The recipes: what they do to marks whose way can be followed; views on 1 and 8 devices."""
 
 import colorsys
+import contextlib
 from functools import partial
 
 import jax
@@ -244,3 +245,31 @@ def test_batches_that_are_none_are_named():
         augment.views(key, np.zeros((1, 4, 4, 1), np.uint8), recipes.digits, number=0)
     with pytest.raises(ValueError, match="uint8 or float, got int32"):
         augment.to_float(np.zeros((1, 4, 4, 1), np.int32))
+
+
+def dim(key, image):
+    return image * jax.random.uniform(key)
+
+
+@pytest.mark.parametrize("recipe", [recipes.digits, dim, None])
+def test_images_on_explicit_axes_have_the_views_of_one_device_and_stay_spread(recipe):
+    mesh = jax.make_mesh((8,), ("data",))  # of the default's axes
+    images = np.random.default_rng(0).integers(0, 256, (16, 8, 8, 1), np.uint8)
+    spread = jax.device_put(images, NamedSharding(mesh, PartitionSpec("data")))
+    key = jax.random.key(0)
+
+    def check(make, whole_key, spec):
+        expected = make(key, images)
+        for found in (make(whole_key, spread), jax.jit(make)(whole_key, spread)):
+            np.testing.assert_allclose(found, expected, atol=1e-6)
+            kind = NamedSharding(mesh, spec)
+            assert found.sharding.is_equivalent_to(kind, found.ndim)
+
+    for whole_key in (key, jax.device_put(key, NamedSharding(mesh, PartitionSpec()))):
+        for meshed in (False, True):
+            with jax.set_mesh(mesh) if meshed else contextlib.nullcontext():
+                one = partial(augment.view, recipe=recipe)
+                check(one, whole_key, PartitionSpec("data"))
+                if recipe is not None:
+                    three = partial(augment.views, recipe=recipe, number=3)
+                    check(three, whole_key, PartitionSpec(None, "data"))

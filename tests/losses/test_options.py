@@ -1,6 +1,8 @@
 """What the losses take beside their rows: references, queues, soft positives, weights; by loops."""
 
+import inspect
 from functools import partial
+from typing import get_args, get_type_hints
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ import pytest
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 
+from jaxssl import augment, losses
 from jaxssl.losses import (
     Queue,
     References,
@@ -413,3 +416,21 @@ def test_the_centre_of_dino_is_a_moving_mean_of_all_devices():
     )
     equal(jax.jit(shard)(centre, teacher, where), wanted)
     equal(dino_centre(centre, teacher, where=np.zeros(8, bool)), centre)
+
+
+def test_what_takes_numpys_arrays_says_so_to_a_type_checker():
+    """Every public function; `mypy --strict` on a caller with NumPy labels follows from it."""
+    told = 0
+    for room in (losses, augment):
+        for name in room.__all__:
+            function = inspect.unwrap(getattr(room, name))
+            if not inspect.isfunction(function) or name == "cached_gradients":
+                continue
+            for argument, kind in get_type_hints(function).items():
+                if argument not in ("return", "key", "recipe") and jax.Array in (
+                    kind,
+                    *get_args(kind),
+                ):
+                    assert np.ndarray in get_args(kind), f"{name}: {argument}"
+                    told += 1
+    assert told > 100

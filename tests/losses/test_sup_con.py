@@ -1,6 +1,7 @@
 import math
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -143,3 +144,27 @@ def test_bad_labels_and_temperature_are_named():
         sup_con(np.ones((4, 3)), np.ones(4))
     with pytest.raises(ValueError, match=r"temperature must lie in \(0, inf\), got -0.1"):
         sup_con(np.ones((4, 3)), np.ones(4, int), temperature=-0.1)
+
+
+def test_classes_of_rows_are_0_and_1_where_rows_count():
+    z, kinds = rows(0)[:4], np.eye(4, 3, dtype=np.float32)
+    expected = sup_con(z[:3], kinds[:3])
+    for wrong in (2.0, -1.0, 0.5, np.nan):
+        damaged = kinds.copy()
+        damaged[3, 1] = wrong
+        for call in (sup_con, lambda z, labels: jax.jit(lambda z: sup_con(z, labels))(z)):
+            with pytest.raises(ValueError, match=r"labels \[n, c\] must be 0 and 1"):
+                call(z, jnp.asarray(damaged))
+        there = np.array([True, True, True, False])
+        equal(sup_con(z, damaged, where=there), expected)
+    for column in (np.array([[0], [0], [1], [2]]), np.ones((4, 1), np.float32)):
+        for call in (sup_con, jax.jit(sup_con)):
+            with pytest.raises(ValueError, match=r"\(4, 1\) are a column.*labels\[:, 0\]"):
+                call(z, column)
+    one = np.array([True, True, False, False])[:, None]
+    equal(sup_con(z, one), sup_con(z, positives=np.float32(one @ one.T)))
+
+
+def test_what_says_who_is_alike_is_asked_for():
+    with pytest.raises(ValueError, match="labels or positives say who is alike: pass one"):
+        sup_con(np.ones((4, 3)))

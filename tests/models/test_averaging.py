@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxssl.models import ConvNet, average_views, layer_output, turned
 
@@ -55,3 +56,16 @@ def test_one_view_is_the_output_and_others_are_refused(encoder):
         average_views(output, 3)
     with pytest.raises(ValueError, match="only square ones"):
         average_views(output, 4)(encoder, jnp.zeros((1, 16, 8, 1)))
+
+
+def test_images_on_explicit_axes_stay_spread():
+    mesh = jax.make_mesh((8,), ("data",))  # of the default's axes
+    images = np.random.default_rng(0).random((8, 4, 4, 3), np.float32)
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    averaged = average_views(lambda model, x: x[:, 0].mean(1), 4)
+    spread = jax.device_put(images, rows)
+    with jax.set_mesh(mesh):
+        within = averaged(None, spread)
+    for found in (within, averaged(None, spread), jax.jit(averaged)(None, spread)):
+        np.testing.assert_allclose(found, averaged(None, images), rtol=1e-5)
+        assert found.sharding.is_equivalent_to(rows, 2)

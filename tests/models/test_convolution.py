@@ -7,8 +7,10 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from jaxssl.models import onednn
 from jaxssl.models.convolution import _convolve, _xla, convolve
 from jaxssl.models.depthwise import convolve_depthwise
+from jaxssl.models.linear import dot_general
 
 CASES = {
     # x, kernel, stride, padding
@@ -210,3 +212,33 @@ def test_every_spelling_of_the_layout_is_taken():
     for spelled in (NHWC, numbers):
         same = convolve(X, KERNEL, [1, 1], [[1, 1], [1, 1]], dimension_numbers=spelled)
         np.testing.assert_array_equal(same, expected)
+
+
+@pytest.mark.one_device
+def test_forward_mode_is_refused_with_the_way_out_which_serves():
+    def linear(x, kernel):
+        return dot_general(x, kernel, (((1,), (0,)), ((), ())))
+
+    forms = {
+        "convolve": (lambda x, k: convolve(x, k, (1, 1), "SAME"), (2, 4, 4, 3), (3, 3, 3, 2)),
+        "convolve_depthwise": (
+            lambda x, k: convolve_depthwise(x, k, (1, 1), "SAME"),
+            (2, 4, 4, 3),
+            (3, 3, 1, 3),
+        ),
+        "dot_general": (linear, (4, 3), (3, 2)),
+    }
+    for name, (form, *shapes) in forms.items():
+        x, kernel = (np.random.default_rng(0).normal(size=s).astype(np.float32) for s in shapes)
+
+        def loss(k, form=form, x=x):
+            return (form(x, k) ** 3).sum()
+
+        if name == "dot_general" and not onednn.takes(x, kernel):
+            jax.jvp(loss, (kernel,), (kernel,))  # it is lax's
+            continue
+        for derive in (jax.jacfwd(loss), jax.hessian(loss)):
+            with pytest.raises(TypeError, match=rf"{name} has no forward-mode.*jacrev\(grad"):
+                derive(kernel)
+        along = jax.grad(lambda k, v=kernel, of=loss: (jax.grad(of)(k) * v).sum())(kernel)
+        np.testing.assert_allclose(along, 2 * jax.grad(loss)(kernel), rtol=1e-3, atol=1e-3)

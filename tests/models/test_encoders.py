@@ -1,4 +1,5 @@
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +7,7 @@ import pytest
 from flax import nnx
 
 from jaxssl.errors import InputError
-from jaxssl.models import ENCODERS, make_encoder
+from jaxssl.models import ENCODERS, RowEncoder, make_encoder
 from jaxssl.models.encoders import DEFAULTS
 
 
@@ -91,3 +92,19 @@ def test_an_option_goes_to_the_encoders_that_have_it():
             shapes("convnet", 32, **options)
     with pytest.raises(TypeError, match="height is no option of an encoder: one of width, "):
         shapes("convnet", 32, height=3)
+
+
+@pytest.mark.parametrize("name", ["convnet", "resnet18", "efficientnet_lite0", "dinov2_s", "rows"])
+@pytest.mark.parametrize("shape", [(32, 32, 3), (2, 32, 32, 1), (2, 2, 32, 32, 3)])
+def test_what_are_no_images_of_the_encoder_is_named(name, shape):
+    if name == "rows":
+        encoder = RowEncoder("rnn", hidden=4, image_size=32, channels=3, rngs=nnx.Rngs(0))
+    else:
+        encoder = shapes(name, 32, 3)
+    graphdef, state = nnx.split(encoder)
+    with pytest.raises(ValueError, match=rf"must be \[b, h, w, c\].*{re.escape(str([*shape]))}"):
+        jax.eval_shape(
+            lambda state, x: nnx.merge(graphdef, state, copy=True)(x),
+            state,
+            jax.ShapeDtypeStruct(shape, jnp.float32),
+        )

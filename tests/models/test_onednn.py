@@ -3,6 +3,7 @@ import subprocess
 import sys
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -308,3 +309,16 @@ def test_what_computes_otherwise_is_found(monkeypatch):
     monkeypatch.setattr(onednn, "_xla", lambda *of, how: 1 + right(*of, how=how))
     with pytest.raises(RuntimeError, match="otherwise than XLA"):
         onednn.check()
+
+
+def test_an_encoder_is_exported_where_the_environment_does_without(build, onednn, monkeypatch):
+    encoder = build(lambda: ConvNet(widths=(4, 8), channels=3, rngs=nnx.Rngs(0)))
+    encoder.eval()
+    monkeypatch.setattr(jax, "device_count", lambda: 1)
+    images = np.random.default_rng(0).random((2, 16, 16, 3), np.float32)
+    spec = jax.ShapeDtypeStruct(images.shape, images.dtype)
+    with pytest.raises(ValueError, match="Cannot serialize code with custom calls"):
+        jax.export.export(jax.jit(lambda x: encoder(x)))(spec)
+    monkeypatch.setenv("JAXSSL_ONEDNN", "0")
+    exported = jax.export.export(jax.jit(lambda x: encoder(x)))(spec)
+    np.testing.assert_allclose(exported.call(images), encoder(images), rtol=1e-4, atol=1e-5)

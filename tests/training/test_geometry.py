@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.sharding import NamedSharding, PartitionSpec
 from scipy.spatial.distance import pdist
 
 from jaxssl.training.geometry import chance_loss, pair_health
@@ -67,3 +68,12 @@ def test_chance_is_the_loss_of_equal_similarities():
 def test_shapes_that_do_not_match():
     with pytest.raises(ValueError, match=r"\(4, 3\).*\(5, 3\)"):
         pair_health(jnp.ones((4, 3)), jnp.ones((5, 3)))
+
+
+def test_rows_on_explicit_axes():
+    mesh = jax.make_mesh((8,), ("data",))  # of the default's axes
+    pair = np.random.default_rng(0).normal(size=(2, 16, 6)).astype(np.float32)
+    spread = jax.device_put(tuple(pair), NamedSharding(mesh, PartitionSpec("data")))
+    for found in (pair_health(*spread), jax.jit(pair_health)(*spread)):
+        for name, expected in pair_health(*pair).items():
+            np.testing.assert_allclose(found[name], expected, rtol=1e-4)
