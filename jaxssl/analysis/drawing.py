@@ -143,13 +143,13 @@ def to_svg(figure: Figure, prefix: str) -> str:
 
 
 def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write the figure as a PNG on white, whole or not at all.
+    """Write the figure as a PNG on white, whole or not at all; noted as no image to learn from.
 
     Args:
         figure: Any figure of this room.
         path: The file to write or replace.
     """
-    with atomic(Path(path)) as file:
+    with atomic(Path(path), note="") as file:
         _save(figure, file, format="png", dpi=160, facecolor="white")
 
 

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from jaxssl.analysis.drawing import PALETTE, cell_text, save_png, to_svg
 from jaxssl.analysis.spreadsheets import csv_text
-from jaxssl.files import safe_name, write_json, write_text
+from jaxssl.files import free, safe_name, write_json, write_text
 
 _HERE = Path(__file__).parent
 _SHADES = 32
@@ -81,15 +81,18 @@ class FigureFiles:
     ) -> dict[str, str]:
         """Write `name.csv`, and return what the macro `csv` shows: the page holds the file too.
 
+        One that a person changed is kept, and the new one has a number.
+
         Args:
             name: File name without ending.
             columns: Names of the columns.
             rows: Cells.
         """
         text, name = csv_text(columns, rows), safe_name(name)
-        write_text(self._folder / f"{name}.csv", text)
+        place = free(self._folder / f"{name}.csv", say=print)
+        write_text(place, text, note="")
         body = base64.b64encode(b"\xef\xbb\xbf" + text.encode()).decode()
-        return {"name": f"{name}.csv", "data": f"data:text/csv;base64,{body}"}
+        return {"name": place.name, "data": f"data:text/csv;base64,{body}"}
 
 
 def seriation(matrix: ArrayLike) -> list[int]:
