@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jaxssl.data.source import EXTENSIONS, Source, open_file
 from jaxssl.data.zips import MAX_MEMBER_BYTES, members
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
 from jaxssl.files import CONFIG, MOST_JSON, is_run, is_run_folder, own_files
 
 _OF_A_RUN = "folders of runs or exports"
@@ -240,6 +240,8 @@ def read_bytes(file: ImageFile, limit: int = -1) -> bytes:
             while left > 0 and (part := stream.read(int(min(left, 2**20)))):
                 left -= content.write(part)
             return content.getvalue()
+    except Stopped:  # by a signal: the file is not at fault
+        raise
     except Exception as error:  # a zip's damage has many classes
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{file.source} cannot be read: {reason}") from error
