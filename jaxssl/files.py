@@ -49,7 +49,7 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def atomic(path: Path, *, note: str | None = None) -> Iterator[IO[bytes]]:
+def atomic(path: Path, *, note: str | None = None, above: bool = False) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when every byte of it is on the disk.
 
     A reader, or a kill, meets the old file or the new one, whole (temporary file beside it, fsync,
@@ -59,6 +59,7 @@ def atomic(path: Path, *, note: str | None = None) -> Iterator[IO[bytes]]:
       path: The file; its folder must exist.
       note: Notes beside it what is written, and of what it was made, so that a change by hand is
         seen (`free`); None notes nothing.
+      above: The note goes into the folder above, where a page's own holds the page alone.
 
     Yields:
       A binary file to write to, and to read back; what raises while it is open leaves the old file
@@ -90,7 +91,7 @@ def atomic(path: Path, *, note: str | None = None) -> Iterator[IO[bytes]]:
             os.fsync(out.fileno())
             if note is not None:  # before the file has its name: a kill leaves no file unknown
                 out.seek(0)
-                _note(path, hashlib.file_digest(out, "sha256").hexdigest(), note)
+                _note(path, hashlib.file_digest(out, "sha256").hexdigest(), note, above)
         os.replace(temporary, path)
     except OSError as error:
         # What the body read has a name of its own; a write has none.
@@ -193,9 +194,9 @@ def _alive(process: int) -> bool:
     return True
 
 
-def write_text(path: Path, text: str, *, note: str | None = None) -> None:
+def write_text(path: Path, text: str, *, note: str | None = None, above: bool = False) -> None:
     """Write a text file in UTF-8, whole or not at all; noted as by `atomic`."""
-    with atomic(path, note=note) as file:
+    with atomic(path, note=note, above=above) as file:
         file.write(text.encode("utf-8"))
 
 
@@ -207,7 +208,7 @@ def write_json(path: Path, value: Any, *, indent: int | None = 1, note: str | No
 # What a person may fill in, add to or mend: `free` finds a place that overwrites no such work.
 
 
-def is_kept(path: Path, note: str = "") -> bool:
+def is_kept(path: Path, note: str = "", *, above: bool = False) -> bool:
     """Tell whether a file must not be overwritten.
 
     It must not where it is not what was last written there with a `note`, whoever changed it, or
@@ -216,19 +217,27 @@ def is_kept(path: Path, note: str = "") -> bool:
     Args:
       path: The file.
       note: Of what the new one is made; "" where nothing distinguishes the two.
+      above: As in `atomic`.
     """
     if not os.path.lexists(path):
         return False
-    known = _notes(path.parent).get(path.name, {})
+    known = _noted(path, above)
     return known.get("of") != note or not _is_as_noted(path, known)
 
 
-def free(path: Path, note: str = "", *, say: Callable[[str], object] | None = None) -> Path:
+def free(
+    path: Path,
+    note: str = "",
+    *,
+    above: bool = False,
+    say: Callable[[str], object] | None = None,
+) -> Path:
     r"""Return where a file goes: its path or, where that one is kept, the same with a number.
 
     Args:
       path: The file.
       note: As in `is_kept`, and then in `atomic`.
+      above: As in `atomic`.
       say: Told in a sentence which file is kept.
 
     Example:
@@ -243,12 +252,12 @@ def free(path: Path, note: str = "", *, say: Callable[[str], object] | None = No
       ('a.csv', 'a-2.csv')
     """
     place, number = path, 1
-    while is_kept(place, note):
+    while is_kept(place, note, above=above):
         number += 1
         place = path.with_name(f"{path.stem}-{number}{path.suffix}")
     if place != path and say is not None:
-        known = _notes(path.parent).get(path.name, {})
-        why = "made otherwise" if _is_as_noted(path, known) else "changed since it was written"
+        untouched = _is_as_noted(path, _noted(path, above))
+        why = "made otherwise" if untouched else "changed since it was written"
         say(f"{path.name} was {why} and is kept: the new one is {place.name}")
     return place
 
@@ -264,10 +273,12 @@ def own_files(folder: str | os.PathLike[str]) -> set[str]:
 
     "." is among them where the whole folder is (`mark_folder`).
     """
-    notes = _notes(Path(folder))
-    return ({"."} & notes.keys()) | {
-        name for name, known in notes.items() if _is_as_noted(Path(folder, name), known)
-    }
+    place = Path(folder).absolute()
+    start, notes = f"{place.name}/", _notes(place)
+    above = {name: known for name, known in _notes(place.parent).items() if name.startswith(start)}
+    notes |= {name.removeprefix(start): known for name, known in above.items()}
+    own = {name for name, known in notes.items() if _is_as_noted(place / name, known)}
+    return own | ({"."} & notes.keys())
 
 
 def is_run_folder(folder: str | os.PathLike[str]) -> bool:
@@ -288,13 +299,25 @@ def is_run(content: bytes) -> bool:
     return named and isinstance(record.get("config"), dict)
 
 
-def _note(path: Path, digest: str, of: str) -> None:
+def _note(path: Path, digest: str, of: str, above: bool) -> None:
     """Note what a file is about to hold; what it holds until then stays known."""
-    notes = _notes(path.parent)
-    known = notes.get(path.name, {})
+    folder, name = _place_of_note(path, above)
+    notes, known = _notes(folder), _noted(path, above)
     before = [one for one in known.get("sha256", []) if _is_as_noted(path, {"sha256": [one]})]
-    notes[path.name] = {"sha256": [*before, digest], "of": of}
-    write_json(path.parent / NOTES, notes)
+    notes[name] = {"sha256": sorted({*before, digest}), "of": of}
+    with contextlib.suppress(OSError):  # without a note a file is kept as if it were a person's
+        write_json(folder / NOTES, notes)
+
+
+def _place_of_note(path: Path, above: bool) -> tuple[Path, str]:
+    """Name the folder of a file's note, and the file in there."""
+    folder = path.parent.absolute()
+    return (folder.parent, f"{folder.name}/{path.name}") if above else (folder, path.name)
+
+
+def _noted(path: Path, above: bool) -> dict[str, Any]:
+    folder, name = _place_of_note(path, above)
+    return _notes(folder).get(name, {})
 
 
 def _notes(folder: Path) -> dict[str, Any]:

@@ -53,8 +53,8 @@ def write_comparison(
     tables = {name: judged_table(name, rows, methods) for name in sets}
     write_json(folder / "table.json", {"few labels": tables, "seen": (seen := seen_table(methods))})
     every = {labels_title(name): table for name, table in tables.items()} | {"seen classes": seen}
-    place = free(folder / "table.md", say=print)
-    write_text(place, "\n".join(map(markdown_table, every, every.values())), note="")
+    place = free(folder / "table.md", above=True, say=print)
+    write_text(place, "\n".join(map(markdown_table, every, every.values())), note="", above=True)
     verdicts = [verdict(name, rows, [m.name for m in trained], baselines) for name in sets]
     verdicts += [seen_verdict(seen)] if sets in ([], ["test"]) else []
     about = protocol(first.run)

@@ -37,10 +37,11 @@ class FigureFiles:
 
     Args:
         folder: Where the page stands.
+        above: Whether what is noted of the files (`jaxssl.files.free`) goes into the folder above.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, *, above: bool = True):
+        self._folder, self._above = folder, above
         self._count = 0
         # Sheets of pictures, which stand at the page's end: it is drawn before they are read.
         self.sheets: list[str] = []
@@ -66,7 +67,7 @@ class FigureFiles:
             table: Columns and rows of `name.csv`, which the page holds too.
         """
         name = safe_name(name)
-        save_png(wide, self._folder / f"{name}.png")
+        save_png(wide, self._folder / f"{name}.png", note="", above=self._above)
         write_json(self._folder / f"{name}.json", numbers)
         self._count += 1
         figure: dict[str, Any] = {"png": quote(f"{name}.png"), "json": quote(f"{name}.json")}
@@ -89,8 +90,8 @@ class FigureFiles:
             rows: Cells.
         """
         text, name = csv_text(columns, rows), safe_name(name)
-        place = free(self._folder / f"{name}.csv", say=print)
-        write_text(place, text, note="")
+        place = free(self._folder / f"{name}.csv", above=self._above, say=print)
+        write_text(place, text, note="", above=self._above)
         body = base64.b64encode(b"\xef\xbb\xbf" + text.encode()).decode()
         return {"name": place.name, "data": f"data:text/csv;base64,{body}"}
 
