@@ -16,9 +16,11 @@ import itertools
 import json
 import math
 import textwrap
+from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
 from jaxssl.errors import InputError
+from jaxssl.files import own_files
 
 T = TypeVar("T")
 
@@ -401,18 +403,27 @@ def recipe(settings: dict[str, Any], kind: Any) -> dict[str, Any]:
     return {name: value for name, value in settings.items() if belongs.get(name, RECIPE).method}
 
 
-def check_ending(out: str, *endings: str) -> None:
-    """Refuse a file's name, before anything is computed, whose ending does not say what it is.
+def check_out(out: str, *endings: str) -> None:
+    """Refuse a file to write, before anything is computed.
+
+    Its ending must say what it is; and one that is there must be one that was written here and not
+    changed since, which may hold a person's work.
 
     Args:
       out: What --out names; "" for the default.
       *endings: Those that are written.
 
     Raises:
-      InputError: It has another.
+      InputError: It has another, or is kept.
     """
     if out and not out.lower().endswith(endings):
         raise InputError(f"--out {out}: the file is written as {' or '.join(endings)}")
+    place = Path(out).expanduser()
+    if out and place.exists() and place.name not in own_files(place.parent):
+        raise InputError(
+            f"--out {out} is there already, and changed since it was written or not by jaxssl: "
+            "name another file, or remove it"
+        )
 
 
 def hash_of(settings: dict[str, Any]) -> str:

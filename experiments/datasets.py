@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from experiments import presets
-from experiments.config import flag
+from experiments.config import Elsewhere, flag
 from jaxssl import data as images_room
 from jaxssl import files
+from jaxssl.data.walk import is_image
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -103,6 +104,53 @@ def read(settings: Images, seed: int) -> Data:
         parts = {"train": data.train}  # without labels, validation images are part of these
     print(images_room.describe(parts))
     return data
+
+
+def check_flags(settings: Elsewhere | Images) -> None:
+    """Refuse flags of images of one's own with a data set that brings its images and labels.
+
+    Args:
+      settings: Of a study, or of an evaluation of a run on other images.
+
+    Raises:
+      InputError: One is set; the line names it, and the preset for images of one's own.
+    """
+    brought = settings.dataset
+    if brought in (None, "folder"):
+        return
+    if brought == "digits" and settings.data_dir:
+        raise InputError(
+            f"digits brings its own images, and those of --data-dir {settings.data_dir} would not "
+            "be read: for them take --preset folder"
+        )
+    if settings.data_dir and _holds_images_alone(Path(settings.data_dir).expanduser(), brought):
+        raise InputError(
+            f"--data-dir {settings.data_dir} holds images and no prepared {brought}: for these "
+            f"images take --preset folder; for {brought} name TFDS's folder, or leave --data-dir "
+            "out"
+        )
+    means = {"seen", "unseen", "dataset", "data_dir"}
+    means |= {"lookalikes", "min_images"} if brought == "digits" else set()
+    for field in dataclasses.fields(Elsewhere):
+        if field.name in means or getattr(settings, field.name) in (field.default, ()):
+            continue
+        raise InputError(
+            f"{brought} brings its own images and labels, and {flag(field.name)} would change "
+            "nothing: leave it out; for images of your own take --preset folder with --data-dir"
+        )
+
+
+def _holds_images_alone(place: Path, dataset: str) -> bool:
+    """Tell whether a place holds images and not TFDS's data set, prepared or about to be."""
+    if (place / dataset).is_dir() or not place.exists():
+        return False
+    if not place.is_dir():
+        return True  # a table or a zip
+    for _, folders, names in os.walk(place):
+        folders[:] = [name for name in folders if name != "downloads"]  # TFDS's
+        if any(map(is_image, names)):
+            return True
+    return False
 
 
 def only_labelled(data: Data, method: str) -> Data:

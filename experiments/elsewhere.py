@@ -91,6 +91,8 @@ def _settings(run: Finished, flags: Elsewhere, asked: set[str]) -> Images:
     if not flags.dataset and cifar and (Path(flags.data_dir) / run.images.dataset).is_dir():
         dataset = run.images.dataset  # TFDS's folder, with the run's data set in it
     here = run.images.data_dir if dataset == run.images.dataset else ""
+    told_of = {name: getattr(flags, name) for name in asked} | {"dataset": dataset}
+    datasets.check_flags(config.Elsewhere(**told_of))
     told: dict[str, Any] = {name: getattr(flags, name) for name in asked}
     told |= {"dataset": dataset, "data_dir": flags.data_dir or here}
     seen = {name: getattr(run.images, name) for name in config.seen_by_the_network()}

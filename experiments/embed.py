@@ -20,8 +20,8 @@ from typing import Literal
 import tyro
 
 from experiments import cli, datasets, finished, frozen, labelling, newcomers, study
-from experiments.config import AtLeast1, Devices, Reading, check_ending
-from jaxssl import analysis, models, training
+from experiments.config import AtLeast1, Devices, Reading, check_out
+from jaxssl import analysis, files, models, training
 from jaxssl.errors import InputError
 
 
@@ -51,7 +51,7 @@ def main(config: Embed) -> None:
     run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder, zip or table of images to embed")
-    check_ending(config.out, ".parquet", ".csv")
+    check_out(config.out, ".parquet", ".csv")
     study.start_devices(config)
     import jax
 
@@ -67,14 +67,16 @@ def main(config: Embed) -> None:
     state = run.restore(step, placement)
     vectors = embedding.embed_set(encode, state, images, placement, title="embedding")
     name = datasets.name_of(config.data_dir)
-    out = Path(config.out or run.folder / "embeddings" / "other" / f"{name}.parquet").expanduser()
     about = {"checkpoint": step, "views": views}
+    made = f"step {step}, {views} views"
+    own = files.free(run.folder / "embeddings" / "other" / f"{name}.parquet", made, say=print)
+    out = Path(config.out).expanduser() if config.out else own
     if config.map:
         page = out.with_suffix("")
         table = newcomers.show(run, about, images, vectors, page, config.data_dir)
     else:
         table = newcomers.table_of(run, about, images, vectors)
-    analysis.export(out, table)
+    analysis.export(out, table, note=made)
     print(f"{len(images)} embeddings of {vectors.shape[1]} values: {out}")
 
 

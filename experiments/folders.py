@@ -12,6 +12,7 @@ from PIL import Image
 
 from experiments import cli, config, datasets, elsewhere
 from jaxssl import augment, files, training
+from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
     import contextlib
@@ -93,6 +94,29 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
             **(run.judged.about if run.judged else {}),
         },
     )
+
+
+def check_apart(settings: Any, start: Finished | None) -> None:
+    """Refuse a run folder that is the folder of the images, or has it somewhere below.
+
+    A run folder is not searched for images, so that no run learns from its figures.
+
+    Args:
+      settings: The program's flags.
+      start: The finished run that it starts from.
+    """
+    run_dir, data_dir = settings.run_dir, settings.data_dir
+    dataset = settings.dataset
+    if start is not None and not data_dir:
+        dataset, data_dir = dataset or start.images.dataset, start.images.data_dir
+    if not run_dir or not data_dir or dataset not in (None, "folder"):
+        return
+    place, run = Path(data_dir).expanduser().resolve(), Path(run_dir).expanduser().resolve()
+    if place.is_dir() and (place == run or run in place.parents):
+        raise InputError(
+            f"--run-dir {run_dir} {'is' if place == run else 'has in it'} the folder of the "
+            f"images, {data_dir}: give the run a folder of its own, such as runs/first"
+        )
 
 
 def save_what_goes_in(path: Path, data: Data, seed: int) -> None:

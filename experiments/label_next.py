@@ -4,7 +4,8 @@
 
 With no labels yet the most typical image of each group of look-alikes; with labels of two classes
 or more those between two classes. Of other images than the run's own: `--data-dir NEW`. Fill in the
-CSV's column "label", or label in the browser with `jaxssl label`; both are read the next time.
+CSV's column "label", or label in the browser with `jaxssl label`; both are read the next time. A
+table that you changed is kept: the next proposals go to `round-2` beside it, and so on.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from __future__ import annotations
 import dataclasses
 import math
 import shlex
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -40,7 +40,8 @@ class LabelNext(Labelling):
     labels; coreset: far from all labelled; random: to compare. auto: margin where two classes have
     labels, else clusters."""
     out: str = ""
-    """The folder of page and tables. Default: RUN/label-next."""
+    """The folder of page and tables. Default: RUN/label-next; of what was filled in in there, the
+    next round has a folder of its own in it."""
     seed: AtLeast0[int] = 0
     """Of chance and of k-means."""
 
@@ -48,7 +49,7 @@ class LabelNext(Labelling):
 def main(config: LabelNext) -> None:
     """Read, choose, write."""
     check_ranges(config)
-    pool = labelling.open_pool(config, config.run_dir)
+    pool = labelling.open_pool(config, config.run_dir, out=config.out)
     names, labels = pool.numbered()
     free = int((labels < 0).sum())
     if not free:
@@ -74,7 +75,7 @@ def main(config: LabelNext) -> None:
             (names[told[best]], float(min(one[best], 1.0)))
             for one, best in zip(p, p.argmax(1), strict=True)
         ]
-    out = Path(config.out).expanduser() if config.out else pool.folder
+    out = labelling.next_round(pool.folder)
     out.mkdir(parents=True, exist_ok=True)
     page = analysis.write_proposals(out, images, found, by=by, guesses=guesses)
     rows = [
@@ -89,16 +90,17 @@ def main(config: LabelNext) -> None:
     ]
     # Without a guess the score is 0: the object comes without a class.
     least = math.nextafter(0, 1)
-    images_room.write_predictions(out / "ecotaxa_label_next.tsv", rows, min_score=least)
+    table, ecotaxa = (out / name for name in labelling.TABLES)
+    images_room.write_predictions(ecotaxa, rows, min_score=least, note="")
     labelled = (
         f"{len(labels) - free:,} have one of {len(names)} classes" if names else "none has one"
     )
     print(f"{len(found.rows):,} of {free:,} images without a label, by {by}; {labelled}")
     if len(found.rows) < min(config.number, free):
         print("no more: the others are nearly the same as these or as one with a label")
-    print(f"table: {out / 'label-next.csv'} (fill in its column label)")
-    print(f"EcoTaxa: {out / 'ecotaxa_label_next.tsv'}")
-    only = shlex.quote(str(out / "label-next.csv"))
+    print(f"table: {table} (fill in its column label: the next round reads it)")
+    print(f"EcoTaxa: {ecotaxa}")
+    only = shlex.quote(str(table))
     run = shlex.quote(config.run_dir)
     print(f"label them: jaxssl label {run}{config.again()} --only {only}")
     print(f"page: {page}")

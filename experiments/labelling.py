@@ -4,24 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from experiments import datasets
-from experiments.config import Devices, Reading
-from jaxssl import analysis
+from experiments.config import Devices, Reading, flag
+from jaxssl import analysis, files
 from jaxssl.analysis.tables import Together, together
 from jaxssl.data import labels, tables, walk
+from jaxssl.data.labels import NoImageNamed
 from jaxssl.data.matching import Index
 from jaxssl.data.source import Source
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
     from jaxssl.analysis import Embeddings
+
+
+# What `label-next` writes and a person fills in.
+TABLES = ("label-next.csv", "ecotaxa_label_next.tsv")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,15 +76,17 @@ class Labelling(Reading, Devices):
         return "".join(f" {flag} {shlex.quote(value)}" for flag, value in given.items() if value)
 
 
-def open_pool(config: Labelling, run_dir: str) -> Pool:
+def open_pool(config: Labelling, run_dir: str, *, out: str = "") -> Pool:
     """Read the images with their vectors and their labels.
 
-    The run's own need no JAX. `--labels-from` replaces what the run or its folders say; the table
-    that `label` lets grow goes before both.
+    The run's own need no JAX. `--labels-from` replaces what the run or its folders say; the labels
+    that were filled in in tables of `label-next` go before both, and the table that `label` lets
+    grow before all.
 
     Args:
       config: The flags.
       run_dir: The run's folder.
+      out: Another folder of tables of `label-next` than the run's.
 
     Raises:
       InputError: No run, no embeddings, or a table that names none of the images.
@@ -90,8 +98,9 @@ def open_pool(config: Labelling, run_dir: str) -> Pool:
     if config.data_dir:
         new, object_ids = _embed(config, run_dir)
         images, name = together({"other": new}), datasets.name_of(config.data_dir)
-        out, table = folder / "label-next" / name, folder / f"labels-{name}.csv"
+        pages, table = folder / "label-next" / name, folder / f"labels-{name}.csv"
     else:
+        _check_flags(config)
         told = analysis.read_tables(folder, embeddings=["h"])["h"]
         object_ids = {
             id_: name
@@ -100,17 +109,60 @@ def open_pool(config: Labelling, run_dir: str) -> Pool:
             if name
         }
         images = together(analysis.with_pixel_size(told, config.pixel_size))
-        out, table = folder / "label-next", folder / "labels.csv"
+        pages, table = folder / "label-next", folder / "labels.csv"
         if config.labels_from not in ("auto", "folders"):
             bare = dataclasses.replace(images, class_names=("",) * len(images))
             images = bare
             if config.labels_from != "none":
                 images = with_labels(bare, _read(config.labels_from, images.ids, config))
     table = Path(config.table).expanduser() if config.table else table
+    pages = Path(out).expanduser() if out else pages
+    images = with_filled_in(images, pages)
     own = images.class_names
     if table.is_file():
         images = with_table(images, table)
-    return Pool(images, own, table, out, object_ids)
+    return Pool(images, own, table, pages, object_ids)
+
+
+def _check_flags(config: Labelling) -> None:
+    """Refuse flags of reading and embedding other images, where there are none."""
+    unset = Labelling()
+    names = ("group_by", "image_root", "follow_links", "pages", "crop_bottom", "on_bad_image")
+    for name in (*names, "hash_all", "checkpoint", "method"):
+        if getattr(config, name) != getattr(unset, name):
+            raise InputError(
+                f"{flag(name)} is for other images, and the run's own are read from its tables: "
+                "leave it out, or name other images with --data-dir"
+            )
+
+
+def rounds(pages: Path) -> Iterator[Path]:
+    """Name the folders that `label-next` writes to, the first alone where nothing is kept."""
+    yield pages
+    for number in itertools.count(2):
+        yield pages / f"round-{number}"
+
+
+def next_round(pages: Path) -> Path:
+    """Return the folder of the next proposals: the first without a table that a person changed."""
+    for place in rounds(pages):
+        changed = [name for name in TABLES if files.is_kept(place / name)]
+        if not changed:
+            return place
+        print(f"{place / changed[0]} was changed since it was written and is kept")
+    raise AssertionError("there is always one more")
+
+
+def with_filled_in(images: Together, pages: Path) -> Together:
+    """Give images the labels that a person filled in in the tables of `label-next`."""
+    for place in rounds(pages):
+        table = place / TABLES[0]
+        if not place.is_dir():
+            return images
+        if files.is_kept(table) and (told := _read(str(table), images.ids, Reading())):
+            print(f"labels: {len(told):,} filled in in {table}")
+            images = with_labels(images, told)
+    return images
 
 
 def with_labels(images: Together, told: Mapping[int, str]) -> Together:
@@ -185,8 +237,9 @@ def open_images(run: Any, flags: Any) -> tuple[Any, Any]:
 
     try:
         return images_room.open_images(flags.data_dir, run.reading(flags))
-    except InputError:
-        if _own_images_in(flags.labels_from, run.folder):
+    except NoImageNamed as error:
+        named = Path(flags.labels_from).expanduser().resolve() == Path(error.table)
+        if named and _own_images_in(flags.labels_from, run.folder):
             raise InputError(
                 f"{flags.labels_from} names the run's own images and none of {flags.data_dir}: "
                 "leave --labels-from out, then predict learns from the run's own labels and "

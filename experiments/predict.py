@@ -6,30 +6,32 @@ By the run's own classifier (softmax, arcface, rnn, finetune):
 By a classifier on h, fitted on the few labels that a table gives to images of NEW:
   `python -m experiments.predict RUN --data-dir NEW --labels-from TABLE`
 
-Without a label in NEW, on the labels of the run's own images: those it was given, and those of
-RUN/labels.csv, which `label RUN` writes. SVC, linear or kNN, whichever
-cross-validates best; the accuracy to expect is told with its interval.
+Without a label in NEW, on the labels of the run's own images: those it was given, those filled in
+in RUN/label-next, and those of RUN/labels.csv, which `label RUN` writes. SVC, linear or kNN,
+whichever cross-validates best; the accuracy to expect is told with its interval. Predictions of
+other labels, or that you changed, are kept: the new ones have a number.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import shlex
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import tyro
 
 from experiments import cli, datasets, finished, labelling, newcomers, study
-from experiments.config import AtLeast1, Devices, Reading, Share0, check_ending
+from experiments.config import AtLeast1, Devices, Reading, Share0, check_out
 from jaxssl import analysis, models, training
 from jaxssl import data as images_room
 from jaxssl.analysis.tables import together
 from jaxssl.errors import InputError
+from jaxssl.files import is_kept
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from experiments.finished import Finished
 
 
@@ -69,7 +71,7 @@ def main(config: Predict) -> None:
     run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder, zip or table of images to predict")
-    check_ending(config.out, ".csv", ".parquet", ".tsv")
+    check_out(config.out, ".csv", ".parquet", ".tsv")
     import jax
 
     from jaxssl import embedding
@@ -91,7 +93,14 @@ def main(config: Predict) -> None:
     if config.by == "own" and run.method.logits is None:
         raise InputError(f"{run.folder} has no classifier of its own: give --labels-from a table")
     own = config.by == "own" or (config.by == "auto" and not labelled.any())
-    if own and run.method.logits is not None:
+    own = own and run.method.logits is not None
+    if own and config.propagate:
+        raise InputError(
+            "--propagate spreads labels, and the run's own classifier takes none: give "
+            "--labels-from a table, or --by labels for the labels of the run's own images"
+        )
+    if own:
+        assert run.method.logits is not None
         classes, vectors = run.record["outline"]["classes"], None
         logits = of_all(run.method.logits)
         probabilities = np.exp(logits - logits.max(1, keepdims=True))
@@ -113,10 +122,11 @@ def main(config: Predict) -> None:
         )
         for i, name in enumerate(images.ids)
     ]
-    places = _places(config, run)
+    made = _made(config, own=own, step=step, views=views)
+    places = _places(config, run, made)
     for path in places:
         path.parent.mkdir(parents=True, exist_ok=True)
-        assigned = images_room.write_predictions(path, rows, min_score=config.min_score)
+        assigned = images_room.write_predictions(path, rows, min_score=config.min_score, note=made)
         print(f"{assigned:,} of {len(rows):,} images assigned: {path}")
     if config.map:
         vectors = of_all(run.method.encode) if vectors is None else vectors
@@ -157,7 +167,8 @@ def _labels(
     if len(names):
         return vectors, names
     sets = analysis.read_tables(run.folder, embeddings=["h"])["h"]
-    images, grown = together(sets), run.folder / "labels.csv"
+    images = labelling.with_filled_in(together(sets), run.folder / "label-next")
+    grown = run.folder / "labels.csv"
     if grown.is_file():
         images = labelling.with_table(images, grown)
     known = np.array(images.class_names, object)
@@ -194,14 +205,28 @@ def _told_by(run: Finished) -> str:
     )
 
 
-def _places(config: Predict, run: Finished) -> list[Path]:
-    from pathlib import Path
+def _made(config: Predict, *, own: bool, step: int, views: int) -> str:
+    """Say of what predictions are made: others of the same images must not replace them."""
+    table = config.labels_from
+    if table not in ("auto", "folders", "none"):
+        table = f"{Path(table).expanduser().resolve()} {config.label_column}".strip()
+    by = "own" if own else f"labels, {table}{', propagated' * config.propagate}"
+    return f"step {step}, {views} views, by {by}, from a score of {config.min_score}"
 
+
+def _places(config: Predict, run: Finished, made: str) -> list[Path]:
+    """Name the files: those that are kept, changed by a person or of other labels, are passed."""
     if config.out:
         return [Path(config.out).expanduser()]
-    folder = run.folder / "predictions"
-    name = datasets.name_of(config.data_dir)
-    return [folder / f"{name}{ending}" for ending in (".csv", ".parquet", ".tsv")]
+    first = run.folder / "predictions" / datasets.name_of(config.data_dir)
+    for number in itertools.count(1):
+        place = first if number == 1 else first.with_name(f"{first.name}-{number}")
+        files = [place.with_name(place.name + ending) for ending in (".csv", ".parquet", ".tsv")]
+        kept = [file for file in files if is_kept(file, made)]
+        if not kept:
+            return files
+        print(f"{kept[0]} is kept: it is of other labels or settings, or was changed")
+    raise AssertionError("there is always one more")
 
 
 if __name__ == "__main__":

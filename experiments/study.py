@@ -62,6 +62,8 @@ def open(settings: Any, start: Finished | None = None) -> Iterator[Run]:
       settings: The program's flags.
       start: The finished run that this one starts from.
     """
+    datasets.check_flags(settings)
+    folders.check_apart(settings, start)
     start_devices(settings)
     import jax
 

@@ -175,8 +175,8 @@ def _write_best(search: optuna.Study, program: ModuleType, flags: Any, folder: P
     kept = [name for name, scope in config.scopes(kind).items() if scope.kept]
     settings = {name: getattr(flags, name) for name in kept} | search.best_params
     settings = {name: value for name, value in settings.items() if value is not None}
-    best = folder / "best.json"
-    files.write_json(best, settings)
+    best = files.free(folder / "best.json", say=print)
+    files.write_json(best, settings, note="")
     tuning.draw(search, folder / "plots")
     name = cli.program_of(next(iter(program.PRESETS.values())))
     command = (

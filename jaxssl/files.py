@@ -31,6 +31,8 @@ from jaxssl.errors import InputError, WriteError, visible
 MOST_JSON = 2**26  # bytes of a JSON file; results of a million images have 20 MB
 MOST_LINES = 2**30  # bytes of a JSONL file; a million lines have 0.3 GB
 SEAL = "sha256"
+CONFIG = "config.json"  # of a run
+NOTES = ".jaxssl.json"  # beside files that a person may change: what they held when written
 _TEMPORARY = re.compile(r"\..+\.([0-9a-f]{8})-(\d+)-[0-9a-f]{6}\.tmp")
 _PARQUET_SEAL = b"jaxssl crc32 "
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\0")
@@ -47,7 +49,7 @@ def cache_dir() -> Path:
 
 
 @contextlib.contextmanager
-def atomic(path: Path) -> Iterator[IO[bytes]]:
+def atomic(path: Path, *, note: str | None = None, above: bool = False) -> Iterator[IO[bytes]]:
     """Open a file that appears under its name only when every byte of it is on the disk.
 
     A reader, or a kill, meets the old file or the new one, whole (temporary file beside it, fsync,
@@ -55,6 +57,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
 
     Args:
       path: The file; its folder must exist.
+      note: Notes beside it what is written, and of what it was made, so that a change by hand is
+        seen (`free`); None notes nothing.
+      above: The note goes into the folder above, where a page's own holds the page alone.
 
     Yields:
       A binary file to write to, and to read back; what raises while it is open leaves the old file
@@ -84,6 +89,9 @@ def atomic(path: Path) -> Iterator[IO[bytes]]:
             yield out
             out.flush()
             os.fsync(out.fileno())
+            if note is not None:  # before the file has its name: a kill leaves no file unknown
+                out.seek(0)
+                _note(path, hashlib.file_digest(out, "sha256").hexdigest(), note, above)
         os.replace(temporary, path)
     except OSError as error:
         # What the body read has a name of its own; a write has none.
@@ -186,15 +194,149 @@ def _alive(process: int) -> bool:
     return True
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a text file in UTF-8, whole or not at all."""
-    with atomic(path) as file:
+def write_text(path: Path, text: str, *, note: str | None = None, above: bool = False) -> None:
+    """Write a text file in UTF-8, whole or not at all; noted as by `atomic`."""
+    with atomic(path, note=note, above=above) as file:
         file.write(text.encode("utf-8"))
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 1) -> None:
+def write_json(path: Path, value: Any, *, indent: int | None = 1, note: str | None = None) -> None:
     """Write `plain(value)` as JSON, whole or not at all; all on one line with an indent of None."""
-    write_text(path, json.dumps(plain(value), indent=indent, allow_nan=False) + "\n")
+    write_text(path, json.dumps(plain(value), indent=indent, allow_nan=False) + "\n", note=note)
+
+
+# What a person may fill in, add to or mend: `free` finds a place that overwrites no such work.
+
+
+def is_kept(path: Path, note: str = "", *, above: bool = False) -> bool:
+    """Tell whether a file must not be overwritten.
+
+    It must not where it is not what was last written there with a `note`, whoever changed it, or
+    where it was made of something else.
+
+    Args:
+      path: The file.
+      note: Of what the new one is made; "" where nothing distinguishes the two.
+      above: As in `atomic`.
+    """
+    if not os.path.lexists(path):
+        return False
+    known = _noted(path, above)
+    return known.get("of") != note or not _is_as_noted(path, known)
+
+
+def free(
+    path: Path,
+    note: str = "",
+    *,
+    above: bool = False,
+    say: Callable[[str], object] | None = None,
+) -> Path:
+    r"""Return where a file goes: its path or, where that one is kept, the same with a number.
+
+    Args:
+      path: The file.
+      note: As in `is_kept`, and then in `atomic`.
+      above: As in `atomic`.
+      say: Told in a sentence which file is kept.
+
+    Example:
+      >>> import tempfile
+      >>> with tempfile.TemporaryDirectory() as folder:
+      ...     table = Path(folder, "a.csv")
+      ...     write_text(free(table), "label\n", note="")
+      ...     again = free(table).name
+      ...     _ = table.write_text("label\ncopepod\n")
+      ...     again, free(table, say=print).name
+      a.csv was changed since it was written and is kept: the new one is a-2.csv
+      ('a.csv', 'a-2.csv')
+    """
+    place, number = path, 1
+    while is_kept(place, note, above=above):
+        number += 1
+        place = path.with_name(f"{path.stem}-{number}{path.suffix}")
+    if place != path and say is not None:
+        untouched = _is_as_noted(path, _noted(path, above))
+        why = "made otherwise" if untouched else "changed since it was written"
+        say(f"{path.name} was {why} and is kept: the new one is {place.name}")
+    return place
+
+
+def mark_folder(folder: Path) -> None:
+    """Note of a folder, where nothing is in it yet, that all of it is written here."""
+    if not any(folder.iterdir()):
+        write_json(folder / NOTES, {".": {"of": "folder"}})
+
+
+def own_files(folder: str | os.PathLike[str]) -> set[str]:
+    """Name the files of a folder that were written here with a note and not changed since.
+
+    "." is among them where the whole folder is (`mark_folder`).
+    """
+    place = Path(folder).absolute()
+    start, notes = f"{place.name}/", _notes(place)
+    above = {name: known for name, known in _notes(place.parent).items() if name.startswith(start)}
+    notes |= {name.removeprefix(start): known for name, known in above.items()}
+    own = {name for name, known in notes.items() if _is_as_noted(place / name, known)}
+    return own | ({"."} & notes.keys())
+
+
+def is_run_folder(folder: str | os.PathLike[str]) -> bool:
+    """Tell whether a folder is a run's: by its `config.json`, of this version or another."""
+    try:
+        return is_run(content_of(Path(folder, CONFIG), MOST_JSON))
+    except (OSError, ValueError):
+        return False
+
+
+def is_run(content: bytes) -> bool:
+    """Tell whether a `config.json` is a run's, of this version or another."""
+    try:
+        record = json.loads(content)
+    except (ValueError, RecursionError):
+        return False
+    named = isinstance(record, dict) and ("study" in record or "program" in record)
+    return named and isinstance(record.get("config"), dict)
+
+
+def _note(path: Path, digest: str, of: str, above: bool) -> None:
+    """Note what a file is about to hold; what it holds until then stays known."""
+    folder, name = _place_of_note(path, above)
+    notes, known = _notes(folder), _noted(path, above)
+    before = [one for one in known.get("sha256", []) if _is_as_noted(path, {"sha256": [one]})]
+    notes[name] = {"sha256": sorted({*before, digest}), "of": of}
+    with contextlib.suppress(OSError):  # without a note a file is kept as if it were a person's
+        write_json(folder / NOTES, notes)
+
+
+def _place_of_note(path: Path, above: bool) -> tuple[Path, str]:
+    """Name the folder of a file's note, and the file in there."""
+    folder = path.parent.absolute()
+    return (folder.parent, f"{folder.name}/{path.name}") if above else (folder, path.name)
+
+
+def _noted(path: Path, above: bool) -> dict[str, Any]:
+    folder, name = _place_of_note(path, above)
+    return _notes(folder).get(name, {})
+
+
+def _notes(folder: Path) -> dict[str, Any]:
+    """Read what was noted of a folder's files; damaged notes are none."""
+    with contextlib.suppress(InputError):
+        notes = read_object(folder / NOTES)
+        return {name: known for name, known in notes.items() if isinstance(known, dict)}
+    return {}
+
+
+def _is_as_noted(path: Path, known: Mapping[str, Any]) -> bool:
+    digests = known.get("sha256")
+    if not isinstance(digests, list) or not path.is_file():
+        return False
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest() in digests
+    except OSError:
+        return False
 
 
 def write_record(path: Path, record: Mapping[str, Any], *, indent: int | None = 1) -> None:

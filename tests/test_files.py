@@ -225,3 +225,42 @@ def test_a_name_of_255_bytes_is_written_whole_too(tmp_path):
     path = tmp_path / ("é" * 127 + "x")
     files.write_text(path, "new")
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ["new"]
+
+
+def test_what_a_person_changed_is_kept_and_the_new_file_has_a_number(tmp_path):
+    path, said = tmp_path / "a.csv", []
+    assert files.free(path) == path
+    files.write_text(path, "old", note="")
+    assert files.own_files(tmp_path) == {"a.csv"}
+    assert files.free(path, say=said.append) == path
+    path.write_text("mine")
+    assert files.own_files(tmp_path) == set()
+    assert files.free(path, say=said.append) == tmp_path / "a-2.csv"
+    assert said == ["a.csv was changed since it was written and is kept: the new one is a-2.csv"]
+    # The second is nobody's work; and what another hand wrote, or of other things, is kept too.
+    files.write_text(tmp_path / "a-2.csv", "new", note="")
+    assert files.free(path) == tmp_path / "a-2.csv"
+    assert files.free(tmp_path / "a-2.csv", "other labels").name == "a-2-2.csv"
+    (tmp_path / "b.csv").write_text("theirs")
+    assert files.is_kept(tmp_path / "b.csv")
+    # Damaged notes lose nothing: what they told of is kept.
+    (tmp_path / files.NOTES).write_text("[")
+    assert files.is_kept(tmp_path / "a-2.csv")
+
+
+def test_a_kill_between_note_and_file_leaves_the_old_file_known(tmp_path, monkeypatch):
+    path = tmp_path / "a.csv"
+    files.write_text(path, "old", note="")
+    replace = os.replace
+
+    def killed(source, target):
+        if Path(target) == path:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(files.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        files.write_text(path, "new", note="")
+    monkeypatch.undo()
+    assert path.read_text() == "old"
+    assert not files.is_kept(path)

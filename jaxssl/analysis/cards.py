@@ -22,7 +22,7 @@ from jaxssl.analysis.headlines import (
 from jaxssl.analysis.names import embedding_title, set_title
 from jaxssl.analysis.results import Results
 from jaxssl.analysis.run import Run
-from jaxssl.files import write_text
+from jaxssl.files import free, write_text
 
 # Where files lie, and who may have named what: cards are handed on, the run folder is not.
 _PRIVATE = ("data_dir", "run_dir", "labels_from", "image_root", "pretrained", "config")
@@ -43,12 +43,15 @@ _ASKED_OF_DATA = (
 def write_cards(run: Run, results: Results) -> None:
     """Write `MODEL_CARD.md` and `DATA_CARD.md` into a run's folder.
 
+    They ask a person for answers: one that was changed is kept, and the new one has a number.
+
     Args:
         run: Its record; a field that it does not have is left out.
         results: Its numbers.
     """
-    write_text(run.folder / "MODEL_CARD.md", model_card(run, results))
-    write_text(run.folder / "DATA_CARD.md", data_card(run, results))
+    for name, card in (("MODEL_CARD.md", model_card), ("DATA_CARD.md", data_card)):
+        place = free(run.folder / name, say=print)
+        write_text(place, card(run, results), note="")
 
 
 def model_card(run: Run, results: Results) -> str:

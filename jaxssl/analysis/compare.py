@@ -19,7 +19,7 @@ from jaxssl.analysis.sections import labels, overview
 from jaxssl.analysis.sections.settings import words
 from jaxssl.analysis.umap_figure import umap_panels
 from jaxssl.analysis.verdict import seen_verdict, verdict
-from jaxssl.files import write_json, write_text
+from jaxssl.files import free, write_json, write_text
 
 
 def write_comparison(
@@ -53,7 +53,8 @@ def write_comparison(
     tables = {name: judged_table(name, rows, methods) for name in sets}
     write_json(folder / "table.json", {"few labels": tables, "seen": (seen := seen_table(methods))})
     every = {labels_title(name): table for name, table in tables.items()} | {"seen classes": seen}
-    write_text(folder / "table.md", "\n".join(map(markdown_table, every, every.values())))
+    place = free(folder / "table.md", above=True, say=print)
+    write_text(place, "\n".join(map(markdown_table, every, every.values())), note="", above=True)
     verdicts = [verdict(name, rows, [m.name for m in trained], baselines) for name in sets]
     verdicts += [seen_verdict(seen)] if sets in ([], ["test"]) else []
     about = protocol(first.run)

@@ -142,14 +142,18 @@ def to_svg(figure: Figure, prefix: str) -> str:
     return ElementTree.tostring(root, encoding="unicode")
 
 
-def save_png(figure: Figure, path: str | os.PathLike[str]) -> None:
+def save_png(
+    figure: Figure, path: str | os.PathLike[str], *, note: str | None = None, above: bool = False
+) -> None:
     """Write the figure as a PNG on white, whole or not at all.
 
     Args:
         figure: Any figure of this room.
         path: The file to write or replace.
+        note: As in `jaxssl.files.atomic`: a noted figure is never taken for an image to learn from.
+        above: As in `jaxssl.files.atomic`.
     """
-    with atomic(Path(path)) as file:
+    with atomic(Path(path), note=note, above=above) as file:
         _save(figure, file, format="png", dpi=160, facecolor="white")
 
 

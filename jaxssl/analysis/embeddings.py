@@ -224,7 +224,13 @@ def _as_indices(class_index: object) -> np.ndarray:
     return array.astype(np.int32)
 
 
-def save(path: str | Path, table: Embeddings, metadata: Mapping[str, Any] | None = None) -> None:
+def save(
+    path: str | Path,
+    table: Embeddings,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    note: str | None = None,
+) -> None:
     """Write the table as one parquet file, whole or not at all.
 
     The file appears under its name only when every byte is on the disk (temporary file, fsync,
@@ -234,6 +240,7 @@ def save(path: str | Path, table: Embeddings, metadata: Mapping[str, Any] | None
         path: The file; its folder is made if it is missing.
         table: What to write.
         metadata: JSON values to add to `table.metadata`, and to win over it.
+        note: Of what it was made, noted beside it (`jaxssl.files.free`); None notes nothing.
 
     Example:
         >>> import tempfile
@@ -250,7 +257,7 @@ def save(path: str | Path, table: Embeddings, metadata: Mapping[str, Any] | None
     arrow = _to_arrow(table).replace_schema_metadata(
         {"jaxssl": json.dumps({**table.metadata, **(metadata or {})})}
     )
-    with atomic(path) as file:
+    with atomic(path, note=note) as file:
         pq.write_table(
             arrow,
             file,

@@ -11,7 +11,7 @@ from jaxssl.errors import InputError
 from jaxssl.files import defused, write_text
 
 
-def export(path: str | Path, table: Embeddings) -> None:
+def export(path: str | Path, table: Embeddings, *, note: str | None = None) -> None:
     """Write a table of embeddings: `.parquet` as `embeddings.save`, `.csv` for a spreadsheet.
 
     The CSV has id, path, class_name, split and a column a number, "h0" to "h<d-1>", with nine
@@ -21,6 +21,7 @@ def export(path: str | Path, table: Embeddings) -> None:
     Args:
         path: The file; its folder is made where it is missing.
         table: n rows.
+        note: Of what it was made, noted beside it (`jaxssl.files.free`); None notes nothing.
 
     Raises:
         InputError: Another ending.
@@ -37,7 +38,7 @@ def export(path: str | Path, table: Embeddings) -> None:
     """
     path = Path(path)
     if path.suffix.lower() == ".parquet":
-        save(path, table)
+        save(path, table, note=note)
         return
     if path.suffix.lower() != ".csv":
         raise InputError(f"{path.name}: a table of embeddings is written as .parquet or .csv")
@@ -50,4 +51,4 @@ def export(path: str | Path, table: Embeddings) -> None:
         cells = [defused(text) for text in texts]
         writer.writerow([*cells, *(f"{value:.9g}" for value in vector)])
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_text(path, out.getvalue())
+    write_text(path, out.getvalue(), note=note)

@@ -40,7 +40,7 @@ class LabelTable:
         ids: Names of the images.
 
     Raises:
-        InputError: A file with other columns, which would be lost, or that cannot be read.
+        InputError: A file with other columns or cells, which would be lost, or that cannot be read.
 
     Example:
         >>> import tempfile
@@ -58,6 +58,7 @@ class LabelTable:
         self.path = path
         self._names = [safe_path(one) for one in ids]
         self._row = {name: row for row, name in enumerate(self._names)}
+        self._stamp = _stamp(path)
         self._labels = _read(path)
         self._log = path.with_suffix(".clicks.jsonl")
         clicks = _read_clicks(self._log)
@@ -78,7 +79,8 @@ class LabelTable:
         """Give rows a label, saved when this returns.
 
         Raises:
-            InputError: A label that is empty, too long, or that a spreadsheet would run.
+            InputError: A label that is empty, too long, or that a spreadsheet would run; or another
+                program changed the table.
             OSError: It cannot be saved; nothing has changed.
         """
         names, label = [self._names[row] for row in dict.fromkeys(rows)], checked_label(label)
@@ -99,12 +101,18 @@ class LabelTable:
         return [self._row[name] for name in change]
 
     def _save(self, told: dict[str, Any], labels: dict[str, str]) -> None:
+        if _stamp(self.path) != self._stamp and _read(self.path) != self._labels:
+            raise InputError(
+                f"{self.path} was changed by another program while it was open here: it stays as "
+                "it is, and this click is not saved; end with Ctrl-C, and the same command goes on "
+                "from the changed table"
+            )
         out = io.StringIO()
         writer = csv.writer(out, lineterminator="\n")
         writer.writerows([COLUMNS, *labels.items()])
         with _appended(self._log, line_of(told)):
             write_text(self.path, out.getvalue())
-        self._labels = labels
+        self._labels, self._stamp = labels, _stamp(self.path)
 
     def _that_can_be_undone(self, clicks: dict[int, _Change]) -> list[tuple[int, _Change]]:
         """Keep the newest clicks as far back as the table is what they left."""
@@ -230,4 +238,27 @@ def _read(path: Path) -> dict[str, str]:
             f"{path} has the columns {found}, not path and label alone: it stays "
             "as it is; name another table, and read labels from this one"
         )
-    return {row[0]: row[1] for row in rows[1:] if len(row) == 2}
+    labels: dict[str, str] = {}
+    for number, row in enumerate(rows[1:], 2):
+        if not row:
+            continue
+        if len(row) != 2:
+            raise InputError(
+                f"{path}: row {number} has {len(row)} cells, not a path and a label alone, and the "
+                "others would be lost: it stays as it is; mend the row, or name another table"
+            )
+        if labels.get(row[0], row[1]) != row[1]:
+            raise InputError(
+                f"{path}: {row[0]!r} has two labels, {labels[row[0]]!r} and {row[1]!r}: keep one"
+            )
+        labels[row[0]] = row[1]
+    return labels
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    """Return a file's size and time of change; None where there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    return status.st_size, status.st_mtime_ns

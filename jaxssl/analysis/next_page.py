@@ -54,7 +54,7 @@ def write_proposals(
     rows = found.rows.tolist()
     # A table of labels names an image by its id: paths differ between machines.
     columns = ("rank", "path", "label", "guess", "probability", "why", "file")
-    table = FigureFiles(out).table(
+    table = FigureFiles(out, above=False).table(
         "label-next",
         columns,
         [

@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike
 
 from jaxssl.analysis.drawing import PALETTE, cell_text, save_png, to_svg
 from jaxssl.analysis.spreadsheets import csv_text
-from jaxssl.files import safe_name, write_json, write_text
+from jaxssl.files import free, safe_name, write_json, write_text
 
 _HERE = Path(__file__).parent
 _SHADES = 32
@@ -37,10 +37,11 @@ class FigureFiles:
 
     Args:
         folder: Where the page stands.
+        above: Whether what is noted of the files (`jaxssl.files.free`) goes into the folder above.
     """
 
-    def __init__(self, folder: Path):
-        self._folder = folder
+    def __init__(self, folder: Path, *, above: bool = True):
+        self._folder, self._above = folder, above
         self._count = 0
         # Sheets of pictures, which stand at the page's end: it is drawn before they are read.
         self.sheets: list[str] = []
@@ -66,7 +67,7 @@ class FigureFiles:
             table: Columns and rows of `name.csv`, which the page holds too.
         """
         name = safe_name(name)
-        save_png(wide, self._folder / f"{name}.png")
+        save_png(wide, self._folder / f"{name}.png", note="", above=self._above)
         write_json(self._folder / f"{name}.json", numbers)
         self._count += 1
         figure: dict[str, Any] = {"png": quote(f"{name}.png"), "json": quote(f"{name}.json")}
@@ -81,15 +82,18 @@ class FigureFiles:
     ) -> dict[str, str]:
         """Write `name.csv`, and return what the macro `csv` shows: the page holds the file too.
 
+        One that a person changed is kept, and the new one has a number.
+
         Args:
             name: File name without ending.
             columns: Names of the columns.
             rows: Cells.
         """
         text, name = csv_text(columns, rows), safe_name(name)
-        write_text(self._folder / f"{name}.csv", text)
+        place = free(self._folder / f"{name}.csv", above=self._above, say=print)
+        write_text(place, text, note="", above=self._above)
         body = base64.b64encode(b"\xef\xbb\xbf" + text.encode()).decode()
-        return {"name": f"{name}.csv", "data": f"data:text/csv;base64,{body}"}
+        return {"name": place.name, "data": f"data:text/csv;base64,{body}"}
 
 
 def seriation(matrix: ArrayLike) -> list[int]:

@@ -21,7 +21,7 @@ from jaxssl.data.cifar_kinds import COUNTS, KINDS, PAGE, VERSION, Cifar, Progres
 from jaxssl.data.images import ImageSet
 from jaxssl.data.pixels import read_cached
 from jaxssl.data.scan import remove_stale
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
 from jaxssl.files import add_checksum, atomic, cache_dir, read_json
 
 _URL = "https://www.cs.toronto.edu/~kriz/"
@@ -223,6 +223,8 @@ def _decode_all(
             digests[position] = hashlib.sha256(image.tobytes()).digest()
             if progress is not None and ((i + 1) % 500 == 0 or i + 1 == n):
                 progress(i + 1, n)
+    except Stopped:  # by a signal: the file is not at fault
+        raise
     # What TFDS, ArrayRecord and Pillow raise on damaged files has no common class.
     except Exception as error:
         raise _unusable(folder, str(error) or type(error).__name__) from error

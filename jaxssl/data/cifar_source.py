@@ -18,7 +18,7 @@ from PIL import Image
 from jaxssl.data.cifar_archive import read_files
 from jaxssl.data.cifar_kinds import COUNTS, PAGE, Cifar, Progress, Split
 from jaxssl.data.source import EXTENSIONS, FORMATS
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
 
 _PIXELS = 3 * 32 * 32
 
@@ -176,6 +176,8 @@ def _decode(path: Path, name: str, content: bytes) -> NDArray[np.uint8]:
             size, mode = image.size, image.mode
             if (size, mode) == ((32, 32), "RGB"):
                 return np.asarray(image)
+    except Stopped:  # by a signal: the file is not at fault
+        raise
     # Pillow's decoders raise a zoo (SyntaxError, struct.error, EOFError, KeyError, ...).
     except Exception as error:
         detail = " ".join(str(error).split())[:120] or type(error).__name__
@@ -230,6 +232,8 @@ def _python_batch(
         good = array.code == b"u1" and not array.fortran and pixels.size == rows * width
     except InputError as error:
         raise InputError(f"{where} {error}") from error
+    except Stopped:  # by a signal: the file is not at fault
+        raise
     # A damaged pickle can raise nearly anything: the file's fault, not one of this code.
     except Exception as error:
         detail = " ".join(str(error).split())[:120] or type(error).__name__

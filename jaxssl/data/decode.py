@@ -21,7 +21,7 @@ from jaxssl.data.source import (
     refuse_irregular,
     too_large,
 )
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
 
 Fit = Literal["squash", "pad"]
 _ORIENTATION = 0x0112  # of Exif; from 5 on height and width change places
@@ -166,6 +166,8 @@ def inspect(
             if not high:
                 border = _border(np.asarray(grey_or_rgb.convert("L")))
             pixels = np.asarray(_resize(grey_or_rgb, size, fill, fit))
+    except Stopped:  # by a signal: the file is not at fault
+        raise
     # Pillow's decoders raise a zoo (SyntaxError, struct.error, EOFError, KeyError, ...).
     except Exception as error:
         reason = _reason(error)

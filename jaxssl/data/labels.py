@@ -19,6 +19,19 @@ from jaxssl.errors import InputError
 _MANY = 100
 
 
+class NoImageNamed(InputError):
+    """A table names none of the images.
+
+    Args:
+      message: The line.
+      table: The table's path.
+    """
+
+    def __init__(self, message: str, table: str):
+        super().__init__(message)
+        self.table = table
+
+
 @dataclass(frozen=True)
 class Columns:
     """The names of a table's columns, "" where the usual names are to be found.
@@ -232,12 +245,13 @@ def _split_by_tables(read: Sequence[Table], rows: list[Row], found: Found) -> li
     return [dataclasses.replace(row, split=parts[row.table]) for row in rows]
 
 
-def none_found(read: Sequence[Table], rows: Sequence[Row], root: str, there: int) -> InputError:
+def none_found(read: Sequence[Table], rows: Sequence[Row], root: str, there: int) -> NoImageNamed:
     """Make the error that says that no row's image lies where it should."""
-    return InputError(
+    return NoImageNamed(
         f"{read[0].name} names {len(rows):,} images and 0 of them are among the {there:,} images "
         f"of {root}; missing, for one: {rows[0].image!r}; set the image root to the folder that "
-        "the table's paths begin at, or name the column of images"
+        "the table's paths begin at, or name the column of images",
+        read[0].name,
     )
 
 

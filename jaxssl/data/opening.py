@@ -25,8 +25,9 @@ from jaxssl.data.report import Report
 from jaxssl.data.scan import cache_folder, scan
 from jaxssl.data.source import EXTENSIONS, Source
 from jaxssl.data.stacks import read_pages
-from jaxssl.data.walk import Found, ImageFile, is_image, stamp_of, walk
+from jaxssl.data.walk import Found, ImageFile, a_run, is_image, stamp_of, walk
 from jaxssl.errors import InputError
+from jaxssl.files import is_run_folder
 
 _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -122,6 +123,8 @@ def _find(place: str, reading: Reading) -> tuple[Found, ImageFile | None]:
     """Find what lies at a place, and the table that the place itself is."""
     root = os.path.realpath(place)
     if not os.path.isfile(root):
+        if is_run_folder(root):
+            raise a_run(root)
         found = walk(root, follow_links=reading.follow_links)
         if not found.files and reading.labels_from == "auto":
             for table in labels.find_tables(found, columns_of(reading))[:1]:

@@ -28,7 +28,7 @@ from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report
 from jaxssl.data.source import Source
 from jaxssl.data.walk import Found, ImageFile
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
 
 FORMAT = "jaxssl images 3"
 
@@ -139,6 +139,8 @@ def _read_table(path: Path) -> tuple[Sequence[bytes], dict[str, Any]]:
         good = sum(not image[-1] for image in table["images"])
         if table["format"] != FORMAT or good != len(source) - 1:
             raise ValueError(f"its table is of another form: {str(table['format'])[:40]!r}")
+    except Stopped:  # by a signal: the file is not at fault
+        raise
     # What ArrayRecord raises on other files has no common class.
     except Exception as error:
         reason = " ".join(str(error).split())[:120] or type(error).__name__

@@ -50,7 +50,11 @@ class Prediction:
 
 
 def write_predictions(
-    path: str | Path, rows: Sequence[Prediction], *, min_score: float = 0.0
+    path: str | Path,
+    rows: Sequence[Prediction],
+    *,
+    min_score: float = 0.0,
+    note: str | None = None,
 ) -> int:
     """Write a table of predictions, in the form that its name asks for, whole or not at all.
 
@@ -65,6 +69,7 @@ def write_predictions(
       path: the file; its folder must exist.
       rows: one an image.
       min_score: rows below it stay unassigned: their class and status are empty.
+      note: of what they were made, noted beside the file (`jaxssl.files.free`); None notes nothing.
 
     Returns:
       How many rows are assigned.
@@ -96,13 +101,13 @@ def write_predictions(
     try:
         if path.suffix.lower() == ".tsv":
             best = _best_of_objects(rows)
-            write_text(path, _ecotaxa(rows, best, min_score))
+            write_text(path, _ecotaxa(rows, best, min_score), note=note)
             return sum(best[_object(row)].score >= min_score for row in rows)
         table = _columns(rows, min_score)
         if path.suffix.lower() == ".csv":
-            write_text(path, _csv(table))
+            write_text(path, _csv(table), note=note)
         else:
-            _write_parquet(path, table)
+            _write_parquet(path, table, note)
     except OSError as error:
         raise InputError(f"cannot write {path}: {error.strerror or error}") from error
     return sum(row.score >= min_score for row in rows)
@@ -131,14 +136,14 @@ def _csv(table: dict[str, list[Any]]) -> str:
     return out.getvalue()
 
 
-def _write_parquet(path: Path, table: dict[str, list[Any]]) -> None:
+def _write_parquet(path: Path, table: dict[str, list[Any]], note: str | None) -> None:
     import pyarrow
     import pyarrow.parquet
 
     kinds = {str: pyarrow.string(), float: pyarrow.float32()}
     text = ("id", "path", "predicted", "object_id")
     schema = pyarrow.schema([(name, kinds[str if name in text else float]) for name in table])
-    with atomic(path) as out:
+    with atomic(path, note=note) as out:
         pyarrow.parquet.write_table(
             pyarrow.table(table, schema=schema), out, write_page_checksum=True
         )

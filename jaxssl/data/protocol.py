@@ -95,6 +95,10 @@ def split_protocol(
     """
     labelled = images.labelled()
     if not len(labelled):
+        asked = unseen or (None if seen == "all" else seen)
+        if asked:
+            what = f"{asked} unseen classes" if isinstance(asked, int) else f"class {asked[0]!r}"
+            raise InputError(f"{what}: no image has a label, so there is no class to choose")
         return _without_labels(images, look_for_near)
     if seen in (None, "all") and not unseen and not any(_splittable(labelled)):
         return _too_few(images, labelled, look_for_near)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from jaxssl.data.source import open_file
 from jaxssl.data.walk import Found, ImageFile
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
 from jaxssl.files import read_json, write_record
 
 
@@ -90,5 +90,7 @@ def _frames(file: ImageFile) -> int:
                 Image.open(stream, formats=("TIFF",)) as image,
             ):
                 return getattr(image, "n_frames", 1)
+    except Stopped:  # by a signal: the file is not at fault
+        raise
     except Exception:  # Pillow's decoders raise a zoo
         return 1

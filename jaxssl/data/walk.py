@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import unicodedata
-from collections.abc import Iterable, Iterator
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,8 +16,10 @@ from numpy.typing import NDArray
 
 from jaxssl.data.source import EXTENSIONS, Source, open_file
 from jaxssl.data.zips import MAX_MEMBER_BYTES, members
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
+from jaxssl.files import CONFIG, MOST_JSON, is_run, is_run_folder, own_files
 
+_OF_A_RUN = "folders of runs or exports"
 _PASSED_OVER = frozenset({"__macosx", "thumbs.db", "desktop.ini"})
 
 MAX_LISTING_BYTES = 2**28  # two million images
@@ -84,6 +88,8 @@ class Found:
 def walk(root: str, *, follow_links: bool) -> Found:
     """List a folder or a zip.
 
+    Folders of a run (with its config.json), and files that this package wrote and nobody changed
+    since, are left out: a run below its own images would learn from its figures.
     Hidden names, `__MACOSX`, `Thumbs.db` and `desktop.ini` are passed over. Links to files inside
     the folder are followed; links to files outside, and links to folders, only where asked, each
     real folder once, so that links cannot lead in a circle.
@@ -110,7 +116,9 @@ def walk(root: str, *, follow_links: bool) -> Found:
     _gather(found, root, "", visited, follow_links)
     while follow_links and found.links:
         id_, path = found.links.pop(0)
-        if os.path.realpath(path) in visited:
+        if _is_written_here(path):
+            found.left_out[id_] = _OF_A_RUN
+        elif os.path.realpath(path) in visited:
             found.warnings.append(f"a link to a folder that is read already: {id_}")
         else:
             found.folders.append(id_)
@@ -131,11 +139,16 @@ def _gather(found: Found, folder: str, prefix: str, visited: set[str], follow_li
     except OSError as error:
         found.unreadable[prefix[:-1]] = f"the folder cannot be listed ({error.strerror})"
         return
+    own = own_files(folder)
     for entry in visible:
         id_ = prefix + entry.name
-        if not _is_utf8(entry.name):
+        if entry.name in own:
+            found.left_out[id_] = "written by jaxssl, no images or labels of yours"
+        elif not _is_utf8(entry.name):
             readable = id_.encode("utf-8", "backslashreplace").decode()
             found.unreadable[readable] = "the name is not valid UTF-8; rename it"
+        elif entry.is_dir(follow_symlinks=False) and _is_written_here(entry.path):
+            found.left_out[id_] = _OF_A_RUN
         elif entry.is_dir(follow_symlinks=False):
             found.folders.append(id_)
             _gather(found, entry.path, f"{id_}/", visited, follow_links)
@@ -153,10 +166,12 @@ def _outside(path: str, root: str) -> bool:
 
 def _walk_zip(found: Found) -> None:
     inside, found.warnings = members(found.root)
+    runs = _runs_in(found.root, inside)
+    found.left_out |= dict.fromkeys((run[:-1] for run in runs), _OF_A_RUN)
     folders: set[str] = set()
     for name, member in inside.items():
         parts = name.rstrip("/").split("/")
-        if any(map(_passed_over, parts)):
+        if any(map(_passed_over, parts)) or name.startswith(runs):
             continue
         depth = len(parts) + name.endswith("/")
         folders |= {"/".join(parts[:i]) for i in range(1, depth)}
@@ -169,6 +184,38 @@ def _walk_zip(found: Found) -> None:
         _note(found, ImageFile(name, source, (member.file_size, member.CRC)))
     found.files.sort(key=lambda file: file.id.split("/"))
     found.folders = sorted(folders)
+
+
+def _is_written_here(folder: str) -> bool:
+    """Tell whether a folder is a run's, or one of an export."""
+    return is_run_folder(folder) or "." in own_files(folder)
+
+
+def _runs_in(root: str, inside: Mapping[str, zipfile.ZipInfo]) -> tuple[str, ...]:
+    """Name the folders of runs in a zip, each with a "/" at its end.
+
+    Raises:
+      InputError: The zip itself is of a run.
+    """
+    runs = []
+    for name, member in inside.items():
+        folder, _, file = name.rpartition("/")
+        if file == CONFIG and member.file_size <= MOST_JSON:
+            record = ImageFile(name, Source(root, name), (0, 0))
+            with contextlib.suppress(InputError):  # a damaged member is no run's
+                if is_run(read_bytes(record, MOST_JSON)):
+                    runs.append(f"{folder}/")
+    if "/" in runs:
+        raise a_run(root)
+    return tuple(runs)
+
+
+def a_run(root: str) -> InputError:
+    """Make the error that says that a place is no folder of images."""
+    return InputError(
+        f"{root} is the folder of a run (it has a run's {CONFIG}), not one of images: name the "
+        "images; where both lie in one folder, move the images into a folder of their own"
+    )
 
 
 def _note(found: Found, file: ImageFile) -> None:
@@ -193,6 +240,8 @@ def read_bytes(file: ImageFile, limit: int = -1) -> bytes:
             while left > 0 and (part := stream.read(int(min(left, 2**20)))):
                 left -= content.write(part)
             return content.getvalue()
+    except Stopped:  # by a signal: the file is not at fault
+        raise
     except Exception as error:  # a zip's damage has many classes
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{file.source} cannot be read: {reason}") from error

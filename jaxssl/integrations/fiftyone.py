@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxssl.analysis.embeddings import Embeddings
 from jaxssl.analysis.run import Run
-from jaxssl.files import write_json
+from jaxssl.files import mark_folder, write_json
 from jaxssl.integrations.exported import Exported, all_images
 
 
@@ -29,6 +29,7 @@ def export(run: Run, out: Path) -> Exported:
     """
     table = all_images(run)
     (out / "data").mkdir(parents=True, exist_ok=True)
+    mark_folder(out / "data")  # pictures, which are no images to learn from
     samples = [_sample(table, row, out) for row in range(len(table))]
     kept = [sample for sample in samples if sample is not None]
     name = run.folder.resolve().name

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxssl.files import atomic, write_json, write_text
+from jaxssl.files import atomic, free, write_json, write_text
 from jaxssl.integrations.exported import Exported
 from jaxssl.models.pretrained import named_tensors
 from jaxssl.models.weight_files import DIGEST, digest_of
@@ -54,6 +54,7 @@ def export(encoder: Any, out: Path, about: Mapping[str, Any], usage: str, card: 
         file.write(save(tensors, {"format": source, DIGEST: digest_of(tensors)}))
     write_json(out / "config.json", {**about, "tensors": source})
     names = "jaxssl's own names" if source == "jaxssl" else f"{source}'s names and layouts"
-    write_text(out / "README.md", _CARD.format(card=card, names=names, usage=usage))
+    text = _CARD.format(card=card, names=names, usage=usage)
+    write_text(free(out / "README.md", say=print), text, note="")
     opened = usage.replace(FILE, shlex.quote(str(out / FILE)))
     return Exported(f"{len(tensors)} tensors with {names}, and a card", out, opened)

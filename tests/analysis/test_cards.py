@@ -6,7 +6,8 @@ import re
 
 import pytest
 
-from jaxssl.analysis.cards import data_card, model_card
+from jaxssl.analysis.cards import data_card, model_card, write_cards
+from jaxssl.analysis.page import FigureFiles
 from jaxssl.analysis.results import Embedded, ImageCounts, Results
 from jaxssl.analysis.run import Run, read_about
 
@@ -72,3 +73,26 @@ def test_a_bar_or_a_line_break_in_a_name_breaks_no_table(tmp_path):
     results = Results(Embedded("h", "angular", 4), {"train": ImageCounts(3, {"a|b\n## `c": 3})})
     card = data_card(Run(tmp_path, {}), results)
     assert tables(card)[0][2:] == [["a&#124;b ## &#96;c", "3"], ["(all)", "3"]]
+
+
+def test_the_answers_of_a_person_stay_in_a_card(run, cards, capsys):
+    about, results = read_about(run), Results.read(run / "results.json")
+    path = run / "MODEL_CARD.md"
+    path.write_text(cards["MODEL"] + "It is for copepods.\n")
+    write_cards(about, results)
+    assert path.read_text().endswith("It is for copepods.\n")
+    assert (run / "MODEL_CARD-2.md").read_text("utf-8") == cards["MODEL"]
+    assert (run / "DATA_CARD.md").read_text("utf-8") == cards["DATA"]
+    assert not (run / "DATA_CARD-2.md").exists()
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("MODEL_CARD.md was changed")
+
+
+def test_notes_in_a_table_of_the_report_stay(tmp_path, capsys):
+    table = FigureFiles(tmp_path).table
+    table("suspects", ["path"], [["a.png"]])
+    path = tmp_path / "suspects.csv"
+    path.write_text(path.read_text() + "a.png is a copepod")
+    assert table("suspects", ["path"], [["b.png"]])["name"] == "suspects-2.csv"
+    assert "copepod" in path.read_text()
+    assert "b.png" in (tmp_path / "suspects-2.csv").read_text()

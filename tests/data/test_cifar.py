@@ -23,7 +23,7 @@ from jaxssl.data import cifar, cifar_source, cifar_tfds, decode
 from jaxssl.data.cifar import load_cifar
 from jaxssl.data.cifar_kinds import CIFAR10, CIFAR100
 from jaxssl.data.cifar_tfds import prepare_cifar
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, Stopped
 
 CLASS_NAMES = CIFAR10.class_names
 ROOT = Path(__file__).parents[2]
@@ -408,3 +408,12 @@ def test_a_slice_of_the_real_images(tmp_path):
     mean, deviation = images.images().mean((0, 1, 2)) / 255, images.images().std((0, 1, 2)) / 255
     np.testing.assert_allclose(mean, [0.4914, 0.4822, 0.4465], atol=0.05)
     np.testing.assert_allclose(deviation, [0.2470, 0.2435, 0.2616], atol=0.03)
+
+
+def test_a_signal_is_not_taken_for_damage(data_dir, monkeypatch):
+    def stopped(folder, split):
+        raise Stopped("stopped by SIGTERM")
+
+    monkeypatch.setattr(cifar_tfds, "read_records", stopped)
+    with pytest.raises(Stopped, match="SIGTERM"):
+        load_cifar("cifar10", "train", data_dir=str(data_dir))

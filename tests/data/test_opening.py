@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shutil
 import unicodedata
 import zlib
 from functools import cache
@@ -15,7 +16,7 @@ from PIL import Image
 
 from jaxssl.data import ImageSet, Reading, Report, UnreadableImage, open_images, opening, scan
 from jaxssl.errors import InputError
-from jaxssl.files import read_json, write_record
+from jaxssl.files import atomic, mark_folder, read_json, write_record, write_text
 
 
 def save(path: Path, level: int, mode: str = "L") -> Path:
@@ -632,3 +633,73 @@ def test_progress_reaches_the_end(root):
     seen: list[tuple[int, int]] = []
     read(root, progress=lambda done, total: seen.append((done, total)))
     assert seen[-1] == (5, 5)
+
+
+def make_run(folder: Path) -> Path:
+    """A run's folder with its figure and a table of labels."""
+    save(folder / "report" / "umap.png", 200)
+    write_record(
+        folder / "config.json",
+        {"format": 2, "study": "SimCLR", "dataset": "folder", "config": {}, "recipe": {}},
+    )
+    (folder / "labels.csv").write_text("path,label\na/1.png,x\nb/0.png,y\n")
+    return folder
+
+
+def test_a_run_below_its_images_is_not_read(root):
+    before, _ = read(root)
+    make_run(root / "runs" / "first")
+    make_run(root / "a" / "deep" / "second")
+    save(root / "c" / "other" / "config.json.png", 9).unlink()
+    (root / "c" / "other" / "config.json").write_text('{"model_type": "vit"}')  # no run
+    images, report = read(root)
+    assert images.ids == before.ids
+    assert images.fingerprint() == before.fingerprint()
+    assert report.empty == ()
+    line = "2 left out, folders of runs or exports: a/deep/second, runs/first"
+    assert line in str(report)
+    assert "labels from the names of folders" in str(report)
+
+
+def test_a_run_in_a_zip_or_behind_a_link_is_not_read_either(root, tmp_path):
+    names = read(root)[0].ids
+    make_run(root / "runs" / "first")
+    archive = shutil.make_archive(str(tmp_path / "images"), "zip", root)
+    assert read(Path(archive))[0].ids == names
+    (root / "link").symlink_to(make_run(tmp_path / "elsewhere"), target_is_directory=True)
+    assert read(root, follow_links=True)[0].ids == names
+
+
+def test_a_run_is_no_folder_of_images(root, tmp_path):
+    line = refusal(make_run(root))
+    assert "is the folder of a run" in line
+    assert "is the folder of a run" in refusal(
+        Path(shutil.make_archive(str(tmp_path / "images"), "zip", root))
+    )
+
+
+def test_what_was_written_here_is_no_image_and_no_table_until_a_person_changes_it(root):
+    names = read(root)[0].ids
+    table = root / "label-next.csv"
+    write_text(table, "path,label\na/1.png,\n", note="")
+    with atomic(root / "umap.png", note="") as out:
+        out.write((root / "b" / "0.png").read_bytes())
+    images, report = read(root)
+    assert images.ids == names
+    assert "2 left out, written by jaxssl" in str(report)
+    assert "labels from the names of folders" in str(report)
+    rows = "".join(f"{name},{'xy'[i % 2]}\n" for i, name in enumerate(names))
+    table.write_text(f"path,label\n{rows}")
+    assert "labels from label-next.csv, column 'label': 5 of 5" in str(read(root)[1])
+    # A page's folder holds the page alone: what is noted of its figures lies above.
+    (root / "page").mkdir()
+    with atomic(root / "page" / "umap.png", note="", above=True) as out:
+        out.write((root / "b" / "0.png").read_bytes())
+    assert [path.name for path in (root / "page").iterdir()] == ["umap.png"]
+    assert {*read(root)[0].ids} == {*names}
+    mark_folder(save(root / "data" / "0.png", 77).parent)  # not empty: somebody's
+    assert "data/0.png" in read(root, labels_from="none")[0].ids
+    (root / "export").mkdir()
+    mark_folder(root / "export")
+    save(root / "export" / "1.png", 78)
+    assert "export/1.png" not in read(root, labels_from="none")[0].ids

@@ -232,3 +232,12 @@ def test_blank_images_are_alike_to_all_and_named_to_nobody():
     images = image_set([0] * 90)
     blank = dataclasses.replace(images, load=lambda i: np.full((16, 16, 1), 255, np.uint8))
     assert near_duplicates(blank.subset(range(30)), blank.subset(range(30, 90))) == []
+
+
+@pytest.mark.parametrize("asked", [{"unseen": 3}, {"unseen": ["a"]}, {"seen": ["a", "b"]}])
+def test_classes_of_images_without_labels_are_refused(asked):
+    images = image_set([0] * 9)
+    bare = dataclasses.replace(images, labels=np.full(9, -1, np.int32), class_names=())
+    with pytest.raises(InputError, match="no image has a label"):
+        split_protocol(bare, seed=0, **asked)
+    assert len(split_protocol(bare, seed=0, seen="all", unseen=0).train) == 9

@@ -11,7 +11,7 @@ from PIL import Image
 from experiments import datasets, presets, simclr, softmax, study
 from jaxssl.errors import InputError
 
-from .conftest import small
+from .conftest import small, train
 
 DIGITS = simclr.PRESETS["digits"]
 FOLDER = {"dataset": "folder", "image_size": 16, "background": "255"}
@@ -139,3 +139,57 @@ def test_a_run_is_opened_again_without_its_images():
     for name in ("classes", "shape", "steps_per_epoch", "total_steps"):
         assert getattr(again, name) == getattr(data, name)
     assert again.recipe.keywords == data.recipe.keywords
+
+
+def test_flags_of_your_own_images_are_refused_where_a_data_set_brings_its_own(tmp_path):
+    folder = make_folder(tmp_path / "mine", {"a": 4, "b": 4})
+    line = refused(data_dir=folder)
+    assert f"digits brings its own images, and those of --data-dir {folder}" in line
+    assert "--preset folder" in line
+    for flags in ({"labels_from": "labels.csv"}, {"group_by": "cast"}, {"crop_bottom": "auto"}):
+        (name,) = flags
+        line = refused(**flags)
+        assert f"--{name.replace('_', '-')} would change nothing" in line
+        assert "--preset folder" in line
+    cifar = dataclasses.asdict(simclr.PRESETS["cifar10-cpu"])
+    line = refused(**cifar | {"data_dir": folder})
+    assert "holds images and no prepared cifar10" in line
+    assert "--preset folder" in line
+    assert "leave --data-dir out" in line
+    assert "--min-images would change nothing" in refused(**cifar | {"min_images": 9})
+    assert sorted(p.name for p in (tmp_path / "mine").iterdir()) == ["a", "b"]
+
+
+def test_a_number_of_unseen_classes_needs_labels(tmp_path):
+    make_folder(tmp_path, {"all": 12})
+    line = refused(**FOLDER, data_dir=str(tmp_path / "all"), seen=(), unseen=("3",))
+    assert "3 unseen classes: no image has a label" in line
+
+
+def test_a_run_folder_is_not_that_of_the_images(tmp_path):
+    folder = make_folder(tmp_path / "mine", {"a": 4, "b": 4})
+    own = {**FOLDER, "seen": (), "unseen": ()}
+    line = refused(**own, data_dir=folder, run_dir=folder)
+    assert f"--run-dir {folder} is the folder of the images" in line
+    line = refused(**own, data_dir=folder, run_dir=str(tmp_path))
+    assert f"--run-dir {tmp_path} has in it the folder of the images" in line
+    assert [p.name for p in tmp_path.iterdir()] == ["mine"]
+
+
+@pytest.mark.program
+@pytest.mark.one_device
+def test_a_run_below_its_images_goes_on(tmp_path, monkeypatch, capsys):
+    folder = make_folder(tmp_path / "mine", {"a": 20, "b": 20})
+    monkeypatch.chdir(folder)
+    flags = {**FOLDER, "seen": (), "unseen": (), "data_dir": ".", "run_dir": "runs/a"}
+    config = small(simclr, **flags, encoder="convnet", batch_size=8, epochs=1)
+    first = train(simclr, dataclasses.replace(config, steps=1))
+    assert (first.folder / "report" / "views.png").is_file()
+    (first.folder / "labels.csv").write_text("path,label\na/0.png,x\n")
+    capsys.readouterr()
+    again = train(simclr, dataclasses.replace(config, steps=2))
+    assert int(again.last.step) == 2
+    assert again.data.fingerprint == first.data.fingerprint
+    told = capsys.readouterr().out
+    assert "40 images of" in told
+    assert "1 left out, folders of runs or exports: runs/a" in told

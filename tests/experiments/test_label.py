@@ -389,3 +389,82 @@ def test_the_keyboard_alone_labels_in_a_browser(server, run):
     assert all(url.startswith((own[0], "data:")) for url in asked_for)
     assert [one for one in said if "400" not in one] == []  # the refused class, which is shown
     assert len(rows_of(path)) == 19
+
+
+def fill_in(path, label):
+    """Give every row of a table a label, as a spreadsheet does."""
+    first = rows_of(path)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(first[0]))
+        writer.writeheader()
+        writer.writerows({**row, "label": label(row["path"].strip("./=png"))} for row in first)
+    return path.read_bytes()
+
+
+def test_what_was_filled_in_is_kept_and_read_in_the_next_round(run, tmp_path, capsys):
+    groups = np.repeat(np.arange(3), SIZES)
+    for out in ("", str(tmp_path / "elsewhere")):
+        config = label_next.LabelNext(run_dir=str(run), number=3, out=out)
+        label_next.main(config)
+        first = Path(out or run / "label-next")
+        table = first / "label-next.csv"
+        filled = fill_in(table, lambda name: "abc"[groups[int(name)]])
+        capsys.readouterr()
+        for number in (5, 4):  # the second: nobody touched the round
+            label_next.main(dataclasses.replace(config, number=number))
+            told = capsys.readouterr().out
+            assert f"labels: 3 filled in in {table}\n" in told
+            assert f"{table} was changed since it was written and is kept" in told
+            assert f"table: {first / 'round-2' / 'label-next.csv'}" in told
+            assert "25 images without a label, by margin" in told
+            assert table.read_bytes() == filled
+            second = rows_of(first / "round-2" / "label-next.csv")
+            assert len(second) == number
+            assert not {row["path"] for row in second} & {row["path"] for row in rows_of(table)}
+        # The third round knows those of the first two, and so does the page that labels.
+        fill_in(first / "round-2" / "label-next.csv", lambda name: "abc"[groups[int(name)]])
+        label_next.main(config)
+        assert len(rows_of(first / "round-3" / "label-next.csv")) == 3
+        assert "21 images without a label" in capsys.readouterr().out
+        if not out:
+            pool = labelling.open_pool(label.Label(run_dir=str(run)), str(run))
+            assert sum(map(bool, pool.own)) == 7
+            shutil.rmtree(first)
+
+
+def test_objects_changed_in_the_table_for_ecotaxa_are_kept(run):
+    config = label_next.LabelNext(run_dir=str(run), number=3)
+    label_next.main(config)
+    table = run / "label-next" / "ecotaxa_label_next.tsv"
+    table.write_text(mine := table.read_text().replace("\t\t", "\tCopepoda\t"))
+    label_next.main(config)
+    assert table.read_text() == mine
+    assert (run / "label-next" / "round-2" / table.name).is_file()
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("checkpoint", "last"), ("image_root", "x"), ("group_by", "cast"), ("follow_links", True)],
+)
+def test_flags_of_other_images_are_refused_where_there_are_none(run, flag, value):
+    config = label_next.LabelNext(run_dir=str(run), **{flag: value})
+    with pytest.raises(InputError, match=f"--{flag.replace('_', '-')} is for other images"):
+        label_next.main(config)
+
+
+def test_a_table_that_another_hand_changes_while_it_is_open_is_not_overwritten(tmp_path):
+    path = tmp_path / "labels.csv"
+    table = LabelTable(path, ["0.png", "1.png"])
+    table.assign([0], "a")
+    path.write_text("path,label\n0.png,mine\nelsewhere.png,mine\n")
+    with pytest.raises(InputError, match="changed by another program"):
+        table.assign([1], "b")
+    assert path.read_text() == "path,label\n0.png,mine\nelsewhere.png,mine\n"
+    table = LabelTable(path, ["0.png", "1.png"])
+    table.assign([1], "b")
+    assert path.read_text().endswith("elsewhere.png,mine\n1.png,b\n")
+    for row, why in (("0.png,a,see Anna", "3 cells"), ("0.png,b", "two labels")):
+        path.write_text(text := f"path,label\n0.png,a\n{row}\n")
+        with pytest.raises(InputError, match=why):
+            LabelTable(path, ["0.png", "1.png"])
+        assert path.read_text() == text

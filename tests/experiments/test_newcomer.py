@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import finished, frozen, newcomers, predict, study
+from experiments import embed, finished, frozen, newcomers, predict, study
 from jaxssl import analysis
 from jaxssl.analysis.label_table import LabelTable
 from jaxssl.errors import InputError
@@ -29,9 +29,9 @@ def folders(tmp_path):
     return tmp_path
 
 
-def test_an_untrained_networks_run_predicts_by_the_labels_that_label_wrote(
-    folders, no_umap, monkeypatch, capsys
-):
+@pytest.fixture
+def run(folders, no_umap, monkeypatch):
+    """The run of an untrained network on one of the folders."""
     # Its numbers and its page are tested elsewhere.
     monkeypatch.setattr(
         study,
@@ -50,6 +50,10 @@ def test_an_untrained_networks_run_predicts_by_the_labels_that_label_wrote(
         imagenet=False,
     )
     frozen.main(settings)
+    return run
+
+
+def test_an_untrained_networks_run_predicts_by_the_labels_that_label_wrote(folders, run, capsys):
     config = predict.Predict(run_dir=str(run), data_dir=str(folders / "new"), map=False)
     with pytest.raises(InputError, match=f"label some of the run's own: jaxssl label {run}"):
         predict.main(config)
@@ -69,3 +73,61 @@ def test_an_untrained_networks_run_predicts_by_the_labels_that_label_wrote(
     # Checkpoint 0 is one: what is missing is the map alone.
     why = newcomers._map_of(finished.open(str(run)), {"checkpoint": 0, "views": 1})
     assert "checkpoint" not in why
+
+
+def test_a_table_of_the_runs_own_images_is_refused_for_what_it_says(folders, run):
+    """The images are the run's own, as in the tutorial: each fault is named, and no other."""
+    mine, table = folders / "mine", folders / "labels.csv"
+    config = predict.Predict(
+        run_dir=str(run), data_dir=str(mine), labels_from=str(table), map=False
+    )
+    head = "path,label\nmine-00.png,dark\nmine-01.png,bright\n"
+    faults = {
+        "mine-02.png,DARK\n": "one class in two spellings",
+        "mine-02.png,dark\nmine-02.png,bright\n": "two labels",
+    }
+    for rows, why in faults.items():
+        table.write_text(head + rows)
+        with pytest.raises(InputError, match=why):
+            predict.main(config)
+    table.write_text(head)
+    with pytest.raises(InputError, match=r"cannot open the image folder .*nowhere"):
+        predict.main(dataclasses.replace(config, data_dir=str(folders / "nowhere")))
+    (mine / "bad.png").write_text("no image")
+    with pytest.raises(InputError, match=r"1 files of .* cannot be read"):
+        predict.main(config)
+
+
+def test_predictions_of_other_labels_or_that_a_person_changed_are_kept(folders, run, capsys):
+    def table(name, dark, bright):
+        rows = [f"new-{i:02}.png,{(dark, bright)[i % 2]}\n" for i in range(6)]
+        (folders / name).write_text("path,label\n" + "".join(rows))
+        return str(folders / name)
+
+    place = run / "predictions"
+    new = predict.Predict(run_dir=str(run), data_dir=str(folders / "new"), map=False)
+    one = dataclasses.replace(new, labels_from=table("one.csv", "dark", "bright"))
+    two = dataclasses.replace(new, labels_from=table("two.csv", "night", "day"))
+    predict.main(one)
+    (first,) = place.glob("*.csv")
+    told = first.read_bytes()
+    predict.main(two)
+    second = first.with_name(f"{first.stem}-2.csv")
+    assert first.read_bytes() == told
+    assert b"night" in second.read_bytes()
+    assert f"{first} is kept" in capsys.readouterr().out
+    # The same again takes the place of its own.
+    predict.main(one)
+    predict.main(two)
+    assert len([*place.iterdir()]) == 7  # three files each, and the notes
+    first.write_bytes(mine := told.replace(b"dark", b"reviewed"))
+    predict.main(one)
+    assert first.read_bytes() == mine
+    assert first.with_name(f"{first.stem}-3.csv").read_bytes() == told
+    # By name: nothing is computed.
+    config = dataclasses.replace(one, out=str(first))
+    with pytest.raises(InputError, match="is there already, and changed since"):
+        predict.main(config)
+    with pytest.raises(InputError, match="is there already, and changed since"):
+        embed.main(embed.Embed(run_dir=str(run), data_dir=one.data_dir, out=str(first)))
+    assert first.read_bytes() == mine
