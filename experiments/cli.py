@@ -15,6 +15,7 @@ import importlib.util
 import inspect
 import os
 import runpy
+import shlex
 import signal
 import sys
 import threading
@@ -49,6 +50,8 @@ EXTRAS = {
     "safetensors": ("safetensors",),
 }
 _FRONT = ["jaxssl"]  # what the front door was called with, "jaxssl simclr"
+_GIVEN: list[list[str]] = []  # the arguments of the program that runs; none where code calls it
+_AGAIN: list[str] = []  # how a person goes on with what runs, once there is something to go on with
 
 
 def front_door() -> None:
@@ -114,8 +117,34 @@ def start(main: Callable[..., None], read: Callable[[list[str]], tuple[Any, ...]
     """Run a program on what `read` makes of the command line; end in one line where it must."""
     with ending():
         given = read(sys.argv[1:])
-        with names_as_text():
-            main(*given)
+        _GIVEN.append(sys.argv[1:])
+        try:
+            with names_as_text():
+                main(*given)
+        finally:
+            _GIVEN.pop()
+
+
+def was_given(name: str) -> bool:
+    """Tell whether a person typed a setting's flag."""
+    spelled = {argument.partition("=")[0].replace("_", "-") for one in _GIVEN for argument in one}
+    return bool({config.flag(name), config.flag(f"no_{name}")} & spelled)
+
+
+def command(*more: str) -> str:
+    """Spell what a person typed, with more arguments, to be pasted; "" where code made the flags."""
+    if not _GIVEN:
+        return ""
+    return " ".join([_started_as(), *map(shlex.quote, [*_GIVEN[-1], *more])])
+
+
+def goes_on(text: str) -> None:
+    """Keep how a person goes on from here, for the line of an interrupt."""
+    _AGAIN[:] = [text]
+
+
+def _again(otherwise: str) -> str:
+    return _AGAIN[-1] if _AGAIN else otherwise
 
 
 @contextlib.contextmanager
@@ -150,6 +179,7 @@ class _Shown:
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
     """Turn the exception that ends a program into one line on stderr and an exit code."""
+    _AGAIN.clear()
     try:
         with _one_line():
             yield
@@ -172,9 +202,7 @@ def _one_line() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
-        _end(
-            "interrupted; the same command goes on, with the same --run-dir where it takes one", 130
-        )
+        _end(f"interrupted; {_again('start the same command again')}", 130)
     except Exception as error:
         if fault := _fault_of_the_system(error):
             _end(visible(fault), InputError.exit_code)
@@ -220,8 +248,8 @@ def _heard(number: int) -> Iterator[None]:
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(
-            f"stopped by {signal.Signals(number).name} outside of training; the same command goes "
-            "on, with the same --run-dir where it takes one"
+            f"stopped by {signal.Signals(number).name} outside of training; "
+            + _again("start the same command again")
         )
 
     if threading.current_thread() is not threading.main_thread():
@@ -448,6 +476,14 @@ def _program_name() -> str:
         return " ".join(_FRONT)
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec else os.path.basename(sys.argv[0])
+
+
+def _started_as() -> str:
+    """Spell how the program was started, to be pasted."""
+    name = _program_name()
+    if len(_FRONT) > 1 or name.startswith("python -m "):
+        return name
+    return f"python {shlex.quote(sys.argv[0])}"
 
 
 def _end(message: object, code: int) -> None:

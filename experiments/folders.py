@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,17 +70,28 @@ def _image_settings(run: Run) -> dict[str, Any]:
 
 def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFolder:
     """Make the run's folder, which checks a resumed one against this configuration."""
-    from jaxssl.training import devices, runs
+    from jaxssl.training import devices, processes, runs
 
     settings, dataset = run.config, run.images.dataset
     program, recipe = cli.program_of(settings), recipe_of(run)
     path = settings.run_dir or runs.default_run_dir(Path(program).stem, dataset)
     print(f"run folder: {path}", flush=True)
+    every = dataclasses.asdict(settings) | _image_settings(run)
+    may_differ = {n for n, scope in config.scopes(type(settings)).items() if scope.resume}
+    if again := how_to_go_on(settings, path):
+        cli.goes_on(again)
+    if not settings.run_dir and isinstance(settings, config.Training) and processes.is_first():
+        before = runs.unfinished(Path(path), every, may_differ=may_differ, data=data.fingerprint)
+        if before is not None and (first := how_to_go_on(settings, before)):
+            print(f"{before}, of the same settings, is not finished: {first}", flush=True)
+    typed = cli.command()
     return training.RunFolder(
         path,
-        dataclasses.asdict(settings) | _image_settings(run),
-        may_differ={n for n, scope in config.scopes(type(settings)).items() if scope.resume},
+        every,
+        may_differ=may_differ,
+        again=again,
         facts={
+            **({"command": typed} if typed else {}),
             "study": method.name,
             "program": program,
             "dataset": dataset,
@@ -93,6 +105,20 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
             **(run.judged.about if run.judged else {}),
         },
     )
+
+
+def how_to_go_on(settings: Any, path: str | Path) -> str:
+    """Say how a person goes on with a run, to be pasted; "" where code chose its folder."""
+    from jaxssl.training import processes
+
+    more = () if cli.was_given("run_dir") else ("--run-dir", str(path))
+    if not (command := cli.command(*more)) or (more and settings.run_dir):
+        return ""
+    if processes.count() > 1:  # each has flags of its own
+        return (
+            f"go on with the same command in all processes and --run-dir {shlex.quote(str(path))}"
+        )
+    return f"go on with: {command}"
 
 
 def save_what_goes_in(path: Path, data: Data, seed: int) -> None:

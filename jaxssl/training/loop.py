@@ -135,8 +135,7 @@ def fit(
             if stop:
                 checkpoints.finish()
                 raise Stopped(
-                    f"stopped by {stop} after step {step} of {plan.total_steps}; "
-                    f"the same command with the run folder {run.path} goes on from there"
+                    f"stopped by {stop} after step {step} of {plan.total_steps}; {run.again}"
                 )
     checkpoints.finish()
     return state, clock.facts(step) | {"stopped_early": stopped_early}

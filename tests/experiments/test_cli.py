@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from experiments import cli, rnn, simclr, softmax
+from experiments import cli, folders, rnn, simclr, softmax
 from jaxssl.errors import InputError
 from jaxssl.training import processes
 
@@ -52,7 +52,7 @@ def test_an_interrupt_is_a_line_that_fits_programs_without_a_run_folder(told, ca
     assert end.value.code == 130
     assert told[0][1] == 130
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("the same command goes on, with the same --run-dir where it takes one")
+    assert line.endswith("interrupted; start the same command again")
 
 
 def test_another_interrupt_while_the_line_is_made_ends_without_a_traceback(monkeypatch):
@@ -80,7 +80,30 @@ def test_a_signal_outside_of_training_is_a_line_and_resumable(told, capsys):
         stopped()
     assert end.value.code == 75
     (line,) = capsys.readouterr().err.splitlines()
-    assert "stopped by SIGTERM outside of training; the same command goes on" in line
+    assert line.endswith("stopped by SIGTERM outside of training; start the same command again")
+
+
+@pytest.mark.parametrize(
+    ("flags", "more"),
+    [
+        (["--data-dir", "my images"], " --data-dir 'my images' --run-dir 'runs/a b'"),
+        (["--run_dir=there", "--seed", "3"], " --run_dir=there --seed 3"),
+    ],
+)
+def test_an_interrupt_names_the_very_command_that_goes_on(told, capsys, monkeypatch, flags, more):
+    """A default run folder is a new one each time: the same command would not go on."""
+
+    def stopped(config):
+        again = folders.how_to_go_on(config, "runs/a b")
+        cli.goes_on(again)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_FRONT", ["jaxssl", "simclr"])
+    monkeypatch.setattr(sys, "argv", ["simclr.py", *flags])
+    with pytest.raises(SystemExit):
+        cli.run(stopped, simclr.PRESETS)
+    assert capsys.readouterr().err == f"simclr: interrupted; go on with: jaxssl simclr{more}\n"
+    assert not folders.how_to_go_on(simclr.PRESETS["digits"], "runs/a")  # nobody typed a command
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
