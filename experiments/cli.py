@@ -132,7 +132,7 @@ def was_given(name: str) -> bool:
 
 
 def command(*more: str) -> str:
-    """Spell what a person typed, with more arguments, to be pasted; "" where code made the flags."""
+    """Spell what a person typed, with more arguments, to be pasted; "" where nobody did."""
     if not _GIVEN:
         return ""
     return " ".join([_started_as(), *map(shlex.quote, [*_GIVEN[-1], *more])])
