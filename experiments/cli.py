@@ -27,7 +27,7 @@ from types import ModuleType
 from typing import Annotated, Any, TextIO, Union, get_type_hints
 
 from experiments import config, malloc
-from jaxssl.errors import InputError, RunEnd, Stopped, visible
+from jaxssl.errors import InputError, RunEnd, Stopped, spelled, visible
 from jaxssl.files import read_object
 
 # The programs that train an embedding, each a file of this folder.
@@ -119,10 +119,33 @@ def start(main: Callable[..., None], read: Callable[[list[str]], tuple[Any, ...]
         given = read(sys.argv[1:])
         _GIVEN.append(sys.argv[1:])
         try:
-            with names_as_text():
+            with names_as_text(), spelled(_as_flags(given)):
                 main(*given)
         finally:
             _GIVEN.pop()
+
+
+# What the library calls otherwise than the flags; and values that a flag has other words for.
+_FLAGS = {"classes": "seen", "size": "image_size", "channels": "color", "until": "freeze"}
+_WORDS: dict[tuple[str, Any], str] = {("channels", 1): "grey", ("channels", 3): "rgb"}
+
+
+def _as_flags(given: tuple[Any, ...]) -> Callable[[str, Any], str]:
+    """Make what spells a setting as the flag of a program, "" where it has none."""
+    flags = [one for one in given if dataclasses.is_dataclass(one)]
+    there = {field.name for one in flags for field in dataclasses.fields(one)}
+
+    def spell(name: str, value: Any) -> str:
+        own = _FLAGS.get(name, name)
+        if own not in there:
+            return ""
+        if value is None or value is True:
+            return config.flag(own)
+        if value is False:
+            return config.flag(f"no_{own}")
+        return f"{config.flag(own)} {shlex.quote(str(_WORDS.get((name, value), value)))}"
+
+    return spell
 
 
 def was_given(name: str) -> bool:

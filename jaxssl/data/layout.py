@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from jaxssl.data.walk import Found, ImageFile, nfc
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -171,6 +171,7 @@ def choose_classes(
     if not classes:
         raise InputError(
             f"no class of {found.root} is named; name at least one, or leave the list out"
+            f"{setting('classes', form=' ({})')}"
         )
     for name, times in Counter(classes).items():
         if times > 1:
@@ -219,7 +220,8 @@ def refuse_spellings(counts: dict[str, int], where: str) -> None:
             shown = [ascii(n) if nfc(first) == nfc(name) else repr(n) for n in (first, name)]
             raise InputError(
                 f"{where} has one class in two spellings, {shown[0]} ({counts[first]} images) and "
-                f"{shown[1]} ({counts[name]}); give them one name, or name the classes to read"
+                f"{shown[1]} ({counts[name]}); give them one name"
+                f"{setting('classes', form=', or name the classes to read ({})')}"
             )
 
 
@@ -253,7 +255,11 @@ def _unknown(
         + f" in {found.root}; "
         + (f"its {len(there)} classes, the nearest first: {listed}" if there else "it has none")
         + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
-        + ("; links to folders are not followed" if linked else "")
+        + (
+            f"; links to folders are not followed{setting('follow_links', True, ' without {}')}"
+            if linked
+            else ""
+        )
     )
 
 

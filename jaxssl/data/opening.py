@@ -26,7 +26,7 @@ from jaxssl.data.scan import cache_folder, scan
 from jaxssl.data.source import EXTENSIONS, Source
 from jaxssl.data.stacks import read_pages
 from jaxssl.data.walk import Found, ImageFile, is_image, stamp_of, walk
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
 
@@ -165,7 +165,7 @@ def _nothing(place: str | Path, found: Found) -> InputError:
         f"{place} holds no image ({' '.join(sorted(EXTENSIONS))}); it holds {there}"
         + (
             f", and {links} links to folders that are not followed ({found.links[0][0]!r}): "
-            "follow links, or name their targets"
+            f"follow links{setting('follow_links', True, ' ({})')}, or name their targets"
             if links
             else ""
         )

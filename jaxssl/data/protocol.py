@@ -13,7 +13,7 @@ from jaxssl.data import near
 from jaxssl.data.images import SPLITS, ImageSet
 from jaxssl.data.layout import nearest
 from jaxssl.data.splits import split_classes, train_val, train_val_test
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 # A given split without validation images: what is cut off its training images.
 _VAL = 0.1
@@ -181,7 +181,7 @@ def _choose(
         if not 0 <= unseen <= len(pool) - least:
             raise InputError(
                 f"{unseen} unseen classes of {len(pool)} with at least {max(3, min_images)} "
-                f"images: choose 0 to {max(0, len(pool) - least)}"
+                f"images: choose 0 to {max(0, len(pool) - least)}{setting('unseen', form=' ({})')}"
             )
         drawn = np.random.default_rng(seed).permutation(len(pool))[:unseen]
         named_unseen = [pool[i] for i in sorted(drawn)]
@@ -190,8 +190,9 @@ def _choose(
         largest = names[int(counts.argmax())]
         raise InputError(
             f"no class has {max(3, min_images)} distinct images to split (the largest, "
-            f"{largest!r}, has {counts.max()}; copies and groups count once); lower the minimum, "
-            "or leave the labels out"
+            f"{largest!r}, has {counts.max()}; copies and groups count once); lower the minimum"
+            f"{setting('min_images', form=' ({})')}, or leave the labels out"
+            f"{setting('labels_from', 'none', ' ({})')}"
         )
     used = {*chosen, *named_unseen, *enough}
     small = {name: int(counts[c]) for c, name in enumerate(names) if name not in used}

@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxssl.errors import InputError, visible
+from jaxssl.errors import InputError, setting, visible
 from jaxssl.files import (
     line_of,
     not_written,
@@ -200,6 +200,7 @@ class RunFolder:
             raise InputError(
                 f"the run folder {self.path} was written by another configuration: "
                 f"{'; '.join(differing)}. Use the old settings to resume, or another folder"
+                f"{setting('run_dir', form=' ({})')}"
             )
         return True
 

@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,10 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from experiments import cli, folders, rnn, simclr, softmax
+from experiments import cli, folders, predict, rnn, simclr, softmax
+from jaxssl import data
 from jaxssl.errors import InputError
 from jaxssl.training import processes
 
@@ -53,6 +56,43 @@ def test_an_interrupt_is_a_line_that_fits_programs_without_a_run_folder(told, ca
     assert told[0][1] == 130
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith("interrupted; start the same command again")
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "argument", "said"),
+    [
+        (simclr, ["--on-bad-image", "fail"], "(on_bad_image='skip')", "(--on-bad-image skip)"),
+        (simclr, ["--group-by", "["], "group_by='['", "--group-by '[': no column"),
+        (simclr, ["--labels-from", "t.csv"], "(labels_from)", "(--labels-from)"),
+        (simclr, [], "name the classes to read (classes)", "name the classes to read (--seen)"),
+        (predict, [], "name the classes to read (classes)", "give them one name"),
+    ],
+)
+def test_the_library_names_arguments_and_a_program_the_flags(
+    told, capsys, monkeypatch, tmp_path, program, flags, argument, said
+):
+    for name in ("Salp", "salp", "krill"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 200).save(tmp_path / "images" / name / "0.png")
+    if "--on-bad-image" in flags:
+        shutil.rmtree(tmp_path / "images" / "salp")
+        (tmp_path / "images" / "krill" / "1.png").write_bytes(b"no picture")
+
+    def read(config):
+        told = {name: getattr(config, name) for name in ("labels_from", "group_by")}
+        data.open_images(tmp_path / "images", data.Reading(8, cache_dir=tmp_path, **told))
+
+    presets = getattr(program, "PRESETS", {"predict": getattr(program, "Predict", object)()})
+    config = cli.parse(flags, presets)
+    with pytest.raises(InputError) as error:
+        read(config)
+    assert argument in str(error.value)
+    monkeypatch.setattr(sys, "argv", ["x.py", *flags])
+    with pytest.raises(SystemExit):
+        cli.run(read, presets)
+    line = capsys.readouterr().err
+    assert said in line
+    assert argument not in line
 
 
 def test_another_interrupt_while_the_line_is_made_ends_without_a_traceback(monkeypatch):
