@@ -149,9 +149,13 @@ def _as_flags(given: tuple[Any, ...]) -> Callable[[str, Any], str]:
 
 
 def was_given(name: str) -> bool:
-    """Tell whether a person typed a setting's flag."""
-    spelled = {argument.partition("=")[0].replace("_", "-") for one in _GIVEN for argument in one}
-    return bool({config.flag(name), config.flag(f"no_{name}")} & spelled)
+    """Tell whether a person typed a setting's flag, or named a file that has the setting."""
+    typed = [argument for one in _GIVEN for argument in one]
+    spelled = {argument.partition("=")[0].replace("_", "-") for argument in typed}
+    file = _value_of("--config", typed)
+    return bool({config.flag(name), config.flag(f"no_{name}")} & spelled) or (
+        file is not None and Path(file).is_file() and name in read_object(Path(file))
+    )
 
 
 def command(*more: str) -> str:

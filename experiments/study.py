@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import baseline, config, datasets, folders, watching
+from experiments import baseline, batches, config, datasets, folders, watching
 from experiments.folders import Run
 from experiments.tables import table_of
 from jaxssl import analysis, files, models, training
@@ -99,7 +99,7 @@ def load(run: Run, *, labels: bool = False) -> Data:
     data = datasets.with_label_fraction(data, fraction, seed=settings.seed)
     if not isinstance(settings, config.Training):
         return data
-    settings = run.config = _with_a_batch_that_fits(run, len(data.train))
+    settings = run.config = batches.fitted(run, len(data.train))
     per_epoch = len(data.train) // settings.batch_size
     return dataclasses.replace(
         data, steps_per_epoch=per_epoch, total_steps=settings.epochs * per_epoch
@@ -392,21 +392,6 @@ def start_devices(settings: config.Devices) -> None:
         processes.check_same(shared, "start all processes with the same flags")
     devices.require(chosen[0] if chosen else None)
     devices.keep_compiled(files.cache_dir() / "xla")
-
-
-def _with_a_batch_that_fits(run: Run, images: int) -> Any:
-    """Lower a batch that was not asked for to half of the training images, or refuse it."""
-    settings, many = run.config, run.placement.device_count
-    if images >= settings.batch_size:
-        return settings
-    size = 2 ** max(1, (images // 2).bit_length() - 1) // many * many
-    if settings.batch_size != type(settings).batch_size or not 0 < size <= images:
-        raise InputError(
-            f"--batch-size {settings.batch_size} is larger than the {images} training "
-            "images: lower it, or name more --seen classes"
-        )
-    print(f"batches of {size}: the default of {settings.batch_size} is more than there are images")
-    return dataclasses.replace(settings, batch_size=size)
 
 
 def _check_together(
