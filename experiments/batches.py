@@ -7,6 +7,7 @@ import shlex
 from typing import TYPE_CHECKING, Any
 
 from experiments import cli, config, presets
+from jaxssl.analysis.projection import FEWEST
 from jaxssl.errors import InputError
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ def _too_few(run: Run, images: int) -> InputError:
     place = getattr(run.images, "data_dir", "")
     more = ", or name more --seen classes" if run.images.seen else ""
     way_out = ""
-    if place:
+    if place and images >= FEWEST:
         way_out = (
             "; a published network needs no training: "
             f"jaxssl embed --encoder efficientnet_lite0 --data-dir {shlex.quote(place)}"

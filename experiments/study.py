@@ -101,6 +101,8 @@ def load(run: Run, *, labels: bool = False) -> Data:
         return data
     settings = run.config = batches.fitted(run, len(data.train))
     per_epoch = len(data.train) // settings.batch_size
+    if set(data.val.ids) <= set(data.train.ids):
+        print(f"the loss is watched on {len(data.val):,} of the training images")
     return dataclasses.replace(
         data, steps_per_epoch=per_epoch, total_steps=settings.epochs * per_epoch
     )
@@ -259,8 +261,11 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     if began is None:
         began = placement.replicate(training.create_state(method))
         start = "start" if _was_given_weights(settings) else "untrained"
+    learnt = {"train": data.train, "val": data.val}
+    if set(data.val.ids) <= set(data.train.ids):
+        del learnt["val"]  # without labels those that validate are among those that train
     wanted = {
-        "h": (trained.states[judge], {"train": data.train, "val": data.val, **judged}),
+        "h": (trained.states[judge], {**learnt, **judged}),
         start: (began, judged),
     }
     if trained.states["last"] is not trained.states["best"]:
@@ -273,8 +278,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
         "views": settings.average_views,
     }
     begin = time.monotonic()
-    # Without labels, those that validate are among those that train.
-    number = len({name for x in wanted["h"][1].values() for name in x.ids})
+    number = sum(len(x) for x in wanted["h"][1].values())
     print(f"embedding {number:,} images ...", flush=True)
     output = models.average_views(method.encode, settings.average_views)
     encode = embedding.compile_output(method.model, output, placement)

@@ -89,10 +89,25 @@ def read_folders(found: Found, classes: Sequence[str] | None, *, labels: bool = 
     where = f" below {base.rstrip('/')}" if base else ""
     if names:
         found.said.append(f"labels from the names of folders{where}")
+        if classes is None and all(_PLACE.fullmatch(name) for name in names if name):
+            found.said.append(
+                "these names look like places or days: if they are no classes, take no labels "
+                f"from them{setting('labels_from', 'none', ' ({})')}"
+            )
     else:
         found.said.append(f"no labels: the images lie in no class folders{alone}{where}")
     bases = [base + top + "/" for top in tops if splits[top]] if is_split else [base]
     return _empty(found, bases)
+
+
+# What instruments and cruises name folders by, with a number or a letter behind it; and dates.
+_PLACE = re.compile(
+    r"(stations?|stn|st|casts?|hauls?|tows?|nets?|dives?|days?|dates?|samples?|legs?|sites?|"
+    r"transects?|cruises?|profiles?|deployments?|runs?|batch|tray|replicate|depth|folder|dir|"
+    r"cam(era)?|im(g|ages?))([\s_.-]*[a-z]?[\s_.-]*\d+[a-z]?|[\s_.-]+[a-z])"
+    r"|(19|20)\d\d[-_. ]?[01]\d([-_. ]?[0-3]\d)?([-_t ].*)?",
+    re.IGNORECASE,
+)
 
 
 def _split_inside_classes(found: Found, inside: Sequence[Sequence[str]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zipfile
 from collections import Counter
@@ -95,7 +96,10 @@ def open_images(
         load = partial(_decode_unchanged, [found.files[i] for i in rows], settings)
     else:
         load = partial(_pixels_of_row, result.pixels, rows)
-    return image_set(found, rows, result.verdicts, load, result.look, reading)
+    images, report = image_set(found, rows, result.verdicts, load, result.look, reading)
+    if is_image(str(place)):  # one file, not the folder that it lies in
+        report = dataclasses.replace(report, place=os.path.realpath(os.path.expanduser(place)))
+    return images, report
 
 
 # -------------------------------------------------------------------------- what is there, unopened

@@ -101,7 +101,7 @@ def split_protocol(
     seen_names, unseen_names, left_out = _choose(labelled, seen, unseen, min_images, seed)
     note = [_said(seen_names, unseen_names)]
     if left_out:
-        listed = ", ".join(f"{name} ({n})" for name, n in list(left_out.items())[:8])
+        listed = ", ".join(f"{name!r} ({n})" for name, n in list(left_out.items())[:8])
         more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
         note.append(
             f"{len(left_out)} classes are left out, too few images to split: {listed}{more}"
@@ -123,10 +123,11 @@ def _without_labels(images: ImageSet, look_for_near: bool) -> Parts:
     held = np.array([part in ("val", "test") for part in images.split], bool)
     shared = np.isin(images.groups, images.groups[held])
     empty = images.subset([])
-    note = ["no labels: all images are learnt from, and nothing is held out"]
+    note = ["no labels: all images are in the training part, and nothing is held out"]
     if held.any():
         note = [
-            f"no labels: the {int(held.sum()):,} images of a given test part are not learnt from"
+            f"no labels: the {int(held.sum()):,} images of a given test part stay out of the "
+            "training part"
         ]
         test = images.subset(np.flatnonzero(held))
         train = images.subset(np.flatnonzero(~held & ~shared))
@@ -273,7 +274,7 @@ def _with_unlabelled(
     taken = loose & ~given & ~np.isin(images.groups, groups)
     if not loose.any():
         return train, []
-    note = [f"{int(taken.sum()):,} images without a label are learnt from too"]
+    note = [f"{int(taken.sum()):,} images without a label are in the training part too"]
     if (loose & ~taken).any():
         note.append(
             f"{int((loose & ~taken).sum()):,} without a label are not: copies or group mates of "

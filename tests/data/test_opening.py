@@ -61,6 +61,31 @@ def refusal(root: Path, **options) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("station 1", "station 2"), True),
+        (("2021-05-03", "20210504"), True),
+        (("cast A", "Cast_B"), True),
+        (("copepod 1", "copepod 2"), False),
+        (("0", "1"), False),
+        (("station 1", "salp"), False),
+    ],
+)
+def test_folders_that_look_like_stations_are_questioned_as_classes(tmp_path, names, said):
+    for level, name in enumerate(names):
+        save(tmp_path / "images" / name / "0.png", 100 + level)
+    assert ("(labels_from='none')" in str(read(tmp_path / "images")[1])) == said
+    assert "labels_from" not in str(read(tmp_path / "images", classes=names)[1])
+
+
+def test_one_image_is_told_by_its_own_name_not_that_of_its_folder(root):
+    file = next(root.rglob("*.png"))
+    images, report = read(file)
+    assert len(images) == 1
+    assert str(report).startswith(f"1 images of {file}")
+
+
 # ------------------------------------------------------------------------------------ what is read
 
 

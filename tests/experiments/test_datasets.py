@@ -141,6 +141,9 @@ def test_too_few_images_are_said_to_be_too_few(tmp_path, preset):
     with pytest.raises(InputError) as error:
         batches.fitted(run, 3)
     assert str(error.value).startswith("too few images: 3 to train on")
+    assert "jaxssl" not in str(error.value)  # no map is drawn of so few
+    with pytest.raises(InputError) as error:
+        batches.fitted(run, 6)
     assert "jaxssl embed --encoder efficientnet_lite0 --data-dir 'my images'" in str(error.value)
     assert "--seen" not in str(error.value)
     asked = dataclasses.replace(config, batch_size=16)
