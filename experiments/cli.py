@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import difflib
 import errno
 import importlib
 import importlib.util
@@ -27,6 +28,7 @@ from types import ModuleType
 from typing import Annotated, Any, TextIO, Union, get_type_hints
 
 from experiments import config, malloc
+from jaxssl import __version__
 from jaxssl.errors import InputError, RunEnd, Stopped, spelled, visible
 from jaxssl.files import read_object
 
@@ -61,10 +63,12 @@ def front_door() -> None:
     with ending():
         if name in ("-h", "--help"):
             print(_menu())
+        elif name in ("-V", "--version"):
+            print(f"jaxssl {__version__}")
         elif name == "--completion":
             _print_completion(flags[0] if flags else "bash")
         elif name.replace("-", "_") not in (*STUDIES, *TOOLS):
-            raise InputError(f"{name!r} is no program: choose {', '.join((*STUDIES, *TOOLS))}")
+            raise _no_program(name)
         else:
             module = name.replace("-", "_")
             _FRONT.append(module)
@@ -72,9 +76,17 @@ def front_door() -> None:
             runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
 
 
+def _no_program(name: str) -> InputError:
+    """Name the program that is meant, or all."""
+    programs = (*STUDIES, *TOOLS)
+    near = difflib.get_close_matches(name.replace("-", "_").lower(), programs, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return InputError(f"{name!r} is no program: {meant}choose {', '.join(programs)}")
+
+
 def _menu() -> str:
     """List every program with the first line of its docstring, none of them imported."""
-    lines = ["usage: jaxssl PROGRAM [flags]; jaxssl PROGRAM --help lists them", ""]
+    lines = ["usage: jaxssl PROGRAM [flags]; jaxssl PROGRAM --help lists them; --version", ""]
     for name in (*STUDIES, *TOOLS):
         source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
         about = ast.get_docstring(ast.parse(source)) or ""

@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import cli, config, datasets
+from experiments import cli, config, datasets, naming
 from jaxssl import data as images_room
 from jaxssl import files, models, training
 from jaxssl.analysis import typed
@@ -170,9 +170,7 @@ def open(run_dir: str, *, method: str | None = None) -> Finished:
     Raises:
       InputError: No run folder, or the run of a program that was not named.
     """
-    folder = Path(run_dir).expanduser()
-    if not run_dir or not (folder / "config.json").is_file():
-        raise InputError(f"{run_dir!r} is no run folder: it has no config.json")
+    folder = naming.run_folder(run_dir)
     record = files.read_record(folder)
     trained_by = record.get("program")
     if not isinstance(trained_by, str):

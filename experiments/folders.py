@@ -92,6 +92,7 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
         again=again,
         facts={
             **({"command": typed} if typed else {}),
+            **({"go_on": command} if (command := _command(settings, path)) else {}),
             "study": method.name,
             "program": program,
             "dataset": dataset,
@@ -100,6 +101,7 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
             "data": data.fingerprint,
             "outline": data.outline(),
             "cropped": data.crop[0],
+            "left_out": list(data.left_out),
             "devices": devices.summary(),
             "pretrained": method.start,
             **(run.judged.about if run.judged else {}),
@@ -107,12 +109,16 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
     )
 
 
+def _command(settings: Any, path: str | Path) -> str:
+    more = () if cli.was_given("run_dir") else ("--run-dir", str(path))
+    return "" if more and settings.run_dir else cli.command(*more)
+
+
 def how_to_go_on(settings: Any, path: str | Path) -> str:
     """Say how a person goes on with a run, to be pasted; "" where code chose its folder."""
     from jaxssl.training import processes
 
-    more = () if cli.was_given("run_dir") else ("--run-dir", str(path))
-    if not (command := cli.command(*more)) or (more and settings.run_dir):
+    if not (command := _command(settings, path)):
         return ""
     if processes.count() > 1:  # each has flags of its own
         return (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cli, study
+from experiments import cli, naming, study
 from experiments.config import AtLeast2, Positive, check_ranges
 from jaxssl import analysis
 
@@ -36,6 +36,8 @@ class Report:
 def main(config: Report) -> None:
     """Read the tables, then make numbers and page."""
     check_ranges(config)
+    if not config.run_dir:
+        naming.run_folder(config.run_dir)
     run = analysis.read_run(config.run_dir)
     folder = Path(config.run_dir)
     h = analysis.with_pixel_size(run.tables["h"], config.pixel_size)

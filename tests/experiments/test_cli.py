@@ -16,7 +16,19 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from experiments import cli, folders, predict, rnn, simclr, softmax
+import jaxssl
+from experiments import (
+    cli,
+    embed,
+    export,
+    folders,
+    label_next,
+    predict,
+    report,
+    rnn,
+    simclr,
+    softmax,
+)
 from jaxssl import data
 from jaxssl.errors import InputError
 from jaxssl.training import processes
@@ -93,6 +105,55 @@ def test_the_library_names_arguments_and_a_program_the_flags(
     line = capsys.readouterr().err
     assert said in line
     assert argument not in line
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["simcrl"], "'simcrl' is no program: did you mean simclr? choose simclr, supcon, "),
+        (["label-nxt"], "did you mean label_next?"),
+        (["digits"], "'digits' is no program: choose simclr, "),
+    ],
+)
+def test_a_misspelt_program_names_the_nearest(told, capsys, monkeypatch, typed, said):
+    monkeypatch.setattr(cli.malloc, "ask", lambda: None)  # it would start this process anew
+    monkeypatch.setattr(sys, "argv", ["jaxssl", *typed])
+    with pytest.raises(SystemExit):
+        cli.front_door()
+    assert said in capsys.readouterr().err
+
+
+def test_the_version_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(cli.malloc, "ask", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["jaxssl", "--version"])
+    cli.front_door()
+    assert capsys.readouterr().out == f"jaxssl {jaxssl.__version__}\n"
+
+
+def test_a_run_that_nobody_named_is_said_to_be_missing_and_runs_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    missing = "^the folder of a finished run is missing: name it first"
+    published = r"; or a published network without a run: --encoder efficientnet_lite0$"
+    with pytest.raises(InputError, match=missing + published):
+        embed.main(embed.Embed(data_dir="x"))
+    for number in range(5):
+        (tmp_path / "runs" / f"r{number}").mkdir(parents=True)
+        (tmp_path / "runs" / f"r{number}" / "config.json").write_text("{}")
+        os.utime(tmp_path / "runs" / f"r{number}" / "config.json", (number, number))
+    newest = "such as runs/r4, runs/r3, runs/r2"
+    for main in (
+        lambda: embed.main(embed.Embed(data_dir="x")),
+        lambda: predict.main(predict.Predict(data_dir="x")),
+        lambda: label_next.main(label_next.LabelNext()),
+        lambda: report.main(report.Report()),
+        lambda: export.main(export.Export(to="atlas")),
+    ):
+        with pytest.raises(InputError, match=f"{missing}, {newest}"):
+            main()
+    with pytest.raises(InputError, match=f"'runs' is no run folder: it has no .*, {newest}"):
+        predict.main(predict.Predict(run_dir="runs", data_dir="x"))
+    with pytest.raises(InputError, match="'nowhere' is no run folder: there is no such folder"):
+        predict.main(predict.Predict(run_dir="nowhere", data_dir="x"))
 
 
 def test_another_interrupt_while_the_line_is_made_ends_without_a_traceback(monkeypatch):
