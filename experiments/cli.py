@@ -489,14 +489,7 @@ def _flags_of(file: str, kind: type) -> list[str]:
     unknown = sorted(settings.keys() - {field.name for field in dataclasses.fields(kind)})
     if unknown:
         raise InputError(f"--config {file} has settings this program has not: {', '.join(unknown)}")
-    flags = []
-    for name, value in settings.items():
-        if isinstance(value, bool):
-            flags.append(config.flag(name if value else f"no_{name}"))
-        else:
-            values = value if isinstance(value, list) else [value]
-            flags += [config.flag(name), *map(str, values)]
-    return flags
+    return config.as_flags(settings)
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:

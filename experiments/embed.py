@@ -19,7 +19,7 @@ from typing import Literal
 
 import tyro
 
-from experiments import cli, datasets, finished, frozen, labelling, naming, newcomers, study
+from experiments import cli, datasets, finished, frozen, labelling, newcomers, study
 from experiments.config import AtLeast1, Devices, Reading, check_ending
 from jaxssl import analysis, models, training
 from jaxssl.errors import InputError
@@ -48,11 +48,8 @@ class Embed(Reading, Devices):
 
 def main(config: Embed) -> None:
     """Embed: run, images, model, table."""
-    naming.run_folder(
-        config.run_dir,
-        otherwise="; or a published network without a run: --encoder efficientnet_lite0",
-    )
-    run = finished.open(config.run_dir, method=config.method)
+    published = "; or a published network without a run: --encoder efficientnet_lite0"
+    run = finished.open(config.run_dir, method=config.method, otherwise=published)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder, zip or table of images to embed")
     check_ending(config.out, ".parquet", ".csv")

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cli, naming, study
+from experiments import cli, naming, next_steps, study
 from experiments.config import AtLeast2, Positive, check_ranges
 from jaxssl import analysis
+from jaxssl.analysis.health import health
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +44,9 @@ def main(config: Report) -> None:
     h = analysis.with_pixel_size(run.tables["h"], config.pixel_size)
     tables = {**run.tables, "h": h}
     if config.redraw and run.results is not None:
-        print(f"report: {analysis.write_report(folder, tables, run.results)}")
+        state = health(run.metrics, run.results.spread).state
+        steps = next_steps.of(folder, run.results, state)
+        print(f"report: {analysis.write_report(folder, tables, run.results, steps=steps)}")
         return
     facts = analysis.Facts()
     if not run.results:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import baseline, batches, config, datasets, folders, watching
+from experiments import baseline, batches, config, datasets, folders, next_steps, watching
 from experiments.folders import Run
 from experiments.tables import table_of
 from jaxssl import analysis, files, models, training
@@ -361,10 +361,13 @@ def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ())
     seconds = {**results.wall_seconds, "analysis": time.monotonic() - begin}
     results = dataclasses.replace(results, wall_seconds=seconds)
     results.write(folder / "results.json")
-    page = analysis.write_report(folder, tables, results)
     verdict = health(files.read_lines(folder / "metrics.jsonl"), results.spread)
+    steps = next_steps.of(folder, results, verdict.state)
+    page = analysis.write_report(folder, tables, results, steps=steps)
     print(f"\nembedding: {verdict.state}. {verdict.text}")
     print(analysis.headline(results))
+    if steps:
+        print(next_steps.lines(steps))
     print(f"report: {page}")
 
 
