@@ -314,7 +314,7 @@ def _fault_of_the_system(error: BaseException) -> str:
         return ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what = error.filename or "a file"
-        return f"{what}: {error.strerror}: free space, and the same command goes on"
+        return f"{what}: {error.strerror}: free space; {_again('start the same command again')}"
     if error.errno in (errno.EIO, errno.EROFS, errno.ESTALE) or error.filename:
         return f"{error.filename or 'a file'}: {error.strerror}: see to the path and its disk"
     return ""
