@@ -9,12 +9,14 @@ from __future__ import annotations
 import ast
 import contextlib
 import dataclasses
+import difflib
 import errno
 import importlib
 import importlib.util
 import inspect
 import os
 import runpy
+import shlex
 import signal
 import sys
 import threading
@@ -26,7 +28,8 @@ from types import ModuleType
 from typing import Annotated, Any, TextIO, Union, get_type_hints
 
 from experiments import config, malloc
-from jaxssl.errors import InputError, RunEnd, Stopped, visible
+from jaxssl import __version__
+from jaxssl.errors import InputError, RunEnd, Stopped, spelled, visible
 from jaxssl.files import read_object
 
 # The programs that train an embedding, each a file of this folder.
@@ -49,6 +52,8 @@ EXTRAS = {
     "safetensors": ("safetensors",),
 }
 _FRONT = ["jaxssl"]  # what the front door was called with, "jaxssl simclr"
+_GIVEN: list[list[str]] = []  # the arguments of the program that runs; none where code calls it
+_AGAIN: list[str] = []  # how a person goes on with what runs, once there is something to go on with
 
 
 def front_door() -> None:
@@ -58,10 +63,12 @@ def front_door() -> None:
     with ending():
         if name in ("-h", "--help"):
             print(_menu())
+        elif name in ("-V", "--version"):
+            print(f"jaxssl {__version__}")
         elif name == "--completion":
             _print_completion(flags[0] if flags else "bash")
         elif name.replace("-", "_") not in (*STUDIES, *TOOLS):
-            raise InputError(f"{name!r} is no program: choose {', '.join((*STUDIES, *TOOLS))}")
+            raise _no_program(name)
         else:
             module = name.replace("-", "_")
             _FRONT.append(module)
@@ -69,9 +76,17 @@ def front_door() -> None:
             runpy.run_module(f"experiments.{module}", run_name="__main__", alter_sys=True)
 
 
+def _no_program(name: str) -> InputError:
+    """Name the program that is meant, or all."""
+    programs = (*STUDIES, *TOOLS)
+    near = difflib.get_close_matches(name.replace("-", "_").lower(), programs, 1)
+    meant = f"did you mean {near[0]}? " if near else ""
+    return InputError(f"{name!r} is no program: {meant}choose {', '.join(programs)}")
+
+
 def _menu() -> str:
     """List every program with the first line of its docstring, none of them imported."""
-    lines = ["usage: jaxssl PROGRAM [flags]; jaxssl PROGRAM --help lists them", ""]
+    lines = ["usage: jaxssl PROGRAM [flags]; jaxssl PROGRAM --help lists them; --version", ""]
     for name in (*STUDIES, *TOOLS):
         source = Path(__file__).with_name(f"{name}.py").read_text(encoding="utf-8")
         about = ast.get_docstring(ast.parse(source)) or ""
@@ -114,8 +129,61 @@ def start(main: Callable[..., None], read: Callable[[list[str]], tuple[Any, ...]
     """Run a program on what `read` makes of the command line; end in one line where it must."""
     with ending():
         given = read(sys.argv[1:])
-        with names_as_text():
-            main(*given)
+        _GIVEN.append(sys.argv[1:])
+        try:
+            with names_as_text(), spelled(_as_flags(given)):
+                main(*given)
+        finally:
+            _GIVEN.pop()
+
+
+# What the library calls otherwise than the flags; and values that a flag has other words for.
+_FLAGS = {"classes": "seen", "size": "image_size", "channels": "color", "until": "freeze"}
+_WORDS: dict[tuple[str, Any], str] = {("channels", 1): "grey", ("channels", 3): "rgb"}
+
+
+def _as_flags(given: tuple[Any, ...]) -> Callable[[str, Any], str]:
+    """Make what spells a setting as the flag of a program, "" where it has none."""
+    flags = [one for one in given if dataclasses.is_dataclass(one)]
+    there = {field.name for one in flags for field in dataclasses.fields(one)}
+
+    def spell(name: str, value: Any) -> str:
+        own = _FLAGS.get(name, name)
+        if own not in there:
+            return ""
+        if value is None or value is True:
+            return config.flag(own)
+        if value is False:
+            return config.flag(f"no_{own}")
+        return f"{config.flag(own)} {shlex.quote(str(_WORDS.get((name, value), value)))}"
+
+    return spell
+
+
+def was_given(name: str) -> bool:
+    """Tell whether a person typed a setting's flag, or named a file that has the setting."""
+    typed = [argument for one in _GIVEN for argument in one]
+    spelled = {argument.partition("=")[0].replace("_", "-") for argument in typed}
+    file = _value_of("--config", typed)
+    return bool({config.flag(name), config.flag(f"no_{name}")} & spelled) or (
+        file is not None and Path(file).is_file() and name in read_object(Path(file))
+    )
+
+
+def command(*more: str) -> str:
+    """Spell what a person typed, with more arguments, to be pasted; "" where nobody did."""
+    if not _GIVEN:
+        return ""
+    return " ".join([_started_as(), *map(shlex.quote, [*_GIVEN[-1], *more])])
+
+
+def goes_on(text: str) -> None:
+    """Keep how a person goes on from here, for the line of an interrupt."""
+    _AGAIN[:] = [text]
+
+
+def _again(otherwise: str) -> str:
+    return _AGAIN[-1] if _AGAIN else otherwise
 
 
 @contextlib.contextmanager
@@ -150,6 +218,7 @@ class _Shown:
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
     """Turn the exception that ends a program into one line on stderr and an exit code."""
+    _AGAIN.clear()
     try:
         with _one_line():
             yield
@@ -172,9 +241,7 @@ def _one_line() -> Iterator[None]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except KeyboardInterrupt:
-        _end(
-            "interrupted; the same command goes on, with the same --run-dir where it takes one", 130
-        )
+        _end(f"interrupted; {_again('start the same command again')}", 130)
     except Exception as error:
         if fault := _fault_of_the_system(error):
             _end(visible(fault), InputError.exit_code)
@@ -220,8 +287,8 @@ def _heard(number: int) -> Iterator[None]:
 
     def stop(number: int, frame: object) -> None:
         raise Stopped(
-            f"stopped by {signal.Signals(number).name} outside of training; the same command goes "
-            "on, with the same --run-dir where it takes one"
+            f"stopped by {signal.Signals(number).name} outside of training; "
+            + _again("start the same command again")
         )
 
     if threading.current_thread() is not threading.main_thread():
@@ -247,7 +314,7 @@ def _fault_of_the_system(error: BaseException) -> str:
         return ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         what = error.filename or "a file"
-        return f"{what}: {error.strerror}: free space, and the same command goes on"
+        return f"{what}: {error.strerror}: free space; {_again('start the same command again')}"
     if error.errno in (errno.EIO, errno.EROFS, errno.ESTALE) or error.filename:
         return f"{error.filename or 'a file'}: {error.strerror}: see to the path and its disk"
     return ""
@@ -422,14 +489,7 @@ def _flags_of(file: str, kind: type) -> list[str]:
     unknown = sorted(settings.keys() - {field.name for field in dataclasses.fields(kind)})
     if unknown:
         raise InputError(f"--config {file} has settings this program has not: {', '.join(unknown)}")
-    flags = []
-    for name, value in settings.items():
-        if isinstance(value, bool):
-            flags.append(config.flag(name if value else f"no_{name}"))
-        else:
-            values = value if isinstance(value, list) else [value]
-            flags += [config.flag(name), *map(str, values)]
-    return flags
+    return config.as_flags(settings)
 
 
 def _value_of(flag: str, arguments: list[str]) -> str | None:
@@ -448,6 +508,14 @@ def _program_name() -> str:
         return " ".join(_FRONT)
     spec = getattr(sys.modules["__main__"], "__spec__", None)
     return f"python -m {spec.name}" if spec else os.path.basename(sys.argv[0])
+
+
+def _started_as() -> str:
+    """Spell how the program was started, to be pasted."""
+    name = _program_name()
+    if len(_FRONT) > 1 or name.startswith("python -m "):
+        return name
+    return f"python {shlex.quote(sys.argv[0])}"
 
 
 def _end(message: object, code: int) -> None:

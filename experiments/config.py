@@ -16,6 +16,7 @@ import itertools
 import json
 import math
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_type_hints
 
@@ -448,6 +449,23 @@ def check_ranges(config: Any) -> None:
 def flag(name: str) -> str:
     """Spell a field's name as the command line spells it."""
     return f"--{name.replace('_', '-')}"
+
+
+def as_flags(settings: Mapping[str, Any]) -> list[str]:
+    """Spell settings as the arguments of a command line.
+
+    Example:
+      >>> as_flags({"seen": ["a", "b c"], "follow_links": True, "validated_only": False})
+      ['--seen', 'a', 'b c', '--follow-links', '--no-validated-only']
+    """
+    flags = []
+    for name, value in settings.items():
+        if isinstance(value, bool):
+            flags.append(flag(name if value else f"no_{name}"))
+        else:
+            values = value if isinstance(value, list | tuple) else [value]
+            flags += [flag(name), *map(str, values)]
+    return flags
 
 
 def help_of(kind: Any) -> dict[str, str]:

@@ -44,6 +44,7 @@ class Data:
       total_steps: Where a schedule of the learning rate ends.
       skipped: Files left out, `{"path": ..., "reason": ...}`.
       crop: Rows that are cut off below every picture, and one picture before and after.
+      left_out: Classes with too few images to be split.
     """
 
     train: ImageSet
@@ -55,6 +56,7 @@ class Data:
     total_steps: int = 1
     skipped: tuple[dict[str, str], ...] = ()
     crop: tuple[int, np.ndarray | None] = (0, None)
+    left_out: tuple[str, ...] = ()
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -320,7 +322,8 @@ def _split(images: ImageSet, settings: Images, seed: int, background: int) -> Da
         # Nothing is held out where nothing is labelled: the loss is watched on a part of all.
         count = min(len(train), max(64, round(0.05 * len(train))))
         val = train.subset(np.sort(np.random.default_rng(seed).permutation(len(train))[:count]))
-    return Data(train, val, parts.test, sets, recipe_of(settings, background))
+    data = Data(train, val, parts.test, sets, recipe_of(settings, background))
+    return dataclasses.replace(data, left_out=tuple(parts.left_out))
 
 
 def _number(text: str, name: str, *, auto: int = 0, most: int = 255) -> int:

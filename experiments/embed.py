@@ -48,7 +48,8 @@ class Embed(Reading, Devices):
 
 def main(config: Embed) -> None:
     """Embed: run, images, model, table."""
-    run = finished.open(config.run_dir, method=config.method)
+    published = "; or a published network without a run: --encoder efficientnet_lite0"
+    run = finished.open(config.run_dir, method=config.method, otherwise=published)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder, zip or table of images to embed")
     check_out(config.out, ".parquet", ".csv")

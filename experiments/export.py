@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import tyro
 
-from experiments import cli
+from experiments import cli, naming
 from experiments.config import Network, flag
 from jaxssl import analysis
 from jaxssl.analysis.run import read_about
@@ -49,9 +49,7 @@ def main(config: Export) -> None:
     """Read the run, then write it."""
     if not config.to:
         raise InputError(f"--to is missing: choose one of {', '.join(get_args(Tool))}")
-    folder = Path(config.run_dir).expanduser()
-    if not config.run_dir or not (folder / "config.json").is_file():
-        raise InputError(f"{config.run_dir!r} is no run folder: it has no config.json")
+    folder = naming.run_folder(config.run_dir)
     out = Path(config.out or folder / "export" / config.to).expanduser()
     out.mkdir(parents=True, exist_ok=True)
     if config.to == "safetensors":

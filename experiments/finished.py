@@ -11,7 +11,7 @@ import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from experiments import cli, config, datasets
+from experiments import cli, config, datasets, naming
 from jaxssl import data as images_room
 from jaxssl import files, models, training
 from jaxssl.analysis import typed
@@ -159,20 +159,19 @@ class Finished:
         return images_room.open_images(data_dir, self.reading(self.images))
 
 
-def open(run_dir: str, *, method: str | None = None) -> Finished:
+def open(run_dir: str, *, method: str | None = None, otherwise: str = "") -> Finished:
     """Read a run folder's settings.
 
     Args:
       run_dir: A run folder.
       method: The Python file of a run whose method is not of this package. A run folder never
         makes a program import a file by itself.
+      otherwise: What else a person may have meant who named no run.
 
     Raises:
       InputError: No run folder, or the run of a program that was not named.
     """
-    folder = Path(run_dir).expanduser()
-    if not run_dir or not (folder / "config.json").is_file():
-        raise InputError(f"{run_dir!r} is no run folder: it has no config.json")
+    folder = naming.run_folder(run_dir, otherwise=otherwise)
     record = files.read_record(folder)
     trained_by = record.get("program")
     if not isinstance(trained_by, str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,17 +71,29 @@ def _image_settings(run: Run) -> dict[str, Any]:
 
 def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFolder:
     """Make the run's folder, which checks a resumed one against this configuration."""
-    from jaxssl.training import devices, runs
+    from jaxssl.training import devices, processes, runs
 
     settings, dataset = run.config, run.images.dataset
     program, recipe = cli.program_of(settings), recipe_of(run)
     path = settings.run_dir or runs.default_run_dir(Path(program).stem, dataset)
     print(f"run folder: {path}", flush=True)
+    every = dataclasses.asdict(settings) | _image_settings(run)
+    may_differ = {n for n, scope in config.scopes(type(settings)).items() if scope.resume}
+    if again := how_to_go_on(settings, path):
+        cli.goes_on(again)
+    if not settings.run_dir and isinstance(settings, config.Training) and processes.is_first():
+        before = runs.unfinished(Path(path), every, may_differ=may_differ, data=data.fingerprint)
+        if before is not None and (first := how_to_go_on(settings, before)):
+            print(f"{before}, of the same settings, is not finished: {first}", flush=True)
+    typed = cli.command()
     return training.RunFolder(
         path,
-        dataclasses.asdict(settings) | _image_settings(run),
-        may_differ={n for n, scope in config.scopes(type(settings)).items() if scope.resume},
+        every,
+        may_differ=may_differ,
+        again=again,
         facts={
+            **({"command": typed} if typed else {}),
+            **({"go_on": command} if (command := _command(settings, path)) else {}),
             "study": method.name,
             "program": program,
             "dataset": dataset,
@@ -89,6 +102,7 @@ def run_folder(run: Run, data: Data, method: training.Method) -> training.RunFol
             "data": data.fingerprint,
             "outline": data.outline(),
             "cropped": data.crop[0],
+            "left_out": list(data.left_out),
             "devices": devices.summary(),
             "pretrained": method.start,
             **(run.judged.about if run.judged else {}),
@@ -117,6 +131,24 @@ def check_apart(settings: Any, start: Finished | None) -> None:
             f"--run-dir {run_dir} {'is' if place == run else 'has in it'} the folder of the "
             f"images, {data_dir}: give the run a folder of its own, such as runs/first"
         )
+
+
+def _command(settings: Any, path: str | Path) -> str:
+    more = () if cli.was_given("run_dir") else ("--run-dir", str(path))
+    return "" if more and settings.run_dir else cli.command(*more)
+
+
+def how_to_go_on(settings: Any, path: str | Path) -> str:
+    """Say how a person goes on with a run, to be pasted; "" where code chose its folder."""
+    from jaxssl.training import processes
+
+    if not (command := _command(settings, path)):
+        return ""
+    if processes.count() > 1:  # each has flags of its own
+        return (
+            f"go on with the same command in all processes and --run-dir {shlex.quote(str(path))}"
+        )
+    return f"go on with: {command}"
 
 
 def save_what_goes_in(path: Path, data: Data, seed: int) -> None:

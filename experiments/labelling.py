@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import datasets
+from experiments import datasets, naming
 from experiments.config import Devices, Reading, flag
 from jaxssl import analysis, files
 from jaxssl.analysis.tables import Together, together
@@ -94,7 +94,7 @@ def open_pool(config: Labelling, run_dir: str, *, out: str = "") -> Pool:
     folder = Path(run_dir).expanduser()
     object_ids: Mapping[str, str] = {}
     if not run_dir:
-        raise InputError("the folder of a finished run is missing: name it first")
+        naming.run_folder(run_dir)
     if config.data_dir:
         new, object_ids = _embed(config, run_dir)
         images, name = together({"other": new}), datasets.name_of(config.data_dir)

@@ -67,11 +67,11 @@ class Predict(Reading, Devices):
 
 def main(config: Predict) -> None:
     """Predict: run, images, classifier, tables."""
-    study.start_devices(config)
     run = finished.open(config.run_dir, method=config.method)
     if not config.data_dir:
         raise InputError("--data-dir is missing: a folder, zip or table of images to predict")
     check_out(config.out, ".csv", ".parquet", ".tsv")
+    study.start_devices(config)
     import jax
 
     from jaxssl import embedding
@@ -110,6 +110,12 @@ def main(config: Predict) -> None:
         vectors = of_all(run.method.encode)
         names = np.array(images.class_names, object)[images.labels[labelled]]
         classes, probabilities = _by_labels(run, config, vectors, labelled, names)
+    gone = [name for name in run.record.get("left_out", ()) if name not in classes]
+    if gone:
+        print(
+            f"never predicted: {', '.join(map(repr, gone[:8]))}{' ...' if len(gone) > 8 else ''}, "
+            "of which the run had too few images to learn from"
+        )
     best = probabilities.argmax(1)
     rows = [
         images_room.Prediction(

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import tyro
 
-from experiments import cli, study
+from experiments import cli, naming, next_steps, study
 from experiments.config import AtLeast2, Positive, check_ranges
 from jaxssl import analysis
+from jaxssl.analysis.health import health
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,12 +37,16 @@ class Report:
 def main(config: Report) -> None:
     """Read the tables, then make numbers and page."""
     check_ranges(config)
+    if not config.run_dir:
+        naming.run_folder(config.run_dir)
     run = analysis.read_run(config.run_dir)
     folder = Path(config.run_dir)
     h = analysis.with_pixel_size(run.tables["h"], config.pixel_size)
     tables = {**run.tables, "h": h}
     if config.redraw and run.results is not None:
-        print(f"report: {analysis.write_report(folder, tables, run.results)}")
+        state = health(run.metrics, run.results.spread).state
+        steps = next_steps.of(folder, run.results, state)
+        print(f"report: {analysis.write_report(folder, tables, run.results, steps=steps)}")
         return
     facts = analysis.Facts()
     if not run.results:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from experiments import baseline, config, datasets, folders, watching
+from experiments import baseline, batches, config, datasets, folders, next_steps, watching
 from experiments.folders import Run
 from experiments.tables import table_of
 from jaxssl import analysis, files, models, training
@@ -101,8 +101,10 @@ def load(run: Run, *, labels: bool = False) -> Data:
     data = datasets.with_label_fraction(data, fraction, seed=settings.seed)
     if not isinstance(settings, config.Training):
         return data
-    settings = run.config = _with_a_batch_that_fits(run, len(data.train))
+    settings = run.config = batches.fitted(run, len(data.train))
     per_epoch = len(data.train) // settings.batch_size
+    if set(data.val.ids) <= set(data.train.ids):
+        print(f"the loss is watched on {len(data.val):,} of the training images")
     return dataclasses.replace(
         data, steps_per_epoch=per_epoch, total_steps=settings.epochs * per_epoch
     )
@@ -261,8 +263,11 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
     if began is None:
         began = placement.replicate(training.create_state(method))
         start = "start" if _was_given_weights(settings) else "untrained"
+    learnt = {"train": data.train, "val": data.val}
+    if set(data.val.ids) <= set(data.train.ids):
+        del learnt["val"]  # without labels those that validate are among those that train
     wanted = {
-        "h": (trained.states[judge], {"train": data.train, "val": data.val, **judged}),
+        "h": (trained.states[judge], {**learnt, **judged}),
         start: (began, judged),
     }
     if trained.states["last"] is not trained.states["best"]:
@@ -275,8 +280,7 @@ def embed(run: Run, data: Data, trained: Trained) -> Embedded | None:
         "views": settings.average_views,
     }
     begin = time.monotonic()
-    # Without labels, those that validate are among those that train.
-    number = len({name for x in wanted["h"][1].values() for name in x.ids})
+    number = sum(len(x) for x in wanted["h"][1].values())
     print(f"embedding {number:,} images ...", flush=True)
     output = models.average_views(method.encode, settings.average_views)
     encode = embedding.compile_output(method.model, output, placement)
@@ -359,10 +363,13 @@ def report(embedded: Embedded | None, *, draws: int, labels: Sequence[int] = ())
     seconds = {**results.wall_seconds, "analysis": time.monotonic() - begin}
     results = dataclasses.replace(results, wall_seconds=seconds)
     results.write(folder / "results.json")
-    page = analysis.write_report(folder, tables, results)
     verdict = health(files.read_lines(folder / "metrics.jsonl"), results.spread)
+    steps = next_steps.of(folder, results, verdict.state)
+    page = analysis.write_report(folder, tables, results, steps=steps)
     print(f"\nembedding: {verdict.state}. {verdict.text}")
     print(analysis.headline(results))
+    if steps:
+        print(next_steps.lines(steps))
     print(f"report: {page}")
 
 
@@ -394,21 +401,6 @@ def start_devices(settings: config.Devices) -> None:
         processes.check_same(shared, "start all processes with the same flags")
     devices.require(chosen[0] if chosen else None)
     devices.keep_compiled(files.cache_dir() / "xla")
-
-
-def _with_a_batch_that_fits(run: Run, images: int) -> Any:
-    """Lower a batch that was not asked for to half of the training images, or refuse it."""
-    settings, many = run.config, run.placement.device_count
-    if images >= settings.batch_size:
-        return settings
-    size = 2 ** max(1, (images // 2).bit_length() - 1) // many * many
-    if settings.batch_size != type(settings).batch_size or not 0 < size <= images:
-        raise InputError(
-            f"--batch-size {settings.batch_size} is larger than the {images} training "
-            "images: lower it, or name more --seen classes"
-        )
-    print(f"batches of {size}: the default of {settings.batch_size} is more than there are images")
-    return dataclasses.replace(settings, batch_size=size)
 
 
 def _check_together(

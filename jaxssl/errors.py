@@ -1,5 +1,11 @@
 """What can end a program; each is printed as one line and has an exit code."""
 
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
 
 class RunEnd(Exception):
     """A program ends here, with one line for the user and no traceback.
@@ -85,3 +91,49 @@ def visible(text: str, *, keep: str = "", most: int | None = None) -> str:
 def _obeyed(character: str) -> bool:
     code = ord(character)
     return code < 32 or 127 <= code < 160 or 0xD800 <= code < 0xE000 or code in _UNSEEN
+
+
+# How a setting is spelled for who reads the messages, the last one counts: see `spelled`.
+_SPELLING: list[Callable[[str, Any], str]] = []
+
+
+def setting(name: str, value: Any = None, form: str = "{}") -> str:
+    """Spell a setting in a message: an argument of the library, or a program's flag.
+
+    The one home of this: the library calls it by the argument's name, which is what its callers
+    write, and a program has it spelled as the flag that its user types.
+
+    Args:
+      name: The argument's.
+      value: What to set it to; None names the argument alone.
+      form: What stands around it, so that nothing does where a program has no such flag.
+
+    Returns:
+      The text; "" where a program has no such flag.
+
+    Example:
+      >>> setting("on_bad_image", "skip"), setting("group_by", form=" ({})")
+      ("on_bad_image='skip'", ' (group_by)')
+      >>> with spelled(lambda name, value: f"--{name.replace('_', '-')} {value}"):
+      ...     setting("on_bad_image", "skip")
+      '--on-bad-image skip'
+    """
+    if _SPELLING:
+        text = _SPELLING[-1](name, value)
+    else:
+        text = name if value is None else f"{name}={value!r}"
+    return form.format(text) if text else ""
+
+
+@contextlib.contextmanager
+def spelled(spell: Callable[[str, Any], str]) -> Iterator[None]:
+    """Have settings spelled otherwise in all messages, whichever thread makes them.
+
+    Args:
+      spell: (name, value or None) -> text; "" where there is no such setting.
+    """
+    _SPELLING.append(spell)
+    try:
+        yield
+    finally:
+        _SPELLING.pop()

@@ -115,7 +115,7 @@ def not_written(path: Path, error: OSError) -> WriteError:
     if error.errno in _FULL:
         with contextlib.suppress(OSError):
             text += f", {shutil.disk_usage(path.parent).free / 1e6:,.1f} MB free there"
-        way_out = "free space, and the same command goes on"
+        way_out = "free space, and the same command with the run folder goes on"
     elif error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ESTALE):
         way_out = "is its folder still there?"
     failure = WriteError(f"{text}: {way_out}")

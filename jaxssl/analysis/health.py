@@ -24,6 +24,11 @@ _AT_THE_MARGIN = (
     "longer (hard negatives and hard positives from a later epoch), or lower the learning rate."
 )
 
+_AT_ONE_POINT = (
+    "Images fall on nearly one point or line. Train for more steps (smaller batches, more epochs), "
+    "or begin with published weights."
+)
+
 
 @dataclass(frozen=True)
 class Spread:
@@ -128,7 +133,7 @@ def health(
         return found("unknown", "Neither metrics.jsonl nor results.json holds a spread.")
     # NaN compares false: it counts as the worse case.
     if not all(v.std >= LEAST_STD and v.effective_rank >= LEAST_RANK for v in measured.values()):
-        return found("collapsed", "Images fall on nearly one point or line.")
+        return found("collapsed", _AT_ONE_POINT)
     if z is None or z.get("chance") is None or z.get("loss") is None:
         return found("not collapsed", "Images fall neither on one point nor on a line.")
     below = z["loss"] <= 0.95 * z["chance"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -122,7 +123,10 @@ def _read(folder: Path) -> Judged:
     if not run.record:
         raise InputError(f"{folder}: no config.json, so its protocol is not known; restore it")
     if run.results is None:
-        raise InputError(f"{folder}: no results.json; finish the run, or analyse it again")
+        raise InputError(
+            f"{folder}: no results.json; finish the run, or analyse it again: "
+            f"jaxssl report {shlex.quote(str(folder))}"
+        )
     if not run.results.retrieval:
         raise InputError(f"{folder}: no judged set of two classes or more, nothing to compare")
     return Judged(run, run.results, linear_evaluation(folder))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from jaxssl.analysis.cards import write_cards
@@ -51,7 +52,13 @@ SECTIONS = [
 ]
 
 
-def write_report(run_dir: str | os.PathLike[str], tables: Tables, results: Results) -> Path:
+def write_report(
+    run_dir: str | os.PathLike[str],
+    tables: Tables,
+    results: Results,
+    *,
+    steps: Sequence[tuple[str, str]] = (),
+) -> Path:
     """Draw `report/index.html` from tables and numbers; compute nothing anew.
 
     Each figure is on the page, and beside it as PNG with its numbers as JSON; the folder gets its
@@ -63,6 +70,7 @@ def write_report(run_dir: str | os.PathLike[str], tables: Tables, results: Resul
             `report/views.png` are shown where they are there.
         tables: Embedding -> set -> table; those of h, with the columns of `with_map`.
         results: Of `analyse`.
+        steps: What to do next: (what it gives, the command).
 
     Returns:
         The page's path.
@@ -74,7 +82,7 @@ def write_report(run_dir: str | os.PathLike[str], tables: Tables, results: Resul
     run = read_about(folder)
     out = folder / "report"
     out.mkdir(parents=True, exist_ok=True)
-    context = Context(run, tables["h"], results, FigureFiles(out))
+    context = Context(run, tables["h"], results, FigureFiles(out), steps)
     made = [(section, section.make(context)) for section in SECTIONS]
     page = render(
         "report.html.j2",

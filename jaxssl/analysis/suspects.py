@@ -42,7 +42,7 @@ def find_suspects(
     - Its picture is that of another image, or the two embeddings are nearly one (within 5 % of the
       median distance to the nearest): worst with another class, bad in another split.
     - It is 4 robust standard deviations farther from its class's centre than the class's median.
-    - Its picture is blank, or cannot be read.
+    - Its picture is very faint or blank, or cannot be read.
 
     The score is the sum of the share of the neighbours, 0.5 for the second opinion, 1 for a copy
     in another class, 0.75 in another split, 0.25 in its own, 0.25 for an outlier and 0.6 for a
@@ -234,5 +234,5 @@ def _bad_pictures(pictures: Sequence[bytes]) -> dict[int, str]:
             found[row] = "the picture cannot be read"
             continue
         if flat:
-            found[row] = "the picture is blank"
+            found[row] = "the picture is very faint or blank"
     return found

@@ -13,6 +13,7 @@ import numpy as np
 from jaxssl.analysis.distances import Metric
 from jaxssl.analysis.embeddings import Embeddings, load, save
 from jaxssl.errors import InputError, visible
+from jaxssl.files import read_record
 
 # Set ("train", "val", "test", "unseen", "unseen-NAME") -> table.
 Sets = Mapping[str, Embeddings]
@@ -73,8 +74,17 @@ def read_tables(
     wanted = {name: sub for name, sub in FOLDERS.items() if name in embeddings or name == "h"}
     found = {name: _read_sets(folder / "embeddings" / sub) for name, sub in wanted.items()}
     if not found["h"]:
-        raise InputError(f"{folder}: no embeddings/*.parquet; finish the run, or embed it again")
+        raise InputError(f"{folder}: no embeddings/*.parquet; finish the run: {_how(folder)}")
     return {name: sets for name, sets in found.items() if sets}
+
+
+def _how(folder: Path) -> str:
+    """Say how a run is finished: its record has the command that goes on."""
+    there = (folder / "config.json").is_file()
+    command = read_record(folder).get("go_on") if there else None
+    if isinstance(command, str) and command:
+        return command
+    return "the command that began it, with this run folder, goes on"
 
 
 def _read_sets(folder: Path) -> dict[str, Embeddings]:

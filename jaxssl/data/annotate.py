@@ -10,7 +10,7 @@ from jaxssl.data.layout import choose_classes, order_by_class, read_folders
 from jaxssl.data.reading import Reading
 from jaxssl.data.source import Source
 from jaxssl.data.walk import Found, ImageFile, stamp_of
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 
 def columns_of(reading: Reading) -> labels.Columns:
@@ -49,7 +49,9 @@ def _label(found: Found, table: ImageFile | None, reading: Reading) -> None:
     if asked not in ("auto", "folders", "none"):
         path = os.path.realpath(os.path.expanduser(asked))
         if not os.path.isfile(path):
-            raise InputError(f"no table {asked} to take labels from")
+            raise InputError(
+                f"no table {asked} to take labels from{setting('labels_from', form=' ({})')}"
+            )
         inside = os.path.relpath(path, found.root)
         id_ = inside if not inside.startswith("..") else os.path.basename(path)
         named = [ImageFile(id_, Source(path), stamp_of(path))]
@@ -89,6 +91,10 @@ def _join_if_it_fits(found: Found, there: list[ImageFile], reading: Reading) -> 
     return not problem
 
 
+def _by(group_by: str) -> str:
+    return setting("group_by", group_by) or f"group by {group_by!r}"
+
+
 def _group(found: Found, group_by: str) -> None:
     """Group images by a regular expression on ids, where no column of a table gave groups."""
     if not group_by or found.grouped:
@@ -97,7 +103,7 @@ def _group(found: Found, group_by: str) -> None:
         pattern = re.compile(group_by)
     except re.error as error:
         raise InputError(
-            f"group by {group_by!r}: no column of a table, and no regular expression ({error})"
+            f"{_by(group_by)}: no column of a table, and no regular expression ({error})"
         ) from error
     matched = 0
     for file in found.files:
@@ -107,7 +113,7 @@ def _group(found: Found, group_by: str) -> None:
             file.group = "\0".join(filter(None, match.groups())) or match[0]
     if not matched:
         raise InputError(
-            f"group by {group_by!r}: no column of a table has this name, and no image's path "
+            f"{_by(group_by)}: no column of a table has this name, and no image's path "
             f"matches it (the first is {found.files[0].id!r})"
         )
     groups = len({file.group for file in found.files if file.group})

@@ -16,7 +16,7 @@ from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report, listing, shown
 from jaxssl.data.source import EXTENSIONS
 from jaxssl.data.walk import Found, ImageFile, twins
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 # Fewer pictures may be alike by chance: a caption is then looked for only where asked.
 _SURE = 8
@@ -33,7 +33,7 @@ def find_crop(found: Found, asked: int | Literal["auto"]) -> int:
         if rows:
             found.warnings.append(
                 f"a scale bar or caption of {rows} pixels lies under every picture and will be "
-                "learnt; set crop bottom to auto to take it off"
+                f"learnt{setting('crop_bottom', 'auto', '; {} takes it off')}"
             )
         return 0
     if rows:
@@ -54,7 +54,7 @@ def readable(found: Found, verdicts: Sequence[Verdict], reading: Reading) -> lis
     if found.unreadable and reading.on_bad_image == "fail":
         raise InputError(
             f"{len(found.unreadable)} files of {found.root} cannot be read; mend or remove them, "
-            "or have bad images skipped:\n"
+            f"or have bad images skipped{setting('on_bad_image', 'skip', ' ({})')}:\n"
             + "\n".join(listing([f"{path}: {why}" for path, why in found.unreadable.items()]))
         )
     rows = [i for i, verdict in enumerate(verdicts) if not verdict.reason]

@@ -14,7 +14,7 @@ from jaxssl.data.matching import Index
 from jaxssl.data.source import Source
 from jaxssl.data.tables import Table
 from jaxssl.data.walk import Found, ImageFile, is_image, stamp_of
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 _MANY = 100
 
@@ -166,6 +166,7 @@ def _image_column(table: Table, named: str) -> str:
             f"{table.name} has no column that names images (looked for "
             f"{', '.join(tables.PATHS[:5])}, id ...); its columns: "
             f"{', '.join(table.columns[:20])}; name one as the image column"
+            f"{setting('image_column', form=' ({})')}"
         )
     return found[0]
 
@@ -181,6 +182,7 @@ def _label_column(table: Table, named: str) -> str:
         raise InputError(
             f"{table.name} has {len(found)} columns that could be the label: "
             f"{', '.join(map(repr, found))}; name one as the label column"
+            f"{setting('label_column', form=' ({})')}"
         )
     return found[0] if found else ""
 
@@ -250,7 +252,8 @@ def none_found(read: Sequence[Table], rows: Sequence[Row], root: str, there: int
     return NoImageNamed(
         f"{read[0].name} names {len(rows):,} images and 0 of them are among the {there:,} images "
         f"of {root}; missing, for one: {rows[0].image!r}; set the image root to the folder that "
-        "the table's paths begin at, or name the column of images",
+        f"the table's paths begin at{setting('image_root', form=' ({})')}, or name the column of "
+        f"images{setting('image_column', form=' ({})')}",
         read[0].name,
     )
 

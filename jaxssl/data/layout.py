@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from jaxssl.data.walk import Found, ImageFile, nfc
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 SPLIT_NAMES = {
     **dict.fromkeys(("train", "training"), "train"),
@@ -89,10 +89,25 @@ def read_folders(found: Found, classes: Sequence[str] | None, *, labels: bool = 
     where = f" below {base.rstrip('/')}" if base else ""
     if names:
         found.said.append(f"labels from the names of folders{where}")
+        if classes is None and all(_PLACE.fullmatch(name) for name in names if name):
+            found.said.append(
+                "these names look like places or days: if they are no classes, take no labels "
+                f"from them{setting('labels_from', 'none', ' ({})')}"
+            )
     else:
         found.said.append(f"no labels: the images lie in no class folders{alone}{where}")
     bases = [base + top + "/" for top in tops if splits[top]] if is_split else [base]
     return _empty(found, bases)
+
+
+# What instruments and cruises name folders by, with a number or a letter behind it; and dates.
+_PLACE = re.compile(
+    r"(stations?|stn|st|casts?|hauls?|tows?|nets?|dives?|days?|dates?|samples?|legs?|sites?|"
+    r"transects?|cruises?|profiles?|deployments?|runs?|batch|tray|replicate|depth|folder|dir|"
+    r"cam(era)?|im(g|ages?))([\s_.-]*[a-z]?[\s_.-]*\d+[a-z]?|[\s_.-]+[a-z])"
+    r"|(19|20)\d\d[-_. ]?[01]\d([-_. ]?[0-3]\d)?([-_t ].*)?",
+    re.IGNORECASE,
+)
 
 
 def _split_inside_classes(found: Found, inside: Sequence[Sequence[str]]) -> None:
@@ -171,6 +186,7 @@ def choose_classes(
     if not classes:
         raise InputError(
             f"no class of {found.root} is named; name at least one, or leave the list out"
+            f"{setting('classes', form=' ({})')}"
         )
     for name, times in Counter(classes).items():
         if times > 1:
@@ -219,7 +235,8 @@ def refuse_spellings(counts: dict[str, int], where: str) -> None:
             shown = [ascii(n) if nfc(first) == nfc(name) else repr(n) for n in (first, name)]
             raise InputError(
                 f"{where} has one class in two spellings, {shown[0]} ({counts[first]} images) and "
-                f"{shown[1]} ({counts[name]}); give them one name, or name the classes to read"
+                f"{shown[1]} ({counts[name]}); give them one name"
+                f"{setting('classes', form=', or name the classes to read ({})')}"
             )
 
 
@@ -253,7 +270,11 @@ def _unknown(
         + f" in {found.root}; "
         + (f"its {len(there)} classes, the nearest first: {listed}" if there else "it has none")
         + (f" and {len(there) - _SHOWN} more" if len(there) > _SHOWN else "")
-        + ("; links to folders are not followed" if linked else "")
+        + (
+            f"; links to folders are not followed{setting('follow_links', True, ' without {}')}"
+            if linked
+            else ""
+        )
     )
 
 

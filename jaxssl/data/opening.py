@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import zipfile
 from collections import Counter
@@ -26,7 +27,7 @@ from jaxssl.data.scan import cache_folder, scan
 from jaxssl.data.source import EXTENSIONS, Source
 from jaxssl.data.stacks import read_pages
 from jaxssl.data.walk import Found, ImageFile, a_run, is_image, stamp_of, walk
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 from jaxssl.files import is_run_folder
 
 _ARCHIVES = (".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar")
@@ -96,7 +97,10 @@ def open_images(
         load = partial(_decode_unchanged, [found.files[i] for i in rows], settings)
     else:
         load = partial(_pixels_of_row, result.pixels, rows)
-    return image_set(found, rows, result.verdicts, load, result.look, reading)
+    images, report = image_set(found, rows, result.verdicts, load, result.look, reading)
+    if is_image(str(place)):  # one file, not the folder that it lies in
+        report = dataclasses.replace(report, place=os.path.realpath(os.path.expanduser(place)))
+    return images, report
 
 
 # -------------------------------------------------------------------------- what is there, unopened
@@ -168,7 +172,7 @@ def _nothing(place: str | Path, found: Found) -> InputError:
         f"{place} holds no image ({' '.join(sorted(EXTENSIONS))}); it holds {there}"
         + (
             f", and {links} links to folders that are not followed ({found.links[0][0]!r}): "
-            "follow links, or name their targets"
+            f"follow links{setting('follow_links', True, ' ({})')}, or name their targets"
             if links
             else ""
         )

@@ -28,7 +28,7 @@ from jaxssl.data.reading import Reading
 from jaxssl.data.report import Report
 from jaxssl.data.source import Source
 from jaxssl.data.walk import Found, ImageFile
-from jaxssl.errors import InputError, Stopped
+from jaxssl.errors import InputError, Stopped, setting
 
 FORMAT = "jaxssl images 3"
 
@@ -85,7 +85,8 @@ def read_packed(path: Path, reading: Reading) -> tuple[ImageSet, Report]:
         held, wanted = _words(table["settings"], look.fill), _words(asked, reading.background)
         raise InputError(
             f"{path} holds images of {held}, not of {wanted}: set the image size, colour, fit and "
-            "background to what it holds, or pack the images again with scripts/pack_images.py"
+            f"background to what it holds{_set(table['settings'], look.fill)}, or pack the images "
+            "again with scripts/pack_images.py"
         )
     found = Found(
         os.path.abspath(path),
@@ -163,6 +164,12 @@ def _read_pixels(
     except (RuntimeError, ValueError, IndexError) as error:
         reason = f"record {records[position]} cannot be read; pack the folder again"
         raise UnreadableImage(f"{path}: {reason}", reason) from error
+
+
+def _set(settings: dict[str, Any], background: int) -> str:
+    """Spell the settings that fit what a file holds."""
+    spelled = [setting(*pair) for pair in [*settings.items(), ("background", background)]]
+    return f" ({' '.join(spelled)})" if all(spelled) else ""
 
 
 def _words(settings: dict[str, Any], background: int | str) -> str:

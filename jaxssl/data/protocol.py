@@ -13,7 +13,7 @@ from jaxssl.data import near
 from jaxssl.data.images import SPLITS, ImageSet
 from jaxssl.data.layout import nearest
 from jaxssl.data.splits import split_classes, train_val, train_val_test
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 # A given split without validation images: what is cut off its training images.
 _VAL = 0.1
@@ -105,7 +105,7 @@ def split_protocol(
     seen_names, unseen_names, left_out = _choose(labelled, seen, unseen, min_images, seed)
     note = [_said(seen_names, unseen_names)]
     if left_out:
-        listed = ", ".join(f"{name} ({n})" for name, n in list(left_out.items())[:8])
+        listed = ", ".join(f"{name!r} ({n})" for name, n in list(left_out.items())[:8])
         more = f" and {len(left_out) - 8} more" if len(left_out) > 8 else ""
         note.append(
             f"{len(left_out)} classes are left out, too few images to split: {listed}{more}"
@@ -127,10 +127,11 @@ def _without_labels(images: ImageSet, look_for_near: bool) -> Parts:
     held = np.array([part in ("val", "test") for part in images.split], bool)
     shared = np.isin(images.groups, images.groups[held])
     empty = images.subset([])
-    note = ["no labels: all images are learnt from, and nothing is held out"]
+    note = ["no labels: all images are in the training part, and nothing is held out"]
     if held.any():
         note = [
-            f"no labels: the {int(held.sum()):,} images of a given test part are not learnt from"
+            f"no labels: the {int(held.sum()):,} images of a given test part stay out of the "
+            "training part"
         ]
         test = images.subset(np.flatnonzero(held))
         train = images.subset(np.flatnonzero(~held & ~shared))
@@ -185,7 +186,7 @@ def _choose(
         if not 0 <= unseen <= len(pool) - least:
             raise InputError(
                 f"{unseen} unseen classes of {len(pool)} with at least {max(3, min_images)} "
-                f"images: choose 0 to {max(0, len(pool) - least)}"
+                f"images: choose 0 to {max(0, len(pool) - least)}{setting('unseen', form=' ({})')}"
             )
         drawn = np.random.default_rng(seed).permutation(len(pool))[:unseen]
         named_unseen = [pool[i] for i in sorted(drawn)]
@@ -194,8 +195,9 @@ def _choose(
         largest = names[int(counts.argmax())]
         raise InputError(
             f"no class has {max(3, min_images)} distinct images to split (the largest, "
-            f"{largest!r}, has {counts.max()}; copies and groups count once); lower the minimum, "
-            "or leave the labels out"
+            f"{largest!r}, has {counts.max()}; copies and groups count once); lower the minimum"
+            f"{setting('min_images', form=' ({})')}, or leave the labels out"
+            f"{setting('labels_from', 'none', ' ({})')}"
         )
     used = {*chosen, *named_unseen, *enough}
     small = {name: int(counts[c]) for c, name in enumerate(names) if name not in used}
@@ -276,7 +278,7 @@ def _with_unlabelled(
     taken = loose & ~given & ~np.isin(images.groups, groups)
     if not loose.any():
         return train, []
-    note = [f"{int(taken.sum()):,} images without a label are learnt from too"]
+    note = [f"{int(taken.sum()):,} images without a label are in the training part too"]
     if (loose & ~taken).any():
         note.append(
             f"{int((loose & ~taken).sum()):,} without a label are not: copies or group mates of "

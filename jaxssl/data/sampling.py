@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 # step -> positions of the images of that step's global batch
 BatchAt = Callable[[int], NDArray[np.intp]]
@@ -85,12 +85,14 @@ def classes_by_images(
     if images_per_class < 1 or batch_size % images_per_class:
         raise InputError(
             f"the batch of {batch_size} is no multiple of the {images_per_class} images per class"
+            f"{_by()}"
         )
     classes = batch_size // images_per_class
     if classes > len(members):
         raise InputError(
             f"a batch of {batch_size} with {images_per_class} images per class needs {classes} "
             f"classes, there are {len(members)}; raise the images per class or shrink the batch"
+            f"{_by()}"
         )
 
     def batch_at(step: int) -> NDArray[np.intp]:
@@ -99,6 +101,11 @@ def classes_by_images(
         return np.concatenate([_draw(rng, members[c], images_per_class) for c in chosen])
 
     return batch_at
+
+
+def _by() -> str:
+    spelled = filter(None, [setting("batch_size"), setting("images_per_class")])
+    return f" ({', '.join(spelled)})"
 
 
 def class_balanced(labels: NDArray[np.integer], *, batch_size: int, seed: int) -> BatchAt:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 
 from jaxssl.data.tables import Table
+from jaxssl.errors import setting
 
 _UM = r"(?:[uμ]m|microns?|micromet(?:er|re)s?)"
 _MM = r"(?:mm|millimet(?:er|re)s?)"
@@ -55,6 +56,7 @@ def pixel_sizes(table: Table) -> tuple[str, list[float]]:
                 return (
                     f"column {name!r} says {min(known):g} a pixel, micrometres or millimetres: no "
                     "scale is shown; set the pixel size in micrometres"
+                    f"{setting('pixel_size', form=' ({})')}"
                 ), []
             sizes = [_size(value, unit or 1.0, inverse) for value in values]
             known = [size for size in sizes if size]

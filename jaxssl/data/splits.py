@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from jaxssl.data.images import ImageSet
-from jaxssl.errors import InputError, visible
+from jaxssl.errors import InputError, setting, visible
 
 _NO_LABEL = "(no label)"
 
@@ -52,7 +52,10 @@ def split_classes(
     """
     for name, times in Counter(seen).items():
         if name in unseen:
-            raise InputError(f"class {name!r} is both seen and unseen; take it out of one list")
+            raise InputError(
+                f"class {name!r} is both seen and unseen; take it out of one list"
+                f"{setting('unseen', form=' ({})')}"
+            )
         _refuse_repeated(name, times, "seen")
     for name, times in Counter(unseen).items():
         _refuse_repeated(name, times, "unseen")

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from jaxssl.data.images import ImageSet
 from jaxssl.data.sampling import class_balanced, classes_by_images, shuffled_epochs
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 
 if TYPE_CHECKING:  # it imports jax and Orbax, a second that only streams need
     import grain
@@ -33,6 +33,7 @@ def steps_per_epoch(image_set: ImageSet, *, batch_size: int) -> int:
         raise InputError(
             f"a batch of {batch_size} from {len(image_set)} training images; "
             f"set the batch size between 1 and {len(image_set)}"
+            f"{setting('batch_size', form=' ({})')}"
         )
     return len(image_set) // batch_size
 
@@ -96,7 +97,7 @@ def train_stream(
     if batch_size % process_count:
         raise InputError(
             f"a batch of {batch_size} is not divisible by {process_count} processes; "
-            f"take a multiple of {process_count}"
+            f"take a multiple of {process_count}{setting('batch_size', form=' ({})')}"
         )
     if not 0 <= process_index < process_count or start_step < 0:
         raise ValueError(f"process {process_index} of {process_count}, start_step {start_step}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from jaxssl.data.source import EXTENSIONS, Source, open_file
 from jaxssl.data.zips import MAX_MEMBER_BYTES, members
-from jaxssl.errors import InputError, Stopped
+from jaxssl.errors import InputError, Stopped, setting
 from jaxssl.files import CONFIG, MOST_JSON, is_run, is_run_folder, own_files
 
 _OF_A_RUN = "folders of runs or exports"
@@ -155,7 +155,10 @@ def _gather(found: Found, folder: str, prefix: str, visited: set[str], follow_li
         elif entry.is_symlink() and os.path.isdir(entry.path):
             found.links.append((id_, entry.path))
         elif entry.is_symlink() and not follow_links and _outside(entry.path, found.root):
-            found.left_out[id_] = "links that lead outside; follow links to read them"
+            found.left_out[id_] = (
+                f"links that lead outside; follow links to read them"
+                f"{setting('follow_links', True, ' ({})')}"
+            )
         else:
             _note(found, ImageFile(id_, Source(entry.path), stamp_of(entry.path)))
 

@@ -10,7 +10,7 @@ from typing import Any, TypedDict, Unpack
 import jax.numpy as jnp
 from flax import nnx
 
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 from jaxssl.models.backbone import PlanktonBackbone
 from jaxssl.models.convnet import ConvNet
 from jaxssl.models.dinov2 import DinoV2, dinov2_b, dinov2_s
@@ -153,7 +153,8 @@ def make_encoder(
     if image_size < entry.min_size:
         raise InputError(
             f"image size {image_size} is under the {entry.min_size} pixels that {name}'s strides "
-            "need: raise the image size or choose another encoder"
+            f"need: raise the image size{setting('image_size', form=' ({})')} or choose another "
+            f"encoder{setting('encoder', form=' ({})')}"
         )
     own = {}
     for option, value in options.items():
@@ -165,6 +166,7 @@ def make_encoder(
             having = [other for other, entry in ENCODERS.items() if option in entry.options]
             raise InputError(
                 f"{option.replace('_', ' ')} {value}: {name} has no such option, only "
-                f"{', '.join(having)}: leave it out or choose another encoder"
+                f"{', '.join(having)}: leave it out{setting(option, form=' ({})')} or choose "
+                f"another encoder{setting('encoder', form=' ({})')}"
             )
     return entry.build(image_size=image_size, channels=channels, dtype=dtype, rngs=rngs, **own)

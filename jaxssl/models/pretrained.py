@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 from jaxssl.models.encoders import ENCODERS
 from jaxssl.models.folding import Identity
 from jaxssl.models.freezing import Frozen
@@ -163,8 +163,9 @@ def _published(encoder: Any, path: str | Path) -> Published:
     """Ask an encoder for the names of the weights that are published for it."""
     if not hasattr(encoder, "published"):
         raise InputError(
-            f"there are no pretrained weights for {type(encoder).__name__}: leave them out or "
-            f"choose another encoder than this"
+            f"there are no pretrained weights for {type(encoder).__name__}: leave them out"
+            f"{setting('pretrained', form=' ({})')} or choose another encoder than this"
+            f"{setting('encoder', form=' ({})')}"
         )
     try:
         return encoder.published()
@@ -246,7 +247,8 @@ def _check_fit(
             if (*shape[:1], 1, *shape[2:]) == slot.shape and shape[1:2] == (3,):
                 raise InputError(
                     f"weights {path} are for RGB images, this encoder takes grey ones: use 3 "
-                    "channels (a grey image, repeated, is an RGB image)"
+                    f"channels (a grey image, repeated, is an RGB image)"
+                    f"{setting('channels', 3, ': {}')}"
                 )
             why = f"{name} is {shape}, here {slot.shape}"
             break

@@ -14,7 +14,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxssl import lowering
-from jaxssl.errors import InputError
+from jaxssl.errors import InputError, setting
 from jaxssl.lowering import CORES
 
 RESIDENT_LIMIT = 4 * 2**30  # bytes; a laptop's GPU and a TPU core keep room for the step itself
@@ -174,7 +174,9 @@ def check_resident(shape: Sequence[int]) -> None:
         raise InputError(
             f"{shape[0]:,} images of {' x '.join(map(str, shape[1:]))} would take "
             f"{size / 2**30:.1f} GiB on every device, the limit is "
-            f"{RESIDENT_LIMIT / 2**30:g}: do not keep them resident, or lower the image size"
+            f"{RESIDENT_LIMIT / 2**30:g}: do not keep them resident"
+            f"{setting('resident', False, ' ({})')}, or lower the image size"
+            f"{setting('image_size', form=' ({})')}"
         )
 
 
@@ -227,7 +229,10 @@ def divide_cpu(count: int | None) -> None:
     if count is None:
         return
     if count > CORES:
-        raise InputError(f"{count} CPU devices: this process has {CORES} cores, ask for no more")
+        raise InputError(
+            f"{count} CPU devices: this process has {CORES} cores, ask for no more"
+            f"{setting('cpu_devices', form=' ({})')}"
+        )
     jax.config.update("jax_num_cpu_devices", count)
 
 
@@ -272,7 +277,7 @@ def placement_over(devices: Sequence[jax.Device], batch_size: int) -> Placement:
     if batch_size % len(devices):
         raise InputError(
             f"the batch size {batch_size} cannot be split over {len(devices)} devices: "
-            f"use a multiple of {len(devices)}"
+            f"use a multiple of {len(devices)}{setting('batch_size', form=' ({})')}"
         )
     # Auto axes: with the default Explicit ones `z @ z.T` of a sharded z raises.
     auto = (jax.sharding.AxisType.Auto,)

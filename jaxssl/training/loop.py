@@ -11,7 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxssl.errors import NonFiniteLoss, Stopped
+from jaxssl.errors import NonFiniteLoss, Stopped, setting
 from jaxssl.training import processes
 from jaxssl.training.checkpoint import Checkpoints
 from jaxssl.training.devices import Placement
@@ -135,8 +135,7 @@ def fit(
             if stop:
                 checkpoints.finish()
                 raise Stopped(
-                    f"stopped by {stop} after step {step} of {plan.total_steps}; "
-                    f"the same command with the run folder {run.path} goes on from there"
+                    f"stopped by {stop} after step {step} of {plan.total_steps}; {run.again}"
                 )
     checkpoints.finish()
     return state, clock.facts(step) | {"stopped_early": stopped_early}
@@ -159,7 +158,9 @@ def _not_finite(what: str, checkpoints: Checkpoints) -> NonFiniteLoss:
     good = checkpoints.steps()  # a state that is not finite was never saved
     return NonFiniteLoss(
         f"{what}; the last good checkpoint is {f'step {good[-1]}' if good else 'none'}. Lower the "
-        "learning rate or raise the temperature, and start in another run folder"
+        f"learning rate{setting('learning_rate', form=' ({})')} or raise the temperature"
+        f"{setting('temperature', form=' ({})')}, and start in another run folder"
+        f"{setting('run_dir', form=' ({})')}"
     )
 
 

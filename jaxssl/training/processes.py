@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from jaxssl.errors import InputError, RunEnd
+from jaxssl.errors import InputError, RunEnd, setting
 from jaxssl.training import lifelines
 
 JOIN_SECONDS = 120.0  # a node's slow start, not a person's search for a wrong address
@@ -88,7 +88,7 @@ def join(
     if found < 2 and not (coordinator and processes is not None and process is not None):
         raise InputError(
             "several processes need all three: the coordinator HOST:PORT, processes N and process "
-            "I (0 to N-1): no TPU pod and no Slurm step was found to take them from"
+            f"I (0 to N-1){_by()}: no TPU pod and no Slurm step was found to take them from"
         )
     if processes is not None and not 0 <= (process or 0) < processes:
         raise InputError(
@@ -389,6 +389,11 @@ def _start(where: str, processes: int, process: int, seconds: float) -> None:
         _distributed().client = None  # JAX sets it before it connects: nobody is there to be told
         reason = str(failure[0]).partition("\n")[0]
         raise InputError(f"JAX's coordination service failed: {reason}") from failure[0]
+
+
+def _by() -> str:
+    spelled = filter(None, map(setting, ("coordinator", "processes", "process")))
+    return f" ({', '.join(spelled)})"
 
 
 def _from_environment(

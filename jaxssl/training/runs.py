@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import errno
+import glob
 import importlib.metadata
 import json
 import os
@@ -17,7 +18,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxssl.errors import InputError, visible
+from jaxssl.errors import InputError, setting, visible
 from jaxssl.files import (
     line_of,
     not_written,
@@ -45,7 +46,9 @@ class RunFolder:
       path: the folder; made when missing, resumed when it holds a `config.json`.
       config: every setting, JSON-able; compared with the folder's when it is resumed.
       may_differ: settings that may change between sessions of one run.
-      facts: what else `config.json` records once (devices, data fingerprint under "data", ...).
+      facts: what else `config.json` records once (devices, data fingerprint under "data", ...);
+        what `provenance` says too is taken from here.
+      again: how a person goes on with it, for the line that says where it stopped.
 
     Raises:
       InputError: on entering, when another process holds the folder, it cannot be written, or it
@@ -59,15 +62,22 @@ class RunFolder:
         *,
         may_differ: Collection[str] = (),
         facts: Mapping[str, Any] | None = None,
+        again: str = "",
     ):
         self.path = Path(path).expanduser().resolve()
         self._config = json.loads(json.dumps(config))
         self._may_differ = set(may_differ)
         self._facts = dict(facts or {})
+        self._again = again
         self._tensorboard: Any = None
         self._lock: Any = None
         self._metrics: Any = None
         self.lines = 0  # of metrics.jsonl
+
+    @property
+    def again(self) -> str:
+        """Say how to go on with the run."""
+        return self._again or f"the same command with the run folder {self.path} goes on from there"
 
     def __enter__(self) -> RunFolder:
         if processes.is_first():
@@ -180,22 +190,17 @@ class RunFolder:
         if not os.path.lexists(path):
             if (self.path / "checkpoints").exists():
                 raise InputError(f"{self.path} has checkpoints but no config.json: use another")
-            record = {"format": 2, **self._facts, "config": self._config, **provenance()}
+            own = {"format": 2, **self._facts, "config": self._config}
+            record = own | {name: v for name, v in provenance().items() if name not in own}
             write_record(path, record)
             return False
         record = read_record(self.path)
-        old, new = record["config"], self._config
-        differing = [
-            f"{name} was {old.get(name)!r}, is {new.get(name)!r}"
-            for name in sorted(old.keys() | new.keys())
-            if old.get(name) != new.get(name) and name not in self._may_differ
-        ]
-        if record.get("data") != self._facts.get("data"):
-            differing.append("the images or their order are others than this run was trained on")
+        differing = _differing(record, self._config, self._may_differ, self._facts.get("data"))
         if differing:
             raise InputError(
                 f"the run folder {self.path} was written by another configuration: "
                 f"{'; '.join(differing)}. Use the old settings to resume, or another folder"
+                f"{setting('run_dir', form=' ({})')}"
             )
         return True
 
@@ -204,6 +209,57 @@ def default_run_dir(experiment: str, dataset: str) -> Path:
     """Return `runs/<experiment>-<dataset>-<time>`, in the current folder."""
     now = datetime.datetime.now().strftime("%Y%m%d-%H%M%S")
     return Path("runs") / f"{safe_name(experiment)}-{safe_name(dataset)}-{now}"
+
+
+def unfinished(
+    path: Path, config: Mapping[str, Any], *, may_differ: Collection[str], data: str
+) -> Path | None:
+    """Find the newest run that began as this one would and has no results yet; None: there is none.
+
+    Args:
+      path: The default folder of the new run: those beside it are looked at, of its program and
+        data set.
+      config: As of `RunFolder`, as is `may_differ`.
+      may_differ: Settings that may be others.
+      data: The fingerprint of its images.
+    """
+    beside = path.name[: -len("-20260101-000000")]
+    told = json.loads(json.dumps(config))
+    for folder in sorted(path.parent.glob(f"{glob.escape(beside)}-[0-9]*-[0-9]*"), reverse=True):
+        if (folder / "results.json").exists() or not any((folder / "checkpoints").glob("[0-9]*")):
+            continue
+        with contextlib.suppress(InputError, OSError, KeyError, AttributeError):
+            record = read_record(folder)
+            if not _differing(record, told, may_differ, data) and not _is_held(folder):
+                return folder
+    return None
+
+
+def _differing(
+    record: Mapping[str, Any], config: Mapping[str, Any], may_differ: Collection[str], data: Any
+) -> list[str]:
+    """Say in what a run folder's record is another than a run of these settings would write."""
+    old = record["config"]
+    differing = [
+        f"{name} was {old.get(name)!r}, is {config.get(name)!r}"
+        for name in sorted(old.keys() | config.keys())
+        if old.get(name) != config.get(name) and name not in may_differ
+    ]
+    if record.get("data") != data:
+        differing.append("the images or their order are others than this run was trained on")
+    return differing
+
+
+def _is_held(folder: Path) -> bool:
+    """Tell whether a process writes to a run folder."""
+    import fcntl
+
+    with open(folder / ".lock", "rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
 
 
 def provenance() -> dict[str, Any]:

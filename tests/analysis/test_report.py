@@ -299,6 +299,17 @@ def test_a_page_speaks_only_of_what_the_run_has(seen_only):
     assert "Metrics over the steps." in page.text
 
 
+def test_the_page_names_the_next_commands(tmp_path):
+    tables = make_tables(unseen=("salp",), baselines=())
+    results = write_run(tmp_path, tables, metrics=[], page=False)
+    steps = [("which images to label first", "jaxssl label-next '/tmp/a <run>'")]
+    page = Page(write_report(tmp_path, tables, results, steps=steps).read_text())
+    assert "Which images to label first:" in page.text
+    assert "jaxssl label-next '/tmp/a <run>'" in page.text
+    assert "What next" in page.text
+    assert "What next" not in Page(write_report(tmp_path, tables, results).read_text()).text
+
+
 def test_what_is_missing_is_a_sentence(tmp_path):
     tables = make_tables(unseen=("salp",), baselines=())
     results = write_run(tmp_path, tables, metrics=[], page=False)

@@ -111,7 +111,7 @@ def test_odd_and_blank_images_are_named(blobs):
     pictures[15], pictures[45], pictures[46] = blank.getvalue(), broken, b""
     found = found_in(images_of(x, names, pictures=pictures))
     assert found["i7"].why == ("far from the other images of its class",)
-    assert found["i15"].why == ("the picture is blank",)
+    assert found["i15"].why == ("the picture is very faint or blank",)
     assert found["i45"].why == ("the picture cannot be read",)
     assert "i46" not in found  # no picture is not a bad one
 

@@ -1,13 +1,18 @@
 """Tables in their folders, and the map's columns."""
 
+import re
+
 import numpy as np
 import pytest
 
 from jaxssl.analysis import projection
 from jaxssl.analysis.tables import read_tables, save_tables, with_map
 from jaxssl.errors import InputError
+from jaxssl.files import write_record
 
 from .conftest import DEEP, make_tables
+
+ABOUT = {"study": "SimCLR", "dataset": "folder", "recipe": {}}
 
 
 @pytest.fixture
@@ -38,7 +43,13 @@ def test_what_has_no_folder_or_no_embedding_is_refused(tmp_path):
         save_tables(tmp_path, {"clip": {}})
     with pytest.raises(InputError, match="no such run folder"):
         read_tables(tmp_path / "none")
-    with pytest.raises(InputError, match="no embeddings"):
+    with pytest.raises(
+        InputError, match=r"no embeddings.*the command that began it, with this run"
+    ):
+        read_tables(tmp_path)
+    command = "jaxssl simclr --data-dir 'my images' --run-dir runs/a"
+    write_record(tmp_path / "config.json", {"format": 2, "config": {}, "go_on": command} | ABOUT)
+    with pytest.raises(InputError, match=rf"finish the run: {re.escape(command)}$"):
         read_tables(tmp_path)
 
 

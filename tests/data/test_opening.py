@@ -62,6 +62,31 @@ def refusal(root: Path, **options) -> str:
     return str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("station 1", "station 2"), True),
+        (("2021-05-03", "20210504"), True),
+        (("cast A", "Cast_B"), True),
+        (("copepod 1", "copepod 2"), False),
+        (("0", "1"), False),
+        (("station 1", "salp"), False),
+    ],
+)
+def test_folders_that_look_like_stations_are_questioned_as_classes(tmp_path, names, said):
+    for level, name in enumerate(names):
+        save(tmp_path / "images" / name / "0.png", 100 + level)
+    assert ("(labels_from='none')" in str(read(tmp_path / "images")[1])) == said
+    assert "labels_from" not in str(read(tmp_path / "images", classes=names)[1])
+
+
+def test_one_image_is_told_by_its_own_name_not_that_of_its_folder(root):
+    file = next(root.rglob("*.png"))
+    images, report = read(file)
+    assert len(images) == 1
+    assert str(report).startswith(f"1 images of {file}")
+
+
 # ------------------------------------------------------------------------------------ what is read
 
 
@@ -184,7 +209,8 @@ def test_links_to_files_outside_are_followed_only_where_asked(root):
     (root / "a" / "z.png").symlink_to(outside)
     images, report = read(root)
     assert "a/z.png" not in images.ids
-    assert "1 left out, links that lead outside; follow links to read them: a/z.png" in str(report)
+    said = "1 left out, links that lead outside; follow links to read them (follow_links=True)"
+    assert f"{said}: a/z.png" in str(report)
     images, report = read(root, follow_links=True)
     assert images.load(images.ids.index("a/z.png")).max() == 7
     (root.parent / "linked").mkdir()

@@ -66,7 +66,7 @@ def test_without_names_every_class_with_enough_images_is_seen(seen):
     assert parts.left_out == {"class 1": 2, "class 3": 1}
     assert len(parts.unseen) == 0
     assert "none is unseen" in parts.note[0]
-    assert "too few images to split: class 1 (2), class 3 (1)" in str(parts)
+    assert "too few images to split: 'class 1' (2), 'class 3' (1)" in str(parts)
     assert len(parts.train) + len(parts.val) + len(parts.test) == 21
     check_no_leak(parts, images)
     assert split_protocol(images, min_images=10, seed=0).train.class_names == ("class 2",)
@@ -110,6 +110,12 @@ def test_choices_that_cannot_be(options, said):
     assert "\n" not in str(caught.value)
 
 
+def test_names_of_classes_that_are_left_out_are_told_apart_by_quotes():
+    images = image_set([0] * 5 + [1] * 5 + [2])
+    images = dataclasses.replace(images, class_names=("a", "b", "diatom, chain"))
+    assert "too few images to split: 'diatom, chain' (1)" in str(split_protocol(images, seed=0))
+
+
 # ---------------------------------------------------------------------------------- without labels
 
 
@@ -118,6 +124,10 @@ def test_without_labels_all_images_are_learnt_from():
     images = dataclasses.replace(images, labels=np.full(6, -1, np.int32), class_names=())
     parts = split_protocol(images, seed=0)
     assert parts.train.ids == images.ids
+    # True of a network that is not trained, too.
+    assert parts.note == (
+        "no labels: all images are in the training part, and nothing is held out",
+    )
     assert not len(parts.val) + len(parts.test) + len(parts.unseen)
     given = dataclasses.replace(images, split=("train", "", "test", "test", "val", ""))
     given = dataclasses.replace(given, groups=np.array([0, 1, 2, 3, 4, 2]))

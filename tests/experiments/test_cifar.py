@@ -52,7 +52,7 @@ def pretrained(images, tmp_path_factory):
 @pytest.fixture
 def no_page(monkeypatch):
     """Results without their page: the same sections are drawn of SimCLR's run above."""
-    monkeypatch.setattr(analysis, "write_report", lambda folder, tables, results: folder)
+    monkeypatch.setattr(analysis, "write_report", lambda folder, tables, results, steps: folder)
 
 
 def read(folder: Path, name: str = "results.json") -> dict:

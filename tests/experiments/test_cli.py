@@ -6,6 +6,7 @@ import dataclasses
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +14,22 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from experiments import cli, rnn, simclr, softmax
+import jaxssl
+from experiments import (
+    cli,
+    embed,
+    export,
+    folders,
+    label_next,
+    predict,
+    report,
+    rnn,
+    simclr,
+    softmax,
+)
+from jaxssl import data
 from jaxssl.errors import InputError
 from jaxssl.training import processes
 
@@ -52,7 +67,93 @@ def test_an_interrupt_is_a_line_that_fits_programs_without_a_run_folder(told, ca
     assert end.value.code == 130
     assert told[0][1] == 130
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith("the same command goes on, with the same --run-dir where it takes one")
+    assert line.endswith("interrupted; start the same command again")
+
+
+@pytest.mark.parametrize(
+    ("program", "flags", "argument", "said"),
+    [
+        (simclr, ["--on-bad-image", "fail"], "(on_bad_image='skip')", "(--on-bad-image skip)"),
+        (simclr, ["--group-by", "["], "group_by='['", "--group-by '[': no column"),
+        (simclr, ["--labels-from", "t.csv"], "(labels_from)", "(--labels-from)"),
+        (simclr, [], "name the classes to read (classes)", "name the classes to read (--seen)"),
+        (predict, [], "name the classes to read (classes)", "give them one name"),
+    ],
+)
+def test_the_library_names_arguments_and_a_program_the_flags(
+    told, capsys, monkeypatch, tmp_path, program, flags, argument, said
+):
+    for name in ("Salp", "salp", "krill"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        Image.new("L", (8, 8), 200).save(tmp_path / "images" / name / "0.png")
+    if "--on-bad-image" in flags:
+        shutil.rmtree(tmp_path / "images" / "salp")
+        (tmp_path / "images" / "krill" / "1.png").write_bytes(b"no picture")
+
+    def read(config):
+        told = {name: getattr(config, name) for name in ("labels_from", "group_by")}
+        data.open_images(tmp_path / "images", data.Reading(8, cache_dir=tmp_path, **told))
+
+    presets = getattr(program, "PRESETS", {"predict": getattr(program, "Predict", object)()})
+    config = cli.parse(flags, presets)
+    with pytest.raises(InputError) as error:
+        read(config)
+    assert argument in str(error.value)
+    monkeypatch.setattr(sys, "argv", ["x.py", *flags])
+    with pytest.raises(SystemExit):
+        cli.run(read, presets)
+    line = capsys.readouterr().err
+    assert said in line
+    assert argument not in line
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (["simcrl"], "'simcrl' is no program: did you mean simclr? choose simclr, supcon, "),
+        (["label-nxt"], "did you mean label_next?"),
+        (["digits"], "'digits' is no program: choose simclr, "),
+    ],
+)
+def test_a_misspelt_program_names_the_nearest(told, capsys, monkeypatch, typed, said):
+    monkeypatch.setattr(cli.malloc, "ask", lambda: None)  # it would start this process anew
+    monkeypatch.setattr(sys, "argv", ["jaxssl", *typed])
+    with pytest.raises(SystemExit):
+        cli.front_door()
+    assert said in capsys.readouterr().err
+
+
+def test_the_version_is_told(monkeypatch, capsys):
+    monkeypatch.setattr(cli.malloc, "ask", lambda: None)
+    monkeypatch.setattr(sys, "argv", ["jaxssl", "--version"])
+    cli.front_door()
+    assert capsys.readouterr().out == f"jaxssl {jaxssl.__version__}\n"
+
+
+def test_a_run_that_nobody_named_is_said_to_be_missing_and_runs_are_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    missing = "^the folder of a finished run is missing: name it first"
+    published = r"; or a published network without a run: --encoder efficientnet_lite0$"
+    with pytest.raises(InputError, match=missing + published):
+        embed.main(embed.Embed(data_dir="x"))
+    for number in range(5):
+        (tmp_path / "runs" / f"r{number}").mkdir(parents=True)
+        (tmp_path / "runs" / f"r{number}" / "config.json").write_text("{}")
+        os.utime(tmp_path / "runs" / f"r{number}" / "config.json", (number, number))
+    newest = "such as runs/r4, runs/r3, runs/r2"
+    for main in (
+        lambda: embed.main(embed.Embed(data_dir="x")),
+        lambda: predict.main(predict.Predict(data_dir="x")),
+        lambda: label_next.main(label_next.LabelNext()),
+        lambda: report.main(report.Report()),
+        lambda: export.main(export.Export(to="atlas")),
+    ):
+        with pytest.raises(InputError, match=f"{missing}, {newest}"):
+            main()
+    with pytest.raises(InputError, match=f"'runs' is no run folder: it has no .*, {newest}"):
+        predict.main(predict.Predict(run_dir="runs", data_dir="x"))
+    with pytest.raises(InputError, match="'nowhere' is no run folder: there is no such folder"):
+        predict.main(predict.Predict(run_dir="nowhere", data_dir="x"))
 
 
 def test_another_interrupt_while_the_line_is_made_ends_without_a_traceback(monkeypatch):
@@ -80,7 +181,30 @@ def test_a_signal_outside_of_training_is_a_line_and_resumable(told, capsys):
         stopped()
     assert end.value.code == 75
     (line,) = capsys.readouterr().err.splitlines()
-    assert "stopped by SIGTERM outside of training; the same command goes on" in line
+    assert line.endswith("stopped by SIGTERM outside of training; start the same command again")
+
+
+@pytest.mark.parametrize(
+    ("flags", "more"),
+    [
+        (["--data-dir", "my images"], " --data-dir 'my images' --run-dir 'runs/a b'"),
+        (["--run_dir=there", "--seed", "3"], " --run_dir=there --seed 3"),
+    ],
+)
+def test_an_interrupt_names_the_very_command_that_goes_on(told, capsys, monkeypatch, flags, more):
+    """A default run folder is a new one each time: the same command would not go on."""
+
+    def stopped(config):
+        again = folders.how_to_go_on(config, "runs/a b")
+        cli.goes_on(again)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "_FRONT", ["jaxssl", "simclr"])
+    monkeypatch.setattr(sys, "argv", ["simclr.py", *flags])
+    with pytest.raises(SystemExit):
+        cli.run(stopped, simclr.PRESETS)
+    assert capsys.readouterr().err == f"simclr: interrupted; go on with: jaxssl simclr{more}\n"
+    assert not folders.how_to_go_on(simclr.PRESETS["digits"], "runs/a")  # nobody typed a command
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from experiments import datasets, presets, simclr, softmax, study
+from experiments import batches, cli, datasets, presets, simclr, softmax, study, triplet
 from jaxssl.errors import InputError
 
 from .conftest import small, train
@@ -98,6 +99,57 @@ def test_a_batch_that_nobody_asked_for_fits_the_folder(tmp_path, capsys):
     refusal = pytest.raises(InputError, match="--batch-size 64 is larger than the 44 training")
     with refusal, study.open(asked) as run:
         study.load(run)
+
+
+@pytest.mark.parametrize(
+    ("preset", "images", "flags", "batch"),
+    [
+        ("folder", 480, [], 32),  # of 256 it would be one step an epoch, and SimCLR collapsed
+        ("folder", 1100, [], 128),
+        ("folder", 2048, [], 256),
+        ("folder", 480, ["--batch-size", "256"], 256),
+        ("folder-lite0", 480, ["--preset", "folder-lite0"], 32),
+        ("folder-lite0", 100, ["--preset", "folder-lite0"], 32),  # it was refused
+        ("plankton", 480, [], 256),  # a recipe for one data set stays
+        ("digits", 480, [], 256),
+    ],
+)
+def test_a_batch_that_nobody_asked_for_gives_an_epoch_several_steps(
+    monkeypatch, capsys, preset, images, flags, batch
+):
+    config = dataclasses.replace(simclr.PRESETS[preset], preset=preset)
+    if flags and flags[0] == "--batch-size":
+        config = dataclasses.replace(config, batch_size=int(flags[1]))
+    monkeypatch.setattr(cli, "_GIVEN", [flags])
+    run = SimpleNamespace(config=config, images=config, placement=SimpleNamespace(device_count=1))
+    assert batches.fitted(run, images).batch_size == batch
+    said = capsys.readouterr().out
+    assert ("batches of" in said) == (batch != config.batch_size)
+
+
+def test_the_batch_of_triplets_keeps_classes_to_tell_apart(monkeypatch):
+    config = triplet.PRESETS["folder"]
+    run = SimpleNamespace(config=config, images=config, placement=SimpleNamespace(device_count=1))
+    assert batches.fitted(run, 300).batch_size == config.batch_size
+
+
+@pytest.mark.parametrize("preset", ["folder", "folder-lite0"])
+def test_too_few_images_are_said_to_be_too_few(tmp_path, preset):
+    """ "Lower the batch size, or name more classes" helps nobody with three images of no class."""
+    config = dataclasses.replace(simclr.PRESETS[preset], preset=preset, data_dir="my images")
+    run = SimpleNamespace(config=config, images=config, placement=SimpleNamespace(device_count=1))
+    with pytest.raises(InputError) as error:
+        batches.fitted(run, 3)
+    assert str(error.value).startswith("too few images: 3 to train on")
+    assert "jaxssl" not in str(error.value)  # no map is drawn of so few
+    with pytest.raises(InputError) as error:
+        batches.fitted(run, 6)
+    assert "jaxssl embed --encoder efficientnet_lite0 --data-dir 'my images'" in str(error.value)
+    assert "--seen" not in str(error.value)
+    asked = dataclasses.replace(config, batch_size=16)
+    run.config = run.images = asked
+    with pytest.raises(InputError, match=r"^--batch-size 16 is larger than the 3 .*: lower it$"):
+        batches.fitted(run, 3)
 
 
 def test_lookalikes_are_the_presets_own_unless_classes_are_named():

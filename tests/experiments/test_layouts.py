@@ -28,8 +28,8 @@ TINY = ["--image-size", "16", "--steps", "2", "--batch-size", "8", "--draws", "2
 
 # name -> what the owner types after `jaxssl simclr --data-dir X`, what the program says of it.
 LAYOUTS: dict[str, tuple[list[str], list[str]]] = {
-    "flat": ([], ["no labels", "all images are learnt from"]),
-    "flat_in_one_folder": ([], ["images of", "all images are learnt from"]),
+    "flat": ([], ["no labels", "all images are in the training part"]),
+    "flat_in_one_folder": ([], ["images of", "all images are in the training part"]),
     "classes": ([], ["labels from the names of folders", "classes are seen"]),
     "classes --unseen 1": (["--unseen", "1"], ["1 is unseen"]),
     "classes --seen all": (["--seen", "all"], ["classes are seen, none is unseen"]),

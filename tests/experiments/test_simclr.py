@@ -298,7 +298,7 @@ def test_report_draws_a_finished_run_again(one, capsys, tmp_path):
     shutil.copytree(one[0], again, ignore=shutil.ignore_patterns("checkpoints"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(analysis, "with_map", lambda tables: tables)
-        patch.setattr(analysis, "write_report", lambda folder, tables, results: folder)
+        patch.setattr(analysis, "write_report", lambda folder, tables, results, steps: folder)
         report.main(report.Report(str(again), draws=2))
     first, second = (json.loads((f / "results.json").read_text()) for f in (one[0], again))
     for name in ("training", "protocol", "knn_accuracy", "sets"):

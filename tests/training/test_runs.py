@@ -16,7 +16,7 @@ import pytest
 from jaxssl.errors import InputError, WriteError
 from jaxssl.files import read_lines as read_metrics
 from jaxssl.training import processes
-from jaxssl.training.runs import RunFolder
+from jaxssl.training.runs import RunFolder, unfinished
 
 from .conftest import FACTS
 
@@ -39,6 +39,34 @@ def test_another_configuration_is_refused_and_every_field_named(tmp_path):
         pass
     assert "steps" not in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_an_unfinished_run_of_the_same_settings_is_found_and_no_other(tmp_path):
+    new = tmp_path / "simclr-folder-20261127-120000"
+    settings = {"seed": 0, "steps": 9, "seen": ("a", "b")}
+    others = {"seed": ({"seed": 1}, "abc"), "data": ({}, "abd"), "finished": ({}, "abc")}
+    for hour, (what, (changes, data)) in enumerate(others.items()):
+        path = tmp_path / f"simclr-folder-20261127-09000{hour}"
+        with folder(path, settings | changes, data=data):
+            (path / "checkpoints" / "3").mkdir(parents=True)
+        if what == "finished":
+            (path / "results.json").write_text("{}")
+
+    def found():
+        return unfinished(new, settings | {"steps": 12}, may_differ={"steps"}, data="abc")
+
+    assert found() is None
+    for name in ("simclr-folder-wide-20261127-080000", "simclr-folder-20261127-070000"):
+        assert found() is None  # of another data set
+        with folder(tmp_path / name, settings, data="abc"):
+            assert found() is None  # before its first checkpoint there is nothing to go on with
+            (tmp_path / name / "checkpoints" / "3").mkdir(parents=True)
+            assert found() is None  # a process is at it
+    assert found() == tmp_path / "simclr-folder-20261127-070000"
+    (tmp_path / "simclr-folder-20261127-080000").mkdir()
+    (tmp_path / "simclr-folder-20261127-080000" / "config.json").write_text("[")
+    (tmp_path / "simclr-folder-20261127-080000" / "checkpoints" / "3").mkdir(parents=True)
+    assert found() == tmp_path / "simclr-folder-20261127-070000"
 
 
 def test_other_images_are_refused(tmp_path):

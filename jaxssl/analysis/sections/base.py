@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -22,12 +22,14 @@ class Context:
         h: The tables of the trained embedding, by set.
         results: The numbers.
         files: Where figures go.
+        steps: What to do next: (what it gives, the command).
     """
 
     run: Run
     h: Sets
     results: Results
     files: FigureFiles
+    steps: Sequence[tuple[str, str]] = ()
 
     @property
     def labelled(self) -> bool:

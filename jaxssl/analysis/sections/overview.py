@@ -58,6 +58,7 @@ def make(context: Context) -> Markup:
         facts=facts(run, results),
         provenance=provenance(run, results),
         command=run.provenance.get("command"),
+        steps=context.steps,
     )
 
 
