@@ -59,7 +59,8 @@ def atomic(path: Path, *, note: str | None = None, above: bool = False) -> Itera
       path: The file; its folder must exist.
       note: Notes beside it what is written, and of what it was made, so that a change by hand is
         seen (`free`); None notes nothing.
-      above: The note goes into the folder above, where a page's own holds the page alone.
+      above: The note goes into the run's folder or, outside of one, into that above the file's:
+        a page's own folder holds the page alone.
 
     Yields:
       A binary file to write to, and to read back; what raises while it is open leaves the old file
@@ -312,7 +313,10 @@ def _note(path: Path, digest: str, of: str, above: bool) -> None:
 def _place_of_note(path: Path, above: bool) -> tuple[Path, str]:
     """Name the folder of a file's note, and the file in there."""
     folder = path.parent.absolute()
-    return (folder.parent, f"{folder.name}/{path.name}") if above else (folder, path.name)
+    if not above:
+        return folder, path.name
+    holder = next((one for one in folder.parents if is_run_folder(one)), folder.parent)
+    return holder, (folder / path.name).relative_to(holder).as_posix()
 
 
 def _noted(path: Path, above: bool) -> dict[str, Any]:
