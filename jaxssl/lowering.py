@@ -140,7 +140,8 @@ def on_any_mesh(
         leading branches; by default it is whole on all devices.
 
     Example:
-      >>> mesh = jax.make_mesh((jax.device_count(),), ("data",))
+      >>> explicit = (jax.sharding.AxisType.Explicit,)
+      >>> mesh = Mesh(jax.devices(), ("data",), axis_types=explicit)
       >>> rows = jax.sharding.NamedSharding(mesh, PartitionSpec("data"))
       >>> x = jax.device_put(jax.numpy.ones((jax.device_count(), 2)), rows)
       >>> everyone = on_any_mesh(lambda x: x @ x.T)(x)
