@@ -87,14 +87,13 @@ def device_by_device(
     """
     if devices() == 1:
         return own(x, *whole)
-    mesh = jax.sharding.get_abstract_mesh()
-    spread = len(mesh.axis_names) == 1 and mesh.auto_axes == mesh.axis_names
-    if not spread or platform() != "cpu" or x.shape[0] % mesh.size:
+    axis = axis_of(x.shape[0])
+    if axis is None or platform() != "cpu":
         return otherwise(x, *whole)
-    rows, everything = PartitionSpec(mesh.axis_names[0]), PartitionSpec()
+    rows, everything = PartitionSpec(axis), PartitionSpec()
     each = jax.shard_map(
         own,
-        mesh=mesh,
+        mesh=jax.sharding.get_abstract_mesh(),
         in_specs=(rows, *[everything] * len(whole)),
         out_specs=rows,
         # Without the check the gradients of what is whole are summed, and a custom gradient may be
@@ -102,6 +101,21 @@ def device_by_device(
         check_vma=False,
     )
     return cast(jax.Array, each(x, *whole))
+
+
+def axis_of(rows: int) -> str | None:
+    """Name the mesh's axis over which so many rows are shared out as a `shard_map` may have them.
+
+    None where no mesh of several devices is told, where it has other axes or is not the compiler's
+    to share out, and where the rows do not divide.
+
+    Example:
+      >>> axis_of(8) is None
+      True
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    alone = len(mesh.axis_names) == 1 and mesh.auto_axes == mesh.axis_names and mesh.size > 1
+    return str(mesh.axis_names[0]) if alone and rows % mesh.size == 0 else None
 
 
 def in_reverse_alone(function: F) -> F:

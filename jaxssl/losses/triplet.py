@@ -1,12 +1,15 @@
 """Triplet loss with mining inside the global batch."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 from jax.typing import ArrayLike
 
+from jaxssl import lowering
 from jaxssl.losses._checks import (
     Precision,
     Reduction,
@@ -185,6 +188,40 @@ def triplet_loss_and_stats(
 
 @compiled
 def _triplet_loss(
+    embeddings: jax.Array,
+    labels: jax.Array,
+    margin: Any,
+    hard_positive: Any,
+    hard_negative: Any,
+    where: jax.Array | None,
+    references: References | None,
+    weights: jax.Array | None,
+    *,
+    reduction: str,
+    precision: str,
+    axis_name: AxisName,
+    tile_size: int | None,
+) -> tuple[jax.Array, TripletStats]:
+    arrays = embeddings, labels, margin, hard_positive, hard_negative, where, references, weights
+    of_rows = partial(_of_rows, reduction=reduction, precision=precision, tile_size=tile_size)
+    n = embeddings.shape[0]
+    axis = lowering.axis_of(n) if axis_name is None and tile_rows(n, n, tile_size) < n else None
+    if axis is None:
+        return of_rows(*arrays, axis_name=axis_name)
+    # Of tiles the compiler would share out columns too, and send each from device to device: here
+    # every device mines its own rows, among those of all.
+    row, whole = PartitionSpec(axis), PartitionSpec()
+    spread = jax.shard_map(
+        partial(of_rows, axis_name=axis),
+        mesh=jax.sharding.get_abstract_mesh(),
+        in_specs=(row, row, whole, whole, whole, row, whole, row),
+        out_specs=(row if reduction == "none" else whole, whole),
+    )
+    found: tuple[jax.Array, TripletStats] = spread(*arrays)
+    return found
+
+
+def _of_rows(
     embeddings: jax.Array,
     labels: jax.Array,
     margin: Any,
