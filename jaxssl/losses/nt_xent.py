@@ -216,7 +216,7 @@ def as_views(
     z_a, z_b = as_real(names[0], z_a), as_real(names[1], z_b)
     if z_a.ndim == z_b.ndim == 2 and z_a.shape != z_b.shape:
         raise ValueError(
-            f"{names[0]} and {names[1]} must have the same shape [b, d], "
+            f"{names[0]} and {names[1]} must both be [b, d] of one shape, "
             f"got {z_a.shape} and {z_b.shape}"
         )
     if z_a.ndim != 2 or z_a.shape != z_b.shape or 0 in z_a.shape:

@@ -219,7 +219,7 @@ def test_no_array_is_larger_than_rows_times_rows_and_products_are_in_full_precis
 
 
 def test_views_of_two_shapes_are_named_as_that():
-    with pytest.raises(ValueError, match=r"must have the same shape \[b, d\], got \(6, 4\) and"):
+    with pytest.raises(ValueError, match=r"must both be \[b, d\] of one shape, got \(6, 4\) and"):
         nt_xent(np.ones((6, 4)), np.ones((3, 4)))
     with pytest.raises(ValueError, match=r"must both be \[b, d\] and not empty, got \(0, 4\)"):
         nt_xent(np.ones((0, 4)), np.ones((0, 4)))
