@@ -118,14 +118,13 @@ class Cost:
         return self.arguments + self.results - self.reused + self.temporaries + self.code
 
     def of_each(self, steps: int) -> Cost:
-        """Share what is done out over the steps of a program; its memory is what it is."""
+        """Share what is done out over the steps of a program, a loop; its memory is what it is."""
         if steps == 1:
             return self
         return dataclasses.replace(
             self,
             flops=self.flops / steps,
             moved=self.moved / steps,
-            accessed=self.accessed / steps,
             sent=self.sent / steps,
             collectives={
                 name: (round(number / steps), round(size / steps))
