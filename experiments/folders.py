@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -144,10 +143,8 @@ def how_to_go_on(settings: Any, path: str | Path) -> str:
 
     if not (command := _command(settings, path)):
         return ""
-    if processes.count() > 1:  # each has flags of its own
-        return (
-            f"go on with the same command in all processes and --run-dir {shlex.quote(str(path))}"
-        )
+    if processes.count() > 1:  # each has flags of its own, and the first names the folder
+        return "go on with the same command in all processes, with the --run-dir of the first"
     return f"go on with: {command}"
 
 

@@ -84,7 +84,7 @@ def test_draws_follow_the_laws(twin):
     [
         (False, False, 1, "highest"),
         (True, False, 1, "highest"),
-        (True, True, 4, "highest"),  # views whose first step turns no ReLU by rounding
+        (True, True, 5, "highest"),  # views whose first step turns no ReLU by rounding
         (True, False, 1, "default"),
     ],
 )

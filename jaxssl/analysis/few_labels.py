@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +31,7 @@ class FewLabels:
         accuracy: The balanced accuracy to expect on other images like these, by nested
             cross-validation: each image is predicted by a classifier that was chosen and fitted
             without it.
-        low: Lower end of its 95 % interval, by resampling the images of each class.
+        low: Lower end of its interval, of 95 % (`_interval`).
         high: Upper end.
         temperature: What scores are divided by before they become probabilities, so that they are
             right as often as they say on images that were left out.
@@ -65,7 +66,7 @@ def fit_few_labels(
 
     Features are standardised by the images learnt from. `svc`: RBF kernel, C = 1, gamma = 1/d.
     `linear`: logistic regression, C = 1. `knn`: vote of the 10 nearest. Folds are stratified, at
-    most 5, no more than the smallest class has images. Of more than 1,500 labels a stratified part
+    most 5, no more than the largest class has images. Of more than 1,500 labels a stratified part
     is cross-validated, so that the accuracy is rather too low; at most 10,000 are fitted.
 
     Args:
@@ -100,7 +101,7 @@ def fit_few_labels(
     vectors = np.asarray(vectors, np.float64)
     all_vectors, all_labels = _part(vectors, labels, MOST_FITTED, seed)
     vectors, labels = _part(vectors, labels, MOST_COMPARED, seed)
-    folds = int(min(MOST_FOLDS, np.bincount(labels).min()))
+    folds = _folds(labels)
     with one_thread():
         held_out = _nested(vectors, labels, kinds, folds, seed)
         kind = _best(vectors, labels, kinds, folds, seed)
@@ -128,7 +129,7 @@ class Propagated:
         labels: How many images are labelled.
         accuracy: The balanced accuracy to expect on the others, by cross-validation: each labelled
             image is predicted from the labels of the other folds.
-        low: Lower end of its 95 % interval, by resampling the images of each class.
+        low: Lower end of its interval, of 95 % (`_interval`).
         high: Upper end.
         probabilities: `[n, k]`, rows of sum 1.
     """
@@ -172,8 +173,6 @@ def propagate_few_labels(
         >>> found.accuracy, (found.probabilities.argmax(1) == np.repeat([0, 1], 40)).mean()
         (1.0, np.float64(1.0))
     """
-    from sklearn.model_selection import StratifiedKFold
-
     vectors = checks.vectors("vectors", vectors)
     rows, names = checks.fit(rows=(rows, "m"), names=(names, "m"))
     rows = checks.rows("rows", rows, len(vectors))
@@ -182,9 +181,7 @@ def propagate_few_labels(
     with one_thread():
         graph = whitened_graph(vectors)
         held_out = np.zeros((len(labels), k))
-        for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(
-            labels, labels
-        ):
+        for train, test in _parted(labels, folds, seed):
             scores = propagate(vectors, graph, rows[train], labels[train], classes=k)
             held_out[test] = scores[rows[test]]
         scores = propagate(vectors, graph, rows, labels, classes=k)
@@ -209,7 +206,23 @@ def _checked(names: np.ndarray) -> tuple[tuple[str, ...], np.ndarray, int]:
     if counts.min() < 2:
         lone = ", ".join(map(repr, kinds[counts < 2][:5].tolist()))
         raise InputError(f"one image alone is labelled {lone}: label a second, or none")
-    return tuple(classes), labels, int(min(MOST_FOLDS, counts.min()))
+    return tuple(classes), labels, _folds(labels)
+
+
+def _folds(labels: np.ndarray) -> int:
+    """So many that most labels are learnt from: a class may have fewer, in as many of the folds."""
+    return int(min(MOST_FOLDS, np.bincount(labels).max()))
+
+
+def _parted(labels: np.ndarray, folds: int, seed: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Stratified folds: rows learnt from, rows left out."""
+    from sklearn.model_selection import StratifiedKFold
+
+    with warnings.catch_warnings():
+        # That a class has fewer images than there are folds.
+        warnings.filterwarnings("ignore", "The least populated class", UserWarning)
+        parts = StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels)
+        return list(parts)
 
 
 def _part(
@@ -254,13 +267,12 @@ def _scores(model: Any, vectors: np.ndarray) -> np.ndarray:
 def _held_out(
     kind: str, vectors: np.ndarray, labels: np.ndarray, folds: int, seed: int
 ) -> np.ndarray:
-    """Scores of every image by a model that was fitted without it, `[n, k]`."""
-    from sklearn.model_selection import StratifiedKFold
+    """Scores of every image by a model that was fitted without it, `[n, k]`.
 
-    scores = np.zeros((len(labels), labels.max() + 1))
-    for train, test in StratifiedKFold(folds, shuffle=True, random_state=seed).split(
-        vectors, labels
-    ):
+    Of a class that none of the others is of the score is -inf.
+    """
+    scores = np.full((len(labels), labels.max() + 1), -np.inf)
+    for train, test in _parted(labels, folds, seed):
         model = _make(kind, len(train)).fit(vectors[train], labels[train])
         scores[test[:, None], model.classes_] = _scores(model, vectors[test])
     return scores
@@ -282,12 +294,9 @@ def _nested(
     vectors: np.ndarray, labels: np.ndarray, kinds: tuple[str, ...], folds: int, seed: int
 ) -> np.ndarray:
     """Scores of every image by a model that was chosen and fitted without it, `[n, k]`."""
-    from sklearn.model_selection import StratifiedKFold
-
-    scores = np.zeros((len(labels), labels.max() + 1))
-    outer = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    for train, test in outer.split(vectors, labels):
-        inner = int(min(folds, np.bincount(labels[train]).min()))
+    scores = np.full((len(labels), labels.max() + 1), -np.inf)
+    for train, test in _parted(labels, folds, seed):
+        inner = _folds(labels[train])
         kind = kinds[0]
         if inner > 1:
             kind = _best(vectors[train], labels[train], kinds, inner, seed + 1)
@@ -302,17 +311,21 @@ def _balanced(labels: np.ndarray, predicted: np.ndarray) -> float:
 
 
 def _interval(labels: np.ndarray, predicted: np.ndarray, seed: int) -> tuple[float, float]:
-    """95 % of the balanced accuracy, the images of each class drawn again."""
+    """95 % of the balanced accuracy, drawn of what each class's may be.
+
+    That of a class with r of n right is drawn from a Beta distribution of r + s and n - r + 1 - s:
+    one image more, right to the share s of all images. Of few images alone a class would say
+    little, and all that were right could not have been wrong. The ends are those of 99 % of the
+    draws: with other labels it would be another classifier, which the draws know nothing of.
+    """
     random = np.random.default_rng(seed)
+    right, kinds = predicted == labels, np.unique(labels)
+    share = (right.sum() + 1) / (len(right) + 2)
     means = np.zeros(_RESAMPLES)
-    kinds = np.unique(labels)
     for c in kinds:
-        right = predicted[labels == c] == c
-        # A class of n images gets a binomial count; where all or none are right, as if one of two
-        # more had not been (Agresti and Coull), or the interval would have no width.
-        share = (right.sum() + 1) / (len(right) + 2)
-        means += random.binomial(len(right), share, _RESAMPLES) / len(right)
-    low, high = np.quantile(means / len(kinds), [0.025, 0.975])
+        n, r = (labels == c).sum(), right[labels == c].sum()
+        means += random.beta(r + share, n - r + 1 - share, _RESAMPLES)
+    low, high = np.quantile(means / len(kinds), [0.005, 0.995])
     accuracy = _balanced(labels, predicted)
     return min(float(low), accuracy), max(float(high), accuracy)
 

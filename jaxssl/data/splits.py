@@ -48,7 +48,7 @@ def split_classes(
       >>> split_classes(load_digits(size=8), seen=["5", "0"], unseen=["0"])
       Traceback (most recent call last):
       ...
-      jaxssl.errors.InputError: class '0' is both seen and unseen; take it out of one list
+      jaxssl.errors.InputError: class '0' is both seen and unseen; take it out of one list (unseen)
     """
     for name, times in Counter(seen).items():
         if name in unseen:

@@ -272,13 +272,15 @@ def test_without_a_report_there_is_a_sentence(tmp_path):
 
 
 def test_the_stop_button_waits_until_the_program_has_saved(tmp_path):
-    child = (
+    # A shell ignores Ctrl-C in what it runs behind, and so do that one's children.
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    child = heard + (
         "import time\ntry:\n    print('begun', flush=True)\n    time.sleep(60)\n"
         "except KeyboardInterrupt:\n    time.sleep(0.5)\n    print('saved', flush=True)\n"
         "    raise SystemExit(130)\n"
     )
     (cell,) = (c["source"] for c in colab_cells("code") if "def say(" in "".join(c["source"]))
-    script = "".join(cell) + f"\nprint('code', say([sys.executable, '-c', {child!r}]))\n"
+    script = heard + "".join(cell) + f"\nprint('code', say([sys.executable, '-c', {child!r}]))\n"
     process = subprocess.Popen(
         [sys.executable, "-c", script],
         stdout=subprocess.PIPE,

@@ -368,6 +368,8 @@ def test_what_can_be_told_at_once_is_told_before_anything_is_compiled(monkeypatc
 
 def test_a_signal_is_heard_while_the_compiler_works(tmp_path):
     code = (
+        # A shell ignores Ctrl-C in what it runs behind, and so do that one's children.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
         "import time; from experiments import cli, compile;"
         "print('compiling', flush=True);"
         "cli.start(lambda: compile.in_a_thread(lambda: time.sleep(60)), lambda given: ())"
