@@ -6,6 +6,7 @@ from jaxssl.analysis.findings import failing, failing_sentence, winning_baseline
 from jaxssl.analysis.headlines import (
     WITHOUT_LABELS,
     accuracies,
+    better_by_a_line,
     headline_labels,
     not_measured,
     of_classes,
@@ -41,6 +42,10 @@ def headline(results: Results) -> str:
         for embedding in dict.fromkeys(row.embedding for row in here):
             means = {row.labels: row.mean for row in here if row.embedding == embedding}
             lines.append(f"  {embedding:14}" + "".join(f"{means[n]:>8.3f}" for n in labels))
+        every = [row for row in results.label_efficiency if row.set == name]
+        if by_line := {row.labels: row.mean for row in better_by_a_line(every)}:
+            cells = (f"{by_line[n]:>8.3f}" if n in by_line else f"{'-':>8}" for n in labels)
+            lines.append(f"  {'h, linear':14}" + "".join(cells))
         if name in (left := not_measured(results)):
             lines.append(f"  {left[name]}")
     for name, why in without_curve(results).items():

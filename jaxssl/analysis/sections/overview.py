@@ -11,6 +11,7 @@ from jaxssl.analysis.atlas import drawn
 from jaxssl.analysis.findings import failing, failing_sentence, samples, winning_baselines
 from jaxssl.analysis.headlines import (
     accuracies,
+    better_by_a_line,
     compared_classes,
     headline_labels,
     without_curve,
@@ -95,6 +96,8 @@ def provenance(run: Run, results: Results) -> dict[str, str]:
 def headlines(results: Results) -> list[dict[str, Any]]:
     """Choose the SVC's balanced accuracy at a few sizes, every embedding beside h.
 
+    Beside them stands h by a linear classifier, where that is better.
+
     Args:
         results: Of the run.
 
@@ -106,8 +109,10 @@ def headlines(results: Results) -> list[dict[str, Any]]:
     svc = [row for row in results.label_efficiency if row.classifier == "svc"]
     for name in dict.fromkeys(row.set for row in svc):
         rows = [row for row in svc if row.set == name]
+        every = [row for row in results.label_efficiency if row.set == name]
+        shown = rows + better_by_a_line(every)
         tiles = [
-            _tile([row for row in rows if row.labels == labels])
+            _tile([row for row in shown if row.labels == labels])
             for labels in headline_labels(rows, results.label_sizes)
         ]
         classes = len(compared_classes(results, name))
@@ -119,7 +124,7 @@ def _tile(rows: Sequence[LabelRow]) -> Mapping[str, Any]:
     best = max(row.mean for row in rows)
     bars = [
         {
-            "name": embedding_title(row.embedding),
+            "name": embedding_title(row.embedding) + ", linear" * (row.classifier == "linear"),
             "best": row.mean == best,
             "mean": row.mean,
             "low": row.low,
