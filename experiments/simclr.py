@@ -1,6 +1,6 @@
 """SimCLR (Chen et al. 2020): an embedding learnt without labels, from two views of each image.
 
-scikit-learn's digits, 100 seconds on two CPU cores, kNN 99.5 % on the seen classes:
+scikit-learn's digits, a minute on two CPU cores, kNN 99 % on the seen classes:
   `python -m experiments.simclr`
 
 A folder of images, on two CPU cores (48 px grey):

@@ -83,9 +83,11 @@ def validation(
         if plan.ends_epoch(int(state.step)) and len(bank):
             h_bank = embedding.embed_set(encode, state, bank, placement)
             h_val = embedding.embed_set(encode, state, data.val, placement)
-            means["knn_accuracy"] = analysis.knn_accuracy(
-                h_bank, bank.labels, h_val, data.val.labels, k=20
-            )
+            # Where it is not finite the loop says so of the state, and ends the run.
+            if np.isfinite(h_bank).all() and np.isfinite(h_val).all():
+                means["knn_accuracy"] = analysis.knn_accuracy(
+                    h_bank, bank.labels, h_val, data.val.labels, k=20
+                )
         verdict = health([means], {})
         if verdict.state == "collapsed":
             print(f"warning: the embedding has collapsed. {verdict.text}", flush=True)

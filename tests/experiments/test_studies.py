@@ -16,7 +16,7 @@ import pytest
 from flax import nnx
 from scipy.special import logsumexp
 
-from experiments import arcface, datasets, rnn, softmax, study, supcon, triplet
+from experiments import arcface, datasets, rnn, softmax, study, supcon, triplet, watching
 from jaxssl import augment, embedding, losses, training
 from jaxssl import data as images_room
 from jaxssl.data import train_stream
@@ -181,6 +181,20 @@ def test_validation_is_on_images_as_they_are_with_the_state_that_is_saved(name, 
     (row,) = numbers(run.rows, "val")
     assert row["loss"] == pytest.approx(loss, rel=1e-3)
     assert row["accuracy"] == pytest.approx(np.mean(logits.argmax(1) == labels), abs=1e-6)
+
+
+def test_an_embedding_that_is_not_finite_leaves_the_last_word_to_the_loop(whole):
+    """It says which step, and which checkpoint is good; kNN of NaN ended the run before."""
+    run = whole("softmax")
+    plan = dataclasses.replace(
+        watching.plan_of(run.config, run.data, run.method), steps_per_epoch=1
+    )
+    validate = watching.validation(run.run, run.data, run.method, plan)
+    assert "knn_accuracy" in validate(run.last)
+    params = jax.tree.map(lambda x: jnp.full_like(x, jnp.nan), run.last.params)
+    row = validate(dataclasses.replace(run.last, params=params))
+    assert np.isnan(row["loss"])
+    assert "knn_accuracy" not in row
 
 
 def test_class_weights_move_and_are_saved(whole):
