@@ -188,23 +188,10 @@ def triplet_loss_and_stats(
 
 @compiled
 def _triplet_loss(
-    embeddings: jax.Array,
-    labels: jax.Array,
-    margin: Any,
-    hard_positive: Any,
-    hard_negative: Any,
-    where: jax.Array | None,
-    references: References | None,
-    weights: jax.Array | None,
-    *,
-    reduction: str,
-    precision: str,
-    axis_name: AxisName,
-    tile_size: int | None,
+    *arrays: Any, reduction: str, precision: str, axis_name: AxisName, tile_size: int | None
 ) -> tuple[jax.Array, TripletStats]:
-    arrays = embeddings, labels, margin, hard_positive, hard_negative, where, references, weights
     of_rows = partial(_of_rows, reduction=reduction, precision=precision, tile_size=tile_size)
-    n = embeddings.shape[0]
+    n = len(arrays[0])
     axis = lowering.axis_of(n) if axis_name is None and tile_rows(n, n, tile_size) < n else None
     if axis is None:
         return of_rows(*arrays, axis_name=axis_name)
