@@ -34,8 +34,8 @@ def run_folder(run_dir: str, *, otherwise: str = "") -> Path:
 def _such_as(folder: Path) -> str:
     """Name the newest runs in a folder."""
     try:
-        found = [path.parent for path in folder.glob("*/config.json")]
-        newest = sorted(found, key=lambda path: path.stat().st_mtime, reverse=True)
+        found = folder.glob("*/config.json")  # written when a run begins
+        newest = sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)
     except OSError:
         return ""
-    return f", such as {', '.join(map(str, newest[:_SHOWN]))}" if newest else ""
+    return f", such as {', '.join(str(path.parent) for path in newest[:_SHOWN])}" if newest else ""
