@@ -151,15 +151,17 @@ def first_line(settings: Any, flags: Any, tpu: Slice) -> str:
     return "; ".join(parts)
 
 
-def classes_of(flags: Any) -> tuple[str, ...]:
-    """Names of the classes: --seen's, or as many as --classes says."""
-    many = flags.classes or (100 if flags.dataset == "cifar100" else 10)
-    return flags.seen if flags.seen and not flags.classes else tuple(map(str, range(many)))
+def classes_of(settings: Any) -> tuple[str, ...]:
+    """Names of the classes: --seen's, or as many as --classes says, where that is a flag."""
+    told = getattr(settings, "classes", None)
+    many = told or (100 if settings.dataset == "cifar100" else 10)
+    return settings.seen if settings.seen and not told else tuple(map(str, range(many)))
 
 
 def in_a_thread(work: Callable[[], Any]) -> Any:
     """Do what hears no signal until it is done, such as compiling, beside a thread that does."""
     found: list[Any] = []
+    errors = os.dup(2)  # while it compiles, what goes to 2 is libtpu's and is dropped
 
     def do() -> None:
         try:
@@ -173,11 +175,10 @@ def in_a_thread(work: Callable[[], Any]) -> Any:
         while thread.is_alive():
             thread.join(0.2)
     except BaseException as signal:
-        code = getattr(signal, "exit_code", 130)
-        print("compile: interrupted; nothing is kept of what was compiled", file=sys.stderr)
         sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        os.write(errors, b"compile: interrupted; nothing is kept of what was compiled\n")
+        os._exit(getattr(signal, "exit_code", 130))
+    os.close(errors)
     result, error = found[0]
     if error is not None:
         raise error
@@ -222,8 +223,7 @@ def shapes_of(program: ModuleType, settings: Any, classes: tuple[str, ...] = ())
     from flax import nnx
 
     shape = (settings.image_size, settings.image_size, settings.channels)
-    many = 100 if settings.dataset == "cifar100" else 10
-    classes = classes or settings.seen or tuple(map(str, range(many)))
+    classes = classes or classes_of(settings)
     outline = {"classes": classes, "shape": shape, "steps_per_epoch": 100, "total_steps": 10_000}
     data, made = datasets.of_outline(outline, settings), []
 
