@@ -118,11 +118,22 @@ def axis_of(rows: int) -> str | None:
     return str(mesh.axis_names[0]) if alone and rows % mesh.size == 0 else None
 
 
-def in_reverse_alone(function: F) -> F:
+def in_reverse_alone(function: F, say: Callable[..., str] | None = None) -> F:
     """Name the way out where a function's forward-mode derivative is asked for: JAX names neither.
 
     JAX has no function with a gradient of its own in reverse mode and another in forward mode.
+
+    Args:
+      function: What is called.
+      say: its options -> what is said; by default that its gradient is its own.
     """
+
+    def own(**_: Any) -> str:
+        return (
+            f"{function.__module__}.{function.__name__} has no forward-mode derivative (jvp, "
+            "jacfwd, hessian): its gradient is its own, in reverse mode (grad, vjp, jacrev; "
+            "jacrev(grad(f)) for second derivatives)"
+        )
 
     @functools.wraps(function)
     def call(*arguments: Any, **options: Any) -> Any:
@@ -131,11 +142,7 @@ def in_reverse_alone(function: F) -> F:
         except TypeError as error:
             if "forward-mode" not in str(error):
                 raise
-            raise TypeError(
-                f"{function.__module__}.{function.__name__} has no forward-mode derivative (jvp, "
-                "jacfwd, hessian): its gradient is its own, in reverse mode (grad, vjp, jacrev; "
-                "jacrev(grad(f)) for second derivatives)"
-            ) from error
+            raise TypeError((say or own)(**options)) from error
 
     return cast(F, call)
 

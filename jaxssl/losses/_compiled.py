@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from jaxssl.lowering import on_any_mesh
+from jaxssl.lowering import in_reverse_alone, on_any_mesh
 
 T = TypeVar("T")
 
@@ -20,18 +20,12 @@ def compiled(loss: Callable[..., T]) -> Callable[..., T]:
     static = [p.name for p in signature(loss).parameters.values() if p.kind is p.KEYWORD_ONLY]
     program = jax.jit(on_any_mesh(loss), static_argnames=static)
 
-    @wraps(loss)
-    def call(*args: Any, **options: Any) -> T:
-        try:
-            return program(*args, **options)
-        except TypeError as error:
-            if "forward-mode" not in str(error):
-                raise
-            name = str(options.get("form", loss.__name__.strip("_")))
-            raise TypeError(
-                f"{name} has no forward-mode derivative (jvp, jacfwd, hessian) "
-                "in tiles: take the gradient in reverse mode, or pass a tile_size of at least as "
-                "many as there are columns"
-            ) from error
+    def say(**options: Any) -> str:
+        name = str(options.get("form", loss.__name__.strip("_")))
+        return (
+            f"{name} has no forward-mode derivative (jvp, jacfwd, hessian) "
+            "in tiles: take the gradient in reverse mode, or pass a tile_size of at least as "
+            "many as there are columns"
+        )
 
-    return call
+    return wraps(loss)(in_reverse_alone(program, say))

@@ -22,7 +22,7 @@ from flax import nnx
 
 from jaxssl import augment, losses, training
 from jaxssl.models import Embedder, ProjectionHead, make_encoder
-from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD
+from jaxssl.models.layers import IMAGENET_MEAN, IMAGENET_STD, normalize
 from jaxssl.training import devices
 
 Recipe = torch_simclr.Recipe
@@ -68,7 +68,8 @@ def method_of(
     make = views or functools.partial(augment.views, recipe=augment.cifar)
 
     def loss(model: Any, batch: training.Batch, key: jax.Array, step: jax.Array) -> Any:
-        both = _normalized(make(key, batch["image"]), recipe)
+        both = make(key, batch["image"])
+        both = jax.vmap(lambda view: _normalized(view, recipe))(both)
         if recipe.views_apart:
             z_a, z_b = (model.project(view[None])[0] for view in both)
         else:
@@ -160,8 +161,4 @@ def save(model: Embedder, path: Path) -> None:
 
 
 def _normalized(images: jax.Array, recipe: Recipe) -> jax.Array:
-    if not recipe.normalizes:
-        return images
-    shape = (1,) * (images.ndim - 1) + (-1,)
-    mean, std = (jnp.reshape(jnp.asarray(x), shape) for x in (IMAGENET_MEAN, IMAGENET_STD))
-    return (images - mean) / std
+    return normalize(images, IMAGENET_MEAN, IMAGENET_STD) if recipe.normalizes else images
