@@ -1,9 +1,15 @@
 """The studies, one program each: `python -m experiments.NAME --help`."""
 
 import importlib.util
+import os
 import sys
 
 from experiments import malloc
+
+# Before anything loads scipy's OpenBLAS, by which JAX computes eigenvalues on a CPU, in every step
+# those of the effective rank. Its threads turn for 2^26 ticks (26 ms) after each, on cores that the
+# step needs; 2^16 are enough from one product of an analysis to the next.
+os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 if sys.argv[:1] == ["-m"]:  # `python -m experiments.NAME`
     if importlib.util.find_spec("tyro") is None:
