@@ -326,8 +326,8 @@ class Devices:
     cpu: Session[bool] = False
     """Stay on the CPU."""
     cpu_devices: Session[AtLeast1[int | None]] = None
-    """On a CPU, how many devices its cores are to be; each computes its part of a batch on a core
-    of its own (docs/pages/devices.md says when); one for all cores, unless said."""
+    """On a CPU, how many devices its cores are to be; each computes its part of a batch
+    (docs/pages/devices.md says when). Default: one each for two cores, one for all of more."""
 
 
 @dataclasses.dataclass(frozen=True)

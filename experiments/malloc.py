@@ -5,9 +5,10 @@ import platform
 import sys
 
 SETTING = "GLIBC_TUNABLES"
-# Nothing from the kernel for one array alone; nothing back to it below 1 TB; pages of 2 MB, which
-# most kernels hand out to who asks, and others to all or to none.
-TUNABLES = ("hugetlb=1", "mmap_max=0", f"trim_threshold={2**40}")
+# Nothing from the kernel for one array alone; nothing back to it below 1 TB, nor the parts of 64 MB
+# that threads have, while those to come are thought to be of 128; pages of 2 MB, which most kernels
+# hand out to who asks, and others to all or to none.
+TUNABLES = ("hugetlb=1", "mmap_max=0", f"trim_threshold={2**40}", f"top_pad={2**27}")
 VALUE = ":".join(f"glibc.malloc.{tunable}" for tunable in TUNABLES)
 
 

@@ -381,6 +381,7 @@ def start_devices(settings: config.Devices) -> None:
 
     Compiled programs are kept on disk from here on, where XLA can write them.
     """
+    from jaxssl.lowering import CORES
     from jaxssl.training import devices, processes
 
     config.check_ranges(settings)
@@ -388,7 +389,6 @@ def start_devices(settings: config.Devices) -> None:
     if len(chosen) > 1:
         raise InputError(f"--{' and --'.join(chosen)} exclude each other: give one")
     devices.run_in_turn()
-    devices.divide_cpu(settings.cpu_devices)
     if isinstance(settings, config.Processes):
         processes.join(
             settings.coordinator,
@@ -399,6 +399,7 @@ def start_devices(settings: config.Devices) -> None:
         own = {name for name, scope in config.scopes(type(settings)).items() if scope.own}
         shared = {config.flag(n): v for n, v in vars(settings).items() if n not in own}
         processes.check_same(shared, "start all processes with the same flags")
+    devices.divide_cpu(settings.cpu_devices, getattr(settings, "batch_size", CORES))
     devices.require(chosen[0] if chosen else None)
     devices.keep_compiled(files.cache_dir() / "xla")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,15 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxssl import lowering
 from jaxssl.errors import InputError, setting
 from jaxssl.lowering import CORES
+from jaxssl.training import processes
 
 RESIDENT_LIMIT = 4 * 2**30  # bytes; a laptop's GPU and a TPU core keep room for the step itself
 
 
+# Bytes. glibc's malloc gives threads memory by 64 MB, and what is larger goes back to the kernel.
+PART_OF_MEMORY = 2**25
+# Cores up to which each is a device of its own unless told otherwise; of more none was measured.
+CORES_APART = 2
 # Bytes of a row that a TPU gathers whole. Of rows of 48 KB (128 px RGB) it cut the table in two, a
 # copy of all images in every step; of 32 KB it does not (libtpu 0.0.42).
 ROW_LIMIT = 2**15
@@ -87,11 +94,18 @@ class Placement:
         return self.mesh.size
 
     @property
-    def compiler_options(self) -> dict[str, bool | str]:
-        """What the compiler is told: of as many CPU devices as cores each computes on one core."""
+    def compiler_options(self) -> dict[str, bool | int]:
+        """What the compiler is told: of as many CPU devices as cores each computes on one core.
+
+        Its memory comes in parts, then, which malloc keeps for threads other than the main one.
+        """
         here = [device for device in self.mesh.devices.flat if device.platform == "cpu"]
-        many = len(here) // jax.process_count()
-        return {"xla_cpu_multi_thread_eigen": False} if many >= max(2, CORES) else {}
+        if len(here) // jax.process_count() < max(2, CORES):
+            return {}
+        return {
+            "xla_cpu_multi_thread_eigen": False,
+            "xla_multiheap_size_constraint_per_heap": PART_OF_MEMORY,
+        }
 
     @property
     def stacked(self) -> NamedSharding:
@@ -216,17 +230,31 @@ def run_in_turn() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
-def divide_cpu(count: int | None) -> None:
-    """Make so many devices of the CPU's cores, before any device is used; None: as JAX has it.
+def divide_cpu(count: int | None, batch_size: int = CORES) -> None:
+    """Make so many devices of the CPU's cores, before any device is used.
 
-    XLA splits each operation of a device among all cores, and which core takes which part changes
-    every few operations. Where cores share no cache, what is computed goes from one to the other.
-    A device a core keeps its images.
+    XLA splits each operation of a device among all cores, which wait for one another at its end,
+    and which core takes which part changes every few operations: where cores share no cache, what
+    is computed goes from one to the other. A device a core keeps its images, and they wait where
+    BatchNorm, the loss and the gradient need the whole batch.
+
+    Args:
+      count: of devices; None: one for each of two cores, and one for all where there are more, the
+        batch cannot be split, there are several processes, or somebody has said otherwise
+        (JAX_NUM_CPU_DEVICES, XLA_FLAGS, devices that are in use).
+      batch_size: that is to be split.
 
     Raises:
       InputError: more than there are cores.
     """
     if count is None:
+        told = jax.config.values["jax_num_cpu_devices"] >= 0 or "device_count" in os.environ.get(
+            "XLA_FLAGS", ""
+        )
+        alone = processes.count() == 1
+        if 1 < CORES <= CORES_APART and batch_size % CORES == 0 and alone and not told:
+            with contextlib.suppress(RuntimeError):  # devices are in use
+                jax.config.update("jax_num_cpu_devices", CORES)
         return
     if count > CORES:
         raise InputError(

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from experiments import malloc
+from jaxssl.lowering import CORES
 
 PROGRAM = """
 import os, platform, sys
@@ -36,6 +37,7 @@ def test_a_program_starts_once_more_where_malloc_can_be_asked():
     first, second, last = run()
     assert first == second  # the same process, from its first line
     kept = "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1099511627776"
+    kept += ":glibc.malloc.top_pad=134217728"
     assert last == f"glibc.malloc.hugetlb=1:{kept} --flag of two words typed"
 
 
@@ -99,4 +101,48 @@ print(faults[-1] - faults[2])
                 check=True,
             ).stdout
         )
+    assert 10 * faults["as the programs do"] < faults["as JAX does"]
+
+
+@of_glibc
+@pytest.mark.skipif(CORES < 2, reason="of two cores")
+def test_a_step_on_two_cores_devices_meets_it_too():
+    program = """
+import resource, sys
+import jax, jax.numpy as jnp
+from experiments import config, study
+from jaxssl import training
+
+study.start_devices(config.Devices(cpu_devices=2))
+placement = training.data_placement(2)
+options = placement.compiler_options if sys.argv[1] == "as the programs do" else {}
+layers = range(5)  # of 20 MB on each device, all kept for the gradient
+x = jax.device_put(jnp.ones((2, 2**20, 5)), placement.sharded)
+w = jax.device_put([jnp.eye(5)] * len(layers), placement.replicated)
+
+
+def loss(w, x):
+    for each in w:
+        x = jnp.tanh(x @ each)
+    return x.sum()
+
+
+step = jax.jit(jax.grad(loss), compiler_options=options)
+faults = []
+for _ in range(6):
+    jax.block_until_ready(step(w, x))
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
+print(faults[-1] - faults[2])
+"""
+    faults = {}
+    for how in ("as the programs do", "as JAX does"):
+        ran = subprocess.run(
+            [sys.executable, "-c", program, how],
+            env=os.environ | {malloc.SETTING: malloc.VALUE, "XLA_FLAGS": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        faults[how] = int(ran.stdout)
     assert 10 * faults["as the programs do"] < faults["as JAX does"]

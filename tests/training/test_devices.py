@@ -102,6 +102,46 @@ def test_no_more_cpu_devices_than_cores():
         devices.divide_cpu(lowering.CORES + 1)
 
 
+UNLESS_TOLD = """
+import sys
+import jax
+from experiments import config, simclr, study
+from jaxssl.training import devices
+
+devices.CORES = int(sys.argv[1])
+flags = simclr.SimCLR(batch_size=int(sys.argv[2]))
+if sys.argv[3] == "in use":
+    jax.devices()
+study.start_devices(flags)
+print(jax.device_count())
+"""
+
+
+@pytest.mark.parametrize(
+    ("cores", "batch", "before", "others", "expected"),
+    [
+        ("2", "64", "", {}, 2),
+        ("1", "64", "", {}, 1),
+        ("8", "64", "", {}, 1),
+        ("2", "63", "", {}, 1),
+        ("2", "64", "in use", {}, 1),
+        ("2", "64", "", {"JAX_NUM_CPU_DEVICES": "1"}, 1),
+        ("2", "64", "", {"XLA_FLAGS": "--xla_force_host_platform_device_count=3"}, 3),
+    ],
+)
+def test_each_of_two_cores_is_a_device_unless_told(cores, batch, before, others, expected):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", UNLESS_TOLD, cores, batch, before],
+        env=environment | {"JAX_PLATFORMS": "cpu"} | others,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == [str(expected)]
+
+
 STEPS = """
 import jax, numpy as np
 from experiments import config, simclr, study, datasets
