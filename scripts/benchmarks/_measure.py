@@ -51,6 +51,7 @@ import contextlib
 import ctypes
 import importlib
 import importlib.util
+import inspect
 import json
 import math
 import os
@@ -390,6 +391,25 @@ def _serve() -> None:
         for _ in range(int(line)):
             run()
         reply(took=time.perf_counter() - begin)
+
+
+def divide_cpu(count: int | None, batch: int) -> None:
+    """Divide this contender's CPU into so many devices; None: as the programs do.
+
+    Of another commit, programs may divide none unless told.
+    """
+    import jax
+    import jax.extend
+
+    from jaxssl.training import devices
+
+    if jax.default_backend() != "cpu":
+        return
+    jax.extend.backend.clear_backends()
+    if count is None and "batch_size" in inspect.signature(devices.divide_cpu).parameters:
+        devices.divide_cpu(None, batch)
+    else:
+        devices.divide_cpu(count)
 
 
 class _MallInfo(ctypes.Structure):

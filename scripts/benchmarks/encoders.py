@@ -9,6 +9,7 @@ Forward is in evaluation mode, as `embed` runs it; a step is forward and backwar
 mode and a step of SGD, without data and views; "step, kept" has BatchNorm keep its statistics, as
 from pretrained weights. "Folded": BatchNorm in the convolutions' weights.
 "As it starts": without the programs' setting of malloc, which all others have.
+"Here" has as many devices as the programs: one a core where there are two, else one.
 "XLA's depthwise" is this project's encoder with `lax.conv_general_dilated` in the place of its own
 depthwise convolution.
 """
@@ -25,8 +26,11 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from jaxssl import lowering, training
+from jaxssl.lowering import CORES
 from jaxssl.models import ENCODERS, fold_batch_norm, keep_statistics, make_encoder
 from jaxssl.models.depthwise import convolve_depthwise
+from jaxssl.training import devices
 
 RATE = 0.01
 FAMILIES = [*("convnet", "resnet18", "resnet50", "efficientnet_lite0", "dinov2_s", "plankton_v2_s")]
@@ -34,21 +38,35 @@ FAMILIES = [*("convnet", "resnet18", "resnet50", "efficientnet_lite0", "dinov2_s
 
 def here(**case: Any) -> _measure.Run:
     """Run as the programs do."""
-    return _run_jax(_encoder(**case), **case)
+    return _run_jax(lambda: _encoder(**case), **case)
+
+
+def one_device(**case: Any) -> _measure.Run:
+    """Run with one device for all cores."""
+    return _run_jax(lambda: _encoder(**case), cpu_devices=1, **case)
+
+
+def by_cores(**case: Any) -> _measure.Run:
+    """Run with a device a core."""
+    return _run_jax(lambda: _encoder(**case), cpu_devices=CORES, **case)
 
 
 def here_folded(**case: Any) -> _measure.Run:
     """Run with BatchNorm folded."""
-    return _run_jax(fold_batch_norm(_encoder(**case)), **case)
+    return _run_jax(lambda: fold_batch_norm(_encoder(**case)), **case)
 
 
 def xla(**case: Any) -> _measure.Run:
     """Run depthwise convolutions and their gradients as JAX has them."""
-    encoder = _encoder(**case)
-    for _, part in nnx.iter_modules(encoder):
-        if getattr(part, "conv_general_dilated", None) is convolve_depthwise:
-            part.conv_general_dilated = jax.lax.conv_general_dilated
-    return _run_jax(encoder, **case)
+
+    def make() -> Any:
+        encoder = _encoder(**case)
+        for _, part in nnx.iter_modules(encoder):
+            if getattr(part, "conv_general_dilated", None) is convolve_depthwise:
+                part.conv_general_dilated = jax.lax.conv_general_dilated
+        return encoder
+
+    return _run_jax(make, **case)
 
 
 def torch_as_it_is(**case: Any) -> _measure.Run:
@@ -70,6 +88,8 @@ def torch_folded(**case: Any) -> _measure.Run:
 
 CONTENDERS: dict[str, Callable[..., _measure.Run]] = {
     "here": here,
+    "here, one device": one_device,
+    "here, a device a core": by_cores,
     "here, folded": here_folded,
     "XLA's depthwise": xla,
     "PyTorch": torch_as_it_is,
@@ -86,6 +106,8 @@ def contenders(encoder: str, work: str) -> list[str]:
         out |= {"here, folded", "PyTorch, folded"}
     if not encoder.startswith("efficientnet_lite"):
         out.add("XLA's depthwise")
+    # What "here" is already.
+    out.add("here, a device a core" if CORES <= devices.CORES_APART else "here, one device")
     names = [name for name in CONTENDERS if name not in out]
     # The form of PyTorch that is the quickest in most cases.
     best = "PyTorch, folded" if "PyTorch, folded" in names else "PyTorch, channels_last"
@@ -96,19 +118,40 @@ def _encoder(encoder: str, pixels: int, **_: Any) -> Any:
     return make_encoder(encoder, image_size=pixels, channels=3, rngs=nnx.Rngs(0))
 
 
-def _run_jax(model: Any, *, pixels: int, images: int, work: str, **_: Any) -> _measure.Run:
-    x = np.random.default_rng(0).random((images, pixels, pixels, 3), np.float32)
+def _run_jax(
+    make: Callable[[], Any],
+    *,
+    pixels: int,
+    images: int,
+    work: str,
+    cpu_devices: int | None = None,
+    **_: Any,
+) -> _measure.Run:
+    _measure.divide_cpu(cpu_devices, images)
+    model = make()
+    placement = training.data_placement(images)
+    whole, options = placement.replicated, placement.compiler_options
+    pixels_of = np.random.default_rng(0).random((images, pixels, pixels, 3), np.float32)
+    x = placement.put({"image": pixels_of})["image"]
+    made_for = lowering.made_for(placement.mesh)
     if work == "forward":
         model.eval()
         graphdef, state = nnx.split(model)
-        forward = jax.jit(lambda state: nnx.merge(graphdef, state, copy=True)(x))
-        return lambda: float(jax.block_until_ready(forward(state))[0, 0])
+        state = placement.replicate(state)
+        forward = jax.jit(
+            made_for(lambda state, x: nnx.merge(graphdef, state, copy=True)(x)),
+            in_shardings=(whole, placement.sharded),
+            compiler_options=options,
+        )
+        return lambda: float(jax.block_until_ready(forward(state, x))[0, 0])
     if work == "step, kept":
         keep_statistics(model)
-    graphdef, params, rest = nnx.split(model, nnx.Param, ...)
+    graphdef, *both = nnx.split(model, nnx.Param, ...)
+    params, rest = placement.replicate(both)
 
-    @jax.jit
-    def step(params: nnx.State, rest: nnx.State) -> tuple[nnx.State, nnx.State, jax.Array]:
+    def step(
+        params: nnx.State, rest: nnx.State, x: jax.Array
+    ) -> tuple[nnx.State, nnx.State, jax.Array]:
         def loss(params: nnx.State) -> tuple[jax.Array, nnx.State]:
             merged = nnx.merge(graphdef, params, rest, copy=True)
             return jnp.mean(merged(x) ** 2), nnx.split(merged, nnx.Param, ...)[2]
@@ -116,7 +159,13 @@ def _run_jax(model: Any, *, pixels: int, images: int, work: str, **_: Any) -> _m
         (value, after), gradient = jax.value_and_grad(loss, has_aux=True)(params)
         return jax.tree.map(lambda p, g: p - RATE * g, params, gradient), after, value
 
-    return lambda: float(jax.block_until_ready(step(params, rest))[2])
+    compiled = jax.jit(
+        made_for(step),
+        in_shardings=(whole, whole, placement.sharded),
+        out_shardings=whole,
+        compiler_options=options,
+    )
+    return lambda: float(jax.block_until_ready(compiled(params, rest, x))[2])
 
 
 def _run_torch(

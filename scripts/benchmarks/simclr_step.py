@@ -18,6 +18,8 @@ What is inside the timing:
   streamed   uint8 batch from host memory to the device, two views, network, NT-Xent, SGD
   resident   the same, the images gathered on the device, several steps a dispatch
   no views   as resident, but the images stand in for their views
+  one device   on a CPU: as no views, with one device for all cores; the programs' own are those
+             before, with a device a core where there are two
   a device a core   on a CPU: as no views, with as many devices as cores
   XLA's      on a CPU: as no views, with the gradients of convolutions that JAX gives them
   PyTorch    network, NT-Xent, SGD on two batches of views that lie ready on the device: no data,
@@ -40,10 +42,17 @@ from typing import Any
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 import jax
-import jax.extend
 import jax.numpy as jnp
 import numpy as np
-from _measure import AS_IT_STARTS, Run, add_flags, from_core_to_core, measure, where_from
+from _measure import (
+    AS_IT_STARTS,
+    Run,
+    add_flags,
+    divide_cpu,
+    from_core_to_core,
+    measure,
+    where_from,
+)
 from convolution import with_xla
 from flax import nnx
 from torch_resnet import torch_step
@@ -79,13 +88,16 @@ def by_xla(**case: Any) -> Run:
     return _jax_run(**case, views=False, change=with_xla)
 
 
+def one_device(**case: Any) -> Run:
+    """Do that with one device for all cores."""
+    return _jax_run(**case, views=False, cpu_devices=1)
+
+
 def by_cores(**case: Any) -> Run:
     """Do that with a device a core, as `--cpu-devices` has it."""
     from jaxssl.lowering import CORES  # another commit may have it elsewhere
 
-    jax.extend.backend.clear_backends()
-    devices.divide_cpu(CORES)
-    return _jax_run(**case, views=False)
+    return _jax_run(**case, views=False, cpu_devices=CORES)
 
 
 def pytorch(width: int, size: int, batch: int, steps: int, **_: Any) -> Run:
@@ -102,11 +114,16 @@ CONTENDERS: dict[str, Callable[..., Run]] = {
     "streamed, 1 a dispatch": streamed,
     "resident": resident,
     "no views": no_views,
+    "no views, one device": one_device,
     "no views, a device a core": by_cores,
     "no views, XLA's convolutions": by_xla,
     "PyTorch": pytorch,
 }
-ON_CPU = ("no views, a device a core", "no views, XLA's convolutions")
+ON_CPU = (
+    "no views, one device",
+    "no views, a device a core",
+    "no views, XLA's convolutions",
+)
 LIBRARIES = {"PyTorch": ["torch"]}
 
 
@@ -201,8 +218,10 @@ def _jax_run(
     resident: bool = True,
     views: bool = True,
     change: Callable[[Any], Any] = lambda model: model,
+    cpu_devices: int | None = None,
 ) -> Run:
     """Compile this project's step; a run makes so many of them and waits for the last."""
+    divide_cpu(cpu_devices, batch)
     devices.keep_compiled(cache_dir() / "xla")
     placement = training.data_placement(batch)
     random = np.random.default_rng(0)
