@@ -141,9 +141,11 @@ def _run_jax(
         forward = jax.jit(
             made_for(lambda state, x: nnx.merge(graphdef, state, copy=True)(x)),
             in_shardings=(whole, placement.sharded),
+            out_shardings=whole,
             compiler_options=options,
         )
-        return lambda: float(jax.block_until_ready(forward(state, x))[0, 0])
+        # To the host, as in `embed`: on several devices to index is a program of its own.
+        return lambda: float(np.asarray(forward(state, x))[0, 0])
     if work == "step, kept":
         keep_statistics(model)
     graphdef, *both = nnx.split(model, nnx.Param, ...)

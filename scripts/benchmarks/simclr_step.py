@@ -15,7 +15,8 @@ counts it (`Lowered.cost_analysis` before optimisation); the peak is a large mat
 same run and type. Images are those before augmentation: each is two rows of the network.
 
 What is inside the timing:
-  streamed   uint8 batch from host memory to the device, two views, network, NT-Xent, SGD
+  streamed   uint8 batch from host memory to the device, two views, network, NT-Xent, SGD, and what
+             a run watches of z (`training.pair_health`)
   resident   the same, the images gathered on the device, several steps a dispatch
   no views   as resident, but the images stand in for their views
   one device   on a CPU: as no views, with one device for all cores; the programs' own are those
@@ -202,7 +203,8 @@ def simclr(model: Embedder, *, views: bool) -> training.Method:
         if views:
             both = augment.views(key, images, augment.cifar)
         z_a, z_b = model.project(both)
-        return nt_xent(z_a, z_b, temperature=TEMPERATURE), {}
+        found = training.pair_health(z_a, z_b) if views else {}
+        return nt_xent(z_a, z_b, temperature=TEMPERATURE), found
 
     sgd = training.make_optimizer("sgd", learning_rate=0.01, total_steps=1, schedule="constant")
     return training.Method("SimCLR", model, loss, sgd)
