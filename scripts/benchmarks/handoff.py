@@ -2,10 +2,10 @@
 
   `python scripts/benchmarks/handoff.py`
 
-Two processes, each on a core of its own, take turns at writing one byte. About 110 ns, of which
-Python needs half, is of cores under one cache; 400 and more of cores under two, or in two sockets.
-A virtual machine's cores may be moved from one to the other while it runs. Where they share none,
-`--cpu-devices` with as many devices as cores makes steps quicker (BENCHMARKS.md).
+Two processes, each on a core of its own, take turns at writing one byte. About 90 to 110 ns, of
+which Python needs half, is of cores under one cache; 180 and more, on some processors 400, of cores
+under two, or in two sockets. A virtual machine's cores may be moved from one to the other while it
+runs. Where they share none, one device for all of them makes steps slower (BENCHMARKS.md).
 """
 
 from __future__ import annotations
