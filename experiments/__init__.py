@@ -7,8 +7,8 @@ import sys
 from experiments import malloc
 
 # Before anything loads scipy's OpenBLAS, by which JAX computes eigenvalues on a CPU, in every step
-# those of the effective rank. Its threads turn for 2^26 ticks (26 ms) after each, on cores that the
-# step needs; 2^16 are enough from one product of an analysis to the next.
+# those of the effective rank. Its threads turn for 2^28 ticks (104 ms) after each, on cores that
+# the step needs; 2^16 are enough from one product of an analysis to the next.
 os.environ.setdefault("OPENBLAS_THREAD_TIMEOUT", "16")
 
 if sys.argv[:1] == ["-m"]:  # `python -m experiments.NAME`
