@@ -381,7 +381,6 @@ def start_devices(settings: config.Devices) -> None:
 
     Compiled programs are kept on disk from here on, where XLA can write them.
     """
-    from jaxssl.lowering import CORES
     from jaxssl.training import devices, processes
 
     config.check_ranges(settings)
@@ -399,7 +398,7 @@ def start_devices(settings: config.Devices) -> None:
         own = {name for name, scope in config.scopes(type(settings)).items() if scope.own}
         shared = {config.flag(n): v for n, v in vars(settings).items() if n not in own}
         processes.check_same(shared, "start all processes with the same flags")
-    devices.divide_cpu(settings.cpu_devices, getattr(settings, "batch_size", CORES))
+    devices.divide_cpu(settings.cpu_devices, getattr(settings, "batch_size", devices.CORES))
     devices.require(chosen[0] if chosen else None)
     devices.keep_compiled(files.cache_dir() / "xla")
 

@@ -21,8 +21,6 @@ from jaxssl.lowering import CORES
 from jaxssl.training import processes
 
 RESIDENT_LIMIT = 4 * 2**30  # bytes; a laptop's GPU and a TPU core keep room for the step itself
-
-
 # Bytes. glibc's malloc gives threads memory by 64 MB, and what is larger goes back to the kernel.
 PART_OF_MEMORY = 2**25
 # Cores up to which each is a device of its own unless told otherwise; of more none was measured.

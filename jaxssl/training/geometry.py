@@ -37,7 +37,8 @@ def pair_health(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
       effective_rank = exp(−Σ p ln p)                            from 1 to d
 
     Of more than 1,024 rows uniformity is of 1,024 of them, evenly spaced, each of another image:
-    all pairs of a large batch would take more memory than the loss does in tiles.
+    all pairs of a large batch would take more memory than the loss does in tiles. On a CPU OpenBLAS
+    computes the rank, and stays awake on a core after it unless told (docs/pages/devices.md).
 
     Args:
       z_a: projections of the first views, [b, d].
