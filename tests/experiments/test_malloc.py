@@ -32,6 +32,22 @@ def run(library="", **environment):
     ).stdout.splitlines()
 
 
+def faults_of(program):
+    """Count the page faults of the last three of six steps, as the program prints them."""
+    faults = {}
+    for how in ("as the programs do", "as JAX does"):
+        ran = subprocess.run(
+            [sys.executable, "-c", program, how],
+            env=os.environ | {malloc.SETTING: malloc.VALUE, "XLA_FLAGS": ""},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert ran.returncode == 0, ran.stderr
+        faults[how] = int(ran.stdout)
+    return faults
+
+
 @of_glibc
 def test_a_program_starts_once_more_where_malloc_can_be_asked():
     first, second, last = run()
@@ -90,17 +106,7 @@ for _ in range(6):
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(faults[-1] - faults[2])
 """
-    faults = {}
-    for how in ("as the programs do", "as JAX does"):
-        faults[how] = int(
-            subprocess.run(
-                [sys.executable, "-c", program, how],
-                env=os.environ | {malloc.SETTING: malloc.VALUE, "XLA_FLAGS": ""},
-                capture_output=True,
-                text=True,
-                check=True,
-            ).stdout
-        )
+    faults = faults_of(program)
     assert 10 * faults["as the programs do"] < faults["as JAX does"]
 
 
@@ -134,15 +140,5 @@ for _ in range(6):
     faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt)
 print(faults[-1] - faults[2])
 """
-    faults = {}
-    for how in ("as the programs do", "as JAX does"):
-        ran = subprocess.run(
-            [sys.executable, "-c", program, how],
-            env=os.environ | {malloc.SETTING: malloc.VALUE, "XLA_FLAGS": ""},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert ran.returncode == 0, ran.stderr
-        faults[how] = int(ran.stdout)
+    faults = faults_of(program)
     assert 10 * faults["as the programs do"] < faults["as JAX does"]
