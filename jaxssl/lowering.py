@@ -60,6 +60,16 @@ def devices() -> int:
     return jax.device_count() if mesh.empty else mesh.size
 
 
+def cores() -> int:
+    """Count the cores that one CPU device computes on: all of the process, or its share of them.
+
+    Example:
+      >>> cores() == max(1, CORES // devices())
+      True
+    """
+    return max(1, CORES * jax.process_count() // devices())
+
+
 def device_by_device(
     own: Callable[..., jax.Array],
     otherwise: Callable[..., jax.Array],

@@ -12,8 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
-from jaxssl.lowering import CORES
-from jaxssl.models import onednn, phases, winograd
+from jaxssl.models import linear, onednn, phases, winograd
 from jaxssl.models.windows import (
     convolved_shape,
     for_lax,
@@ -108,7 +107,25 @@ def convolve(
     # The forms here are for a result that has places.
     if 0 in convolved_shape(x, kernel, **how):
         return otherwise(x, kernel)
+    kernel, how["padding"] = _met(x, kernel, **how)
+    own, otherwise = (functools.partial(form, **how) for form in (_convolve, _xla))
     return lowering.device_by_device(own, otherwise, x, kernel)
+
+
+def _met(
+    x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]
+) -> tuple[jax.Array, Sequence[Pair]]:
+    """Drop the rows and columns of a kernel that meet padding alone: eight of nine on one place."""
+    reach, pads = [], []
+    places = convolved_shape(x, kernel, strides, padding)[1:3]
+    axes = zip(x.shape[1:3], kernel.shape, places, strides, padding, strict=False)
+    for side, size, count, stride, (before, after) in axes:
+        starts = range(-before, stride * count - before, stride)
+        meet = [i for i in range(size) if any(0 <= start + i < side for start in starts)]
+        first, last = (meet[0], meet[-1]) if meet else (0, size - 1)
+        reach.append(slice(first, last + 1))
+        pads.append((before - first, after - (size - 1 - last)))
+    return kernel[*reach], tuple(pads)
 
 
 def _xla(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Sequence[Pair]) -> jax.Array:
@@ -136,10 +153,6 @@ def _backward(strides: Pair, padding: Any, inputs: Any, gradient: jax.Array) -> 
         of_x = _by_input(x, kernel, gradient, strides, padding)
         if tile := winograd.best_tile(x, kernel, strides, padding, by_filter=True):
             return of_x, winograd.by_filter(x, gradient, padding, tile)
-        # A kernel that holds more numbers than the incoming gradient: little is moved by XLA.
-        small = gradient.size < kernel.size and strides == (1, 1) and max(kernel.shape[:2]) > 1
-        if small and _in_equal_shares(kernel):
-            return of_x, xla(x, kernel, gradient)[1]
         return of_x, _by_filter(x, kernel, gradient, strides, padding)
 
     return lax.platform_dependent(*inputs, gradient, cpu=cpu, default=xla)
@@ -156,6 +169,8 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax
     """
     if tile := winograd.best_tile(x, kernel, strides, padding):
         return winograd.convolve(x, kernel, padding, tile)
+    if _is_wide(kernel, convolved_shape(x, kernel, strides, padding)):
+        return _by_windows(x, kernel, strides, padding)
     if onednn.takes(x, kernel):
         return onednn.convolve(x, kernel, strides, padding)
     if strides == (1, 1) and max(kernel.shape[:2]) > 1:
@@ -163,8 +178,19 @@ def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax
     if max(kernel.shape[:2]) == 1:
         return _by_windows(x, kernel, strides, padding)
     # A single core writes windows.
-    form = _xla if max(kernel.shape[:2]) > LARGEST_WINDOW or CORES > 2 else _by_windows_in_cache
+    large = max(kernel.shape[:2]) > LARGEST_WINDOW
+    form = _xla if large or lowering.cores() > 2 else _by_windows_in_cache
     return form(x, kernel, strides, padding)
+
+
+def _is_wide(kernel: jax.Array, shape: Sequence[int]) -> bool:
+    """Tell whether a kernel has more channels than the result, [b, h', w', o], has places.
+
+    Such a kernel, of 512 channels for 4 x 4 places of 8 images, holds more numbers than the map. It
+    is rather left as it lies, and multiplied with windows: oneDNN would lay it out first.
+    """
+    laid_out = max(kernel.shape[:2]) <= LARGEST_WINDOW
+    return laid_out and 0 < math.prod(shape[:3]) < max(kernel.shape[2:])
 
 
 def _by_rows(x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
@@ -185,7 +211,7 @@ def _by_rows(x: jax.Array, kernel: jax.Array, padding: Any) -> jax.Array:
 
 def _in_equal_shares(kernel: jax.Array) -> bool:
     """Tell whether YNNPACK's threads get as many channels of a convolution's result each."""
-    return CORES == 1 or kernel.shape[3] % (THREAD_CHANNELS * CORES) == 0
+    return kernel.shape[3] % (THREAD_CHANNELS * lowering.cores()) == 0 or lowering.cores() == 1
 
 
 def _by_input(
@@ -193,24 +219,22 @@ def _by_input(
 ) -> jax.Array:
     """Compute the gradient of x, [b, h, w, c]: the incoming one convolved with the kernel turned.
 
-    A kernel that holds more numbers than the windows of the map, of 512 channels on 4 x 4 places,
-    is rather left as it lies: a product gives the gradient of every window, and they are added up.
+    With strides, and by a wide kernel, a product gives the gradient of every window, and they are
+    added up.
     """
     sides = kernel.shape[:2]
 
     def in_phases(form: Callable[..., jax.Array]) -> jax.Array:
         return phases.by_input(form, kernel, gradient, x.shape[1:], strides, padding)
 
-    tile = winograd.best_tile(x, kernel, strides, padding)
-    if not tile and onednn.takes(gradient, kernel) and (strides == (1, 1) or max(sides) > 1):
-        return in_phases(lambda *one: onednn.convolve(*one, (1, 1), True))
-    windows = gradient.shape[0] * gradient.shape[1] * gradient.shape[2]
-    laid_out = max(sides) <= LARGEST_WINDOW
-    if strides != (1, 1) or max(sides) == 1 or (laid_out and windows < kernel.shape[3]):
-        form = _by_windows if laid_out else _xla
-        return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
-    if tile:
+    if tile := winograd.best_tile(x, kernel, strides, padding):
         return winograd.by_input(x, kernel, gradient, padding, tile)
+    wide = _is_wide(kernel, gradient.shape)
+    if not wide and onednn.takes(gradient, kernel) and (strides == (1, 1) or max(sides) > 1):
+        return in_phases(lambda *one: onednn.convolve(*one, (1, 1), True))
+    if wide or strides != (1, 1) or max(sides) == 1:
+        form = _by_windows if max(sides) <= LARGEST_WINDOW else _xla
+        return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
     return in_phases(lambda gradient, part, _, pads: _by_rows(gradient, part.swapaxes(2, 3), pads))
 
 
@@ -224,6 +248,9 @@ def _by_filter(
         found = _of_windows_by_onednn(x, gradient, (height, width), strides, padding)
     elif height == width == 1 and strides == (1, 1):
         rows = padded(x, padding).reshape(-1, channels)
+        found = _outer_sum(rows, gradient.reshape(-1, out))
+    elif _is_wide(kernel, gradient.shape):
+        rows = _windows(padded(x, padding), (height, width), strides).reshape(-1, numbers)
         found = _outer_sum(rows, gradient.reshape(-1, out))
     else:
         columns, down = width * channels, strides[0]
@@ -345,8 +372,9 @@ def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) ->
     x = padded(x, padding)
     windows = _windows(x, kernel.shape[:2], strides)
     # As two matrices: for an array of rows XLA makes a slower product, and a slower gradient.
-    rows = windows.reshape(-1, windows.shape[-1]) @ kernel.reshape(-1, kernel.shape[3])
-    return rows.reshape(*windows.shape[:3], -1)
+    rows = windows.reshape(-1, windows.shape[-1])
+    y = linear.product(rows, kernel.reshape(-1, kernel.shape[3]))
+    return y.reshape(*windows.shape[:3], -1)
 
 
 def _by_windows_in_cache(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:

@@ -40,6 +40,11 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any
     return lowering.device_by_device(_of_rows, otherwise, x, kernel)
 
 
+def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
+    """Multiply rows [n, c], all of this device, with a kernel [c, o]; by oneDNN where it can."""
+    return _product(rows, kernel) if onednn.takes(rows, kernel) else rows @ kernel
+
+
 def _of_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:
     y = _product(x.reshape(-1, x.shape[-1]), kernel)
     return y.reshape(*x.shape[:-1], -1)

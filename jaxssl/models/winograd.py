@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from numpy.polynomial import polynomial
 
-from jaxssl.lowering import CORES
+from jaxssl import lowering
 from jaxssl.models.windows import images_at_a_time, shifts
 
 Padding = Sequence[Sequence[int]]
@@ -23,12 +23,24 @@ Grid = Sequence[Sequence[jax.Array]]
 POINTS = {2: (0, 1, -1), 4: (0, 2**0.5, -(2**0.5), 0.5**0.5, -(0.5**0.5))}
 # Room for transformed maps in the cache that cores share.
 GROUP_BYTES = 5 * 2**20
-# The harmonic mean of the channels of a convolution's input and result. More than two cores share
-# products, and not what transforms and copies.
-FEWEST_CHANNELS = 72 if CORES <= 2 else 192
-# Of its gradient by the kernel.
-FEWEST_CHANNELS_BY_FILTER = 24
-FEWEST_TILES = 64
+# What takes time beside the products, in products of a core that would take as long: of a number
+# that is transformed, by the side of a tile; in the gradient by the kernel; of a number of the
+# kernel, or its gradient, that is. Between what was measured of Zen 4 and of Zen 5 (BENCHMARKS.md).
+OF_A_MAP = {2: 25, 4: 90}
+OF_A_MAP_BY_FILTER = {2: 65, 4: 100}
+OF_A_KERNEL = {2: 50, 4: 60}
+# The same without tiles: of a number of a kernel that oneDNN lays out first, and of windows'.
+LAID_OUT = 80
+OF_A_WINDOW = 10
+# Up to this side of a map oneDNN multiplies with its padding too.
+WITH_PADDING = 3
+# What is beside the products takes two cores two thirds of the time, and not half of it; and what
+# they wait for one another in a convolution as long as so many products.
+SHARED_BADLY = 1.5
+MEETINGS = 60e6
+# More cores share products, and not what transforms and copies: from so many channels on, the
+# harmonic mean of the input's and result's, it paid on eight.
+FEWEST_CHANNELS = 192
 # Names of `jax.default_matmul_precision` that ask for no more than what is the default.
 QUICK = ("default", "fastest", "bfloat16", "tensorfloat32")
 
@@ -55,8 +67,9 @@ def best_tile(
     """Return the side m of the tiles in which a convolution takes least time on a CPU, or 0: none.
 
     With fewer channels it is not the products that take the time but what is transformed, with
-    fewer tiles the kernel (BENCHMARKS.md). None where `jax.default_matmul_precision` asks for more
-    than the default: rounding in tiles of 4 x 4 is five times that of the direct form.
+    fewer tiles the kernel, and tiles may reach beyond a small map. None where
+    `jax.default_matmul_precision` asks for more than the default: rounding in tiles of 4 x 4 is
+    five times that of the direct form.
 
     Args:
       x: [b, h, w, c]; float32, or there is none.
@@ -65,19 +78,36 @@ def best_tile(
       padding: before and after, of height and width.
       by_filter: whether `by_filter` is asked about, or `convolve` and `by_input`.
     """
-    channels = 2 / sum(1 / max(1, count) for count in kernel.shape[2:])
-    fewest = FEWEST_CHANNELS_BY_FILTER if by_filter else FEWEST_CHANNELS
-    if tuple(strides) != (1, 1) or kernel.shape[:2] != (3, 3) or channels < fewest:
+    if tuple(strides) != (1, 1) or kernel.shape[:2] != (3, 3) or 0 in kernel.shape:
         return 0
     if not x.dtype == kernel.dtype == jnp.float32:
         return 0
     if jax.config.jax_default_matmul_precision not in (None, *QUICK):
         return 0
-    shape = _shape(x, padding)
-    for tile in sorted(POINTS, reverse=True):
-        if x.shape[0] * math.prod(-(-side // tile) for side in shape) >= FEWEST_TILES:
-            return tile
-    return 0
+    cores, sizes = lowering.cores(), kernel.shape[2:]
+    if cores > 2 and not by_filter and 2 / sum(1 / size for size in sizes) < FEWEST_CHANNELS:
+        return 0
+    shared, meetings = (1.0, 0.0) if cores == 1 else (SHARED_BADLY, MEETINGS)
+    shape, pair, numbers = _shape(x, padding), math.prod(sizes), sum(sizes)
+
+    def products(tile: int) -> float:
+        tiles = x.shape[0] * math.prod(-(-side // tile) for side in shape)
+        of_a_map = (OF_A_MAP_BY_FILTER if by_filter else OF_A_MAP)[tile]
+        each = pair + shared * of_a_map * numbers
+        return (tile + 2) ** 2 * (tiles * each + OF_A_KERNEL[tile] * pair) + meetings
+
+    windows = x.shape[0] * math.prod(shape)
+    direct = 9 * windows * (pair + shared * OF_A_WINDOW * numbers)
+    if by_filter:
+        direct += meetings
+    else:
+        met = [
+            3 * side - (side > WITH_PADDING) * sum(pad * (pad + 1) // 2 for pad in pads)
+            for side, pads in zip(shape, padding, strict=True)
+        ]
+        direct = min(direct, pair * (x.shape[0] * math.prod(met) + 9 * LAID_OUT))
+    best = min(POINTS, key=products)
+    return best if products(best) < direct else 0
 
 
 @functools.partial(jax.jit, static_argnames=("padding", "tile"))  # one trace for equal layers

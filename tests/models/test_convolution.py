@@ -8,7 +8,7 @@ from flax import nnx
 from jax import lax
 
 from jaxssl.models import onednn
-from jaxssl.models.convolution import _convolve, _xla, convolve
+from jaxssl.models.convolution import _convolve, _met, _xla, convolve
 from jaxssl.models.depthwise import convolve_depthwise
 from jaxssl.models.linear import dot_general
 
@@ -69,7 +69,7 @@ def lax_form(x, kernel, gradient, how):
 @pytest.mark.parametrize(("x", "kernel", "stride", "padding"), CASES.values(), ids=CASES.keys())
 def test_values_and_gradients_equal_torchs(x, kernel, stride, padding, either_form, monkeypatch):
     monkeypatch.setattr("jaxssl.models.convolution.WINDOW_BYTES", 30_000)  # several chunks
-    monkeypatch.setattr("jaxssl.models.convolution.CORES", 2)
+    monkeypatch.setattr("jaxssl.lowering.cores", lambda: 2)
     monkeypatch.setattr("jaxssl.models.convolution.FEW_CHANNELS", 0)
     random = np.random.default_rng(0)
     x, kernel = (random.normal(size=shape).astype(np.float32) for shape in (x, kernel))
@@ -82,6 +82,36 @@ def test_values_and_gradients_equal_torchs(x, kernel, stride, padding, either_fo
     for form in forms:
         for got, wanted in zip(form, expected, strict=True):
             np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("x", "kernel", "stride", "padding", "left"),
+    [
+        ((3, 1, 1, 4), (3, 3, 4, 9), 1, 1, (1, 1)),
+        ((3, 2, 2, 4), (3, 3, 4, 9), 2, 1, (2, 2)),
+        ((3, 2, 1, 4), (3, 3, 4, 9), 1, 1, (3, 1)),
+        ((3, 2, 3, 4), (7, 7, 4, 9), 2, 3, (2, 5)),
+        ((3, 4, 4, 4), (3, 3, 4, 9), 2, 1, (3, 3)),
+        ((3, 3, 1, 4), (1, 5, 4, 9), 1, ((0, 0), (4, 0)), (1, 1)),
+        ((3, 3, 1, 4), (1, 5, 4, 9), 1, ((0, 0), (0, 4)), (1, 1)),
+        ((3, 5, 5, 4), (3, 2, 4, 9), 3, ((-2, 2), (-1, 0)), (3, 2)),
+        ((3, 1, 4, 4), (1, 1, 4, 9), 2, ((1, 1), (0, 0)), (1, 1)),  # no row meets the map
+    ],
+)
+def test_what_meets_padding_alone_is_dropped_from_a_kernel(
+    x, kernel, stride, padding, left, monkeypatch
+):
+    monkeypatch.setattr(jax, "device_count", lambda: 1)  # the form for a CPU
+    random = np.random.default_rng(0)
+    x, kernel = (random.normal(size=shape).astype(np.float32) for shape in (x, kernel))
+    padding = ((padding, padding),) * 2 if isinstance(padding, int) else padding
+    how = ((stride, stride), padding)
+    assert _met(x, kernel, *how)[0].shape[:2] == left
+    y, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, *how), x, kernel)
+    gradient = random.normal(size=y.shape).astype(np.float32)
+    expected = torchs(x, kernel, gradient, stride, padding)
+    for got, wanted in zip((y, *jax.jit(pull)(gradient)), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -113,7 +143,7 @@ def test_a_kernel_larger_than_the_map_gives_nothing(shape, stride, either_form, 
 
 def test_a_convolution_of_few_channels_is_not_left_to_one_core(monkeypatch):
     # YNNPACK makes one of 64 channels on one thread; both gradients would be alike.
-    monkeypatch.setattr("jaxssl.models.convolution.CORES", 2)
+    monkeypatch.setattr("jaxssl.lowering.cores", lambda: 2)
     x, kernel = jnp.ones((2, 8, 8, 64)), jnp.ones((3, 3, 64, 64))
     how = ((1, 1), ((1, 1), (1, 1)))
 
