@@ -22,7 +22,8 @@ from jaxssl.training import processes
 
 RESIDENT_LIMIT = 4 * 2**30  # bytes; a laptop's GPU and a TPU core keep room for the step itself
 # Bytes. glibc's malloc gives threads memory by 64 MB, and what is larger goes back to the kernel.
-PART_OF_MEMORY = 2**25
+# Arrays larger than a part share their memory badly: in parts of 32 MB it was a half more.
+PART_OF_MEMORY = 60 * 2**20
 # Cores up to which each is a device of its own unless told otherwise; of more none was measured.
 CORES_APART = 2
 # Bytes of a row that a TPU gathers whole. Of rows of 48 KB (128 px RGB) it cut the table in two, a
