@@ -153,6 +153,7 @@ _BENCH = {
     "contrastive": "contrastive.py --rounds 5 --seconds .3",
     "convolution": "convolution.py --rounds 4 --seconds .3",
     "encoders": "encoders.py --rounds 3",
+    "forms": "forms.py",
     "imports": "imports.py",
     "input": "input.py --data-dir PLANKTON --rounds 3 --seconds .2",
     "nt_xent": "nt_xent.py --rows 512 1024 2048 4096 8192 16384 --rounds 4 --seconds .3",

@@ -1,8 +1,8 @@
 """How long each form of a convolution takes on a CPU, and what the rule's choice loses.
 
-  `PJRT_NPROC=1 OMP_NUM_THREADS=1 taskset -c 0 python scripts/benchmarks/forms.py --json forms.json`
+  `python scripts/benchmarks/forms.py --json forms.json`
 
-So of one core, as where each is a device of its own; without the variables and `taskset` of all.
+Of one core, as where each is a device of its own; `--cores 8` of a device that has eight.
 `models.convolution` and `models.winograd.best_tile` choose by a count of the work, in constants
 that are of two processors: on another look here first. A layer is [images, side, channels of the
 input, of the result, side of the kernel, stride]; milliseconds are lower quartiles.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import functools
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -131,11 +132,15 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--json", help="file for the results")
+    parser.add_argument("--cores", type=int, default=1, help="that one device has")
     parser.add_argument("--calls", type=int, default=25, help="of each form")
     parser.add_argument("--quick", action="store_true", help="a small layer, to try the script")
     options = parser.parse_args()
     if not lowering.has_onednn():
         raise SystemExit("forms are compared where jaxlib carries oneDNN: Linux on x86-64")
+    # JAX makes its threads by what the process may use when it computes first.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: options.cores])
+    lowering.CORES = options.cores
     layers, calls = ([(2, 4, 8, 8, 3, 1)], 2) if options.quick else (LAYERS, options.calls)
     random, found = np.random.default_rng(0), []
     print("| layer | | here | the others, ms | here / quickest |\n|---|---|---|---|---|")
