@@ -63,12 +63,14 @@ def convolve(
     XLA leaves cores idle there where a convolution has few channels, and moves more numbers than
     it need (`python scripts/benchmarks/convolution.py`). One of 3 x 3 with many channels takes
     Winograd's form (`jaxssl.models.winograd`), unless `jax.default_matmul_precision` asks for more
-    than the default. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`)
-    where there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
+    than the default. A kernel that has more channels than the result has places is multiplied with
+    windows. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`) where
+    there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
     windows. Its gradient by the filter is a product of windows, or their columns, and the incoming
     gradient, a few images at a time, which stay in the cache. Several CPU devices do so each with
     its own images, where the mesh is told (`lowering.made_for`, as in a training step); where it is
-    not, and on a GPU or TPU, XLA's form is used.
+    not, and on a GPU or TPU, XLA's form is used. What of a kernel meets padding alone is not
+    computed anywhere.
 
     There is no forward-mode derivative (`jax.jvp`, `jacfwd`, `hessian`): take `jacrev(grad(f))`.
 
@@ -164,8 +166,9 @@ _convolve.defvjp(_forward, _backward)
 def _on_cpu(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:
     """Convolve in tiles, by oneDNN, by rows, or by windows: in the first form that there is.
 
-    Windows are for what XLA's convolution, or its gradient by x, is slow at: strides, and a window
-    of one place. A window of 7 x 7, a ResNet's stem, is too many copies of the map.
+    Windows are for wide kernels, and for what XLA's convolution, or its gradient by x, is slow at:
+    strides, and a window of one place. A window of 7 x 7, a ResNet's stem, is too many copies of
+    the map.
     """
     if tile := winograd.best_tile(x, kernel, strides, padding):
         return winograd.convolve(x, kernel, padding, tile)
