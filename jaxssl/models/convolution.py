@@ -105,10 +105,9 @@ def convolve(
     if isinstance(padding, str):
         padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], strides, padding)
     how: Any = {"strides": tuple(strides), "padding": tuple(map(tuple, padding))}
-    own, otherwise = (functools.partial(form, **how) for form in (_convolve, _xla))
     # The forms here are for a result that has places.
     if 0 in convolved_shape(x, kernel, **how):
-        return otherwise(x, kernel)
+        return _xla(x, kernel, **how)
     kernel, how["padding"] = _met(x, kernel, **how)
     own, otherwise = (functools.partial(form, **how) for form in (_convolve, _xla))
     return lowering.device_by_device(own, otherwise, x, kernel)

@@ -67,8 +67,11 @@ def forms(
         return derived
 
     windows, xla = convolution._by_windows, convolution._xla
-    tall = {m: functools.partial(_in_tiles, work=work, padding=padding, tile=m) for m in (2, 4)}
-    tiles = {f"tiles of {m}": tall[m] for m in tall if (reach, *strides) == (3, 1, 1)}
+    tiles = {
+        f"tiles of {m}": functools.partial(_in_tiles, work=work, padding=padding, tile=m)
+        for m in winograd.POINTS
+        if (reach, *strides) == (3, 1, 1)
+    }
     if work == "forward":
         return {
             "here": lambda x, kernel, _: convolution.convolve(x, kernel, **how),

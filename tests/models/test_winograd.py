@@ -91,8 +91,8 @@ def tiles(images, side, channels, out, dtype=jnp.float32, side_of_kernel=3, stri
     return [winograd.best_tile(x, kernel, *how, by_filter=b) for b in (False, True)]
 
 
-# Forms as they were measured one beside the other on Zen 5, of 8 images a core but where said. A
-# form that took a tenth longer than the quickest is not to be taken.
+# As the rule chose on Zen 5 when its forms were measured one beside the other (BENCHMARKS.md): the
+# quickest but for a few that are up to a quarter behind.
 @pytest.mark.parametrize(
     ("cores", "case", "expected"),
     [
@@ -115,7 +115,7 @@ def tiles(images, side, channels, out, dtype=jnp.float32, side_of_kernel=3, stri
         (2, (16, 16, 256, 256), [4, 4]),
         (2, (16, 4, 512, 512), [2, 2]),
         (2, (2, 16, 128, 128), [0, 0]),
-        # On eight it was the products of many channels alone.
+        # Of eight only the fewest channels are of a measurement, and an older one.
         (8, (16, 32, 128, 128), [0, 4]),
         (8, (16, 32, 256, 256), [4, 4]),
         (1, (0, 8, 64, 64), [0, 0]),
