@@ -3,7 +3,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxssl import lowering
 from jaxssl.models.pooling import max_pool
+from jaxssl.training import devices
+from jaxssl.training.hlo import communication
 
 CASES = {
     # x, window, stride, padding
@@ -50,6 +53,31 @@ def test_not_a_number_comes_through_and_takes_the_gradient():
     y, pull = jax.vjp(lambda x: max_pool(x, (2, 2), (2, 2), (0, 0)), x)
     assert jnp.isnan(y).all()
     assert pull(jnp.ones_like(y))[0].ravel().tolist() == [0, 0, 1, 0]
+
+
+def test_several_cpus_pool_each_their_own_images(monkeypatch):
+    monkeypatch.setattr("jaxssl.models.pooling.GROUP_BYTES", 9 * 8 * 3 * 4)  # one at a time
+    x = maps((16, 9, 8, 3), equals=True)
+    placement = devices.placement_over(jax.devices(), len(x))
+
+    def value(x):
+        return jnp.sum(jnp.sin(max_pool(x, (3, 3), (2, 2), (1, 1))))
+
+    there = jax.jit(
+        lowering.made_for(placement.mesh)(jax.value_and_grad(value)),
+        in_shardings=placement.sharded,
+        out_shardings=(placement.replicated, placement.sharded),
+    )
+    moved = communication(there.lower(x).compile().as_text(), strict=True)
+    assert set(moved) == {"all-reduce"}, "images stay where they are"
+    (total, gradient), (expected, of_one) = there(x), jax.value_and_grad(value)(x)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient, of_one, rtol=1e-6)
+
+
+def test_a_forward_derivative_is_refused_by_name():
+    with pytest.raises(TypeError, match="max_pool has no forward-mode derivative"):
+        jax.jvp(lambda x: max_pool(x, (2, 2), (2, 2), (0, 0)), *[[jnp.ones((1, 4, 4, 1))]] * 2)
 
 
 def test_half_precision_stays():
