@@ -81,7 +81,10 @@ def embed(
 def compile_output(model: nnx.Module, output: Output, placement: Placement) -> Encode:
     """Compile `(state, batch, key) -> output(model, images)`, in evaluation mode."""
     return make_eval_step(
-        model, lambda model, batch, key, step: output(model, to_float(batch["image"])), placement
+        model,
+        lambda model, batch, key, step: output(model, to_float(batch["image"])),
+        placement,
+        by_image=True,
     )
 
 

@@ -92,6 +92,8 @@ def make_eval_step(
     model: nnx.Module,
     function: Callable[..., Any],
     placement: Placement,
+    *,
+    by_image: bool = False,
 ) -> Callable[..., Any]:
     """Compile `function(model, batch, key, step)` with the model in evaluation mode.
 
@@ -100,9 +102,12 @@ def make_eval_step(
       function: `(model, batch, key, step) -> pytree`, as a method's loss; running statistics are
         used, nothing is dropped, and what it assigns to the model is forgotten.
       placement: Where batch and state live.
+      by_image: Whether the result has a row for each image. It then stays with the images, on each
+        device its own, for the host to fetch: the devices need not wait for one another. Several
+        processes each want all of it.
 
     Returns:
-      `evaluate(state, batch, key)`; its result is replicated on all devices.
+      `evaluate(state, batch, key)`; its result is replicated on all devices, or split as the batch.
     """
     graphdef = _graphdef(model, training=False)
 
@@ -115,7 +120,7 @@ def make_eval_step(
     compiled = jax.jit(
         lowering.made_for(placement.mesh)(evaluate),
         in_shardings=(whole, whole, placement.sharded, whole, whole),
-        out_shardings=whole,
+        out_shardings=placement.sharded if by_image and whole.is_fully_addressable else whole,
         compiler_options=placement.compiler_options,
     )
     return lambda state, batch, key: compiled(state.params, state.rest, batch, key, state.step)

@@ -103,6 +103,23 @@ def test_only_the_trainable_part_moves():
     assert "conv" not in state.params
 
 
+def test_rows_stay_on_the_devices_that_made_them():
+    """No device waits for another before the host fetches; what is fetched is the same."""
+    state, _ = run(1, 1)
+    model, where = Net(nnx.Rngs(0)), placement(8)
+    batch, key = where.put(batch_at(0)), jax.random.key(0)
+    state = where.replicate(jax.device_get(state))
+    whole, rows = (
+        make_eval_step(model, lambda m, b, k, step: m(b["image"]), where, by_image=rows)(
+            state, batch, key
+        )
+        for rows in (False, True)
+    )
+    assert whole.sharding.is_fully_replicated
+    assert [shard.data.shape[0] for shard in rows.addressable_shards] == [len(rows) // 8] * 8
+    np.testing.assert_array_equal(rows, whole)
+
+
 def test_evaluation_uses_running_statistics_and_drops_nothing():
     state, _ = run(1, 3)
     where = placement(1)
