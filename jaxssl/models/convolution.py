@@ -40,6 +40,10 @@ WINDOW_BYTES = 2**21
 FEWER = 0.7
 # A side of a window up to which it is laid out; 3 and 7 were measured.
 LARGEST_WINDOW = 5
+# Of a gradient that is laid out as a kernel: room for it, and so many images at most (measured of
+# 64 channels of 64 x 64 places, of which 8 were best, and of 16 of 32 x 32, 16).
+AS_KERNEL_BYTES = 2**23
+IMAGES_AS_KERNEL = 16
 # Of a window that oneDNN lays out; 27 were measured to be quicker and 147 slower.
 FEW_NUMBERS = 32
 # XLA gives a convolution of more channels than this to YNNPACK ...
@@ -67,10 +71,10 @@ def convolve(
     windows. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`) where
     there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
     windows. Its gradient by the filter is a product of windows, or their columns, and the incoming
-    gradient, a few images at a time, which stay in the cache. Several CPU devices do so each with
-    its own images, where the mesh is told (`lowering.made_for`, as in a training step); where it is
-    not, and on a GPU or TPU, XLA's form is used. What of a kernel meets padding alone is not
-    computed anywhere.
+    gradient, a few images at a time, which stay in the cache; a stem's is a convolution with the
+    incoming gradient as the kernel. Several CPU devices do so each with its own images, where the
+    mesh is told (`lowering.made_for`, as in a training step); where it is not, and on a GPU or TPU,
+    XLA's form is used. What of a kernel meets padding alone is not computed anywhere.
 
     There is no forward-mode derivative (`jax.jvp`, `jacfwd`, `hessian`): take `jacrev(grad(f))`.
 
@@ -233,7 +237,7 @@ def _by_input(
         return winograd.by_input(x, kernel, gradient, padding, tile)
     wide = _is_wide(kernel, gradient.shape)
     if not wide and onednn.takes(gradient, kernel) and (strides == (1, 1) or max(sides) > 1):
-        return in_phases(lambda *one: onednn.convolve(*one, (1, 1), True))
+        return in_phases(lambda *one: onednn.convolve(*one, (1, 1), "HWOI"))
     if wide or strides != (1, 1) or max(sides) == 1:
         form = _by_windows if max(sides) <= LARGEST_WINDOW else _xla
         return jax.vjp(lambda x: form(x, kernel, strides, padding), x)[1](gradient)[0]
@@ -246,20 +250,40 @@ def _by_filter(
     """Compute the kernel's gradient [k, k, c, o]: Σ over images and places of gradient ⊗ window."""
     height, width, channels, out = kernel.shape
     numbers = height * width * channels
-    if numbers <= FEW_NUMBERS and max(height, width) > 1 and onednn.takes(x, gradient):
+    few = numbers <= FEW_NUMBERS and max(height, width) > 1
+    narrow = few and out <= FEW_CHANNELS
+    if (narrow or max(height, width) > LARGEST_WINDOW) and onednn.takes(x, gradient):
+        found = _by_the_gradient(x, gradient, (height, width), strides, padding)
+    elif few and onednn.takes(x, gradient):
         found = _of_windows_by_onednn(x, gradient, (height, width), strides, padding)
     elif height == width == 1 and strides == (1, 1):
         rows = padded(x, padding).reshape(-1, channels)
-        found = _outer_sum(rows, gradient.reshape(-1, out))
+        found = linear.outer_sum(rows, gradient.reshape(-1, out))
     elif _is_wide(kernel, gradient.shape):
         rows = _windows(padded(x, padding), (height, width), strides).reshape(-1, numbers)
-        found = _outer_sum(rows, gradient.reshape(-1, out))
+        found = linear.outer_sum(rows, gradient.reshape(-1, out))
     else:
         columns, down = width * channels, strides[0]
         fewer = down * columns + height * out < FEWER * (down + height) * columns
         form = _of_columns_and_rows if fewer else _of_windows
         found = form(x, gradient, (height, width), strides, padding)
     return found.reshape(kernel.shape).astype(kernel.dtype)
+
+
+def _by_the_gradient(
+    x: jax.Array, gradient: jax.Array, sides: Pair, strides: Pair, padding: Any
+) -> jax.Array:
+    """Compute the kernel's gradient [k, k, c, o] by oneDNN, with the incoming one as a kernel.
+
+    What is laid out is the gradient, once, and not every window: 147 numbers of a ResNet's stem for
+    64 of the gradient.
+    """
+
+    def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
+        return [onednn.by_filter(x, gradient, sides, strides, padding)]
+
+    room = min(IMAGES_AS_KERNEL, AS_KERNEL_BYTES / (4 * math.prod(gradient.shape[1:])))
+    return _sum_over_images(products, room, x, gradient)[0]
 
 
 def _of_windows_by_onednn(
@@ -274,9 +298,9 @@ def _of_windows_by_onednn(
 
     def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
         rows = onednn.convolve(x, kernels, strides, padding).reshape(-1, numbers)
-        return [_outer_sum(rows, gradient.reshape(-1, out))]
+        return [linear.outer_sum(rows, gradient.reshape(-1, out))]
 
-    room = WINDOW_BYTES / (4 * numbers * gradient.shape[1] * gradient.shape[2])
+    room = 2 * WINDOW_BYTES / (4 * numbers * gradient.shape[1] * gradient.shape[2])
     return _sum_over_images(products, room, x, gradient)[0]
 
 
@@ -286,14 +310,22 @@ def _of_windows(
     """Compute the kernel's gradient [k, k c, o] by windows of x.
 
     Windows along the width alone are laid out, [k c] each; a row of the kernel then takes the rows
-    of them that it meets: without strides they lie next to one another.
+    of them that it meets: without strides they lie next to one another, and with strides they are
+    laid out for each row of the kernel, which no other meets in the same places.
     """
     out, window = gradient.shape[3], sides[1] * x.shape[3]
 
     def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
-        wide = jnp.concatenate(shifts(padded(x, padding), 2, sides[1], strides[1]), axis=-1)
-        rows = [part.reshape(-1, window) for part in shifts(wide, 1, sides[0], strides[0])]
-        return [_outer_sum(part, gradient.reshape(-1, out)) for part in rows]
+        def laid_out(x: jax.Array) -> jax.Array:
+            return jnp.concatenate(shifts(x, 2, sides[1], strides[1]), axis=-1)
+
+        x = padded(x, padding)
+        if strides[0] == 1:
+            rows = shifts(laid_out(x), 1, sides[0], 1)
+        else:
+            rows = [laid_out(part) for part in shifts(x, 1, sides[0], strides[0])]
+        beside = gradient.reshape(-1, out)
+        return [linear.outer_sum(part.reshape(-1, window), beside) for part in rows]
 
     room = WINDOW_BYTES / (4 * window * (x.shape[1] + sum(padding[0])) * gradient.shape[2])
     return jnp.stack(_sum_over_images(products, room, x, gradient))
@@ -334,7 +366,7 @@ def _of_columns_and_rows(
             columns = jnp.concatenate(shifts(met, 2, width, across), axis=-1)
             meeting = [gradient[:, before + first - m : before + end - m] for m in range(count)]
             beside = jnp.concatenate(meeting, axis=-1).reshape(-1, count * out)
-            found.append(_outer_sum(columns.reshape(-1, width * channels), beside))
+            found.append(linear.outer_sum(columns.reshape(-1, width * channels), beside))
         return found
 
     room = WINDOW_BYTES / (4 * (len(counts) * width * channels + height * out) * rows * places)
@@ -360,13 +392,6 @@ def _sum_over_images(
         return [a + b for a, b in zip(totals, products(*part), strict=True)]
 
     return lax.fori_loop(0, count // images, add, zeros)
-
-
-def _outer_sum(left: jax.Array, right: jax.Array) -> jax.Array:
-    """Sum the outer products of rows [n, a] and [n, b], in float32."""
-    if onednn.takes(left, right):
-        return onednn.product(left, right, True)
-    return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
 
 
 def _by_windows(x: jax.Array, kernel: jax.Array, strides: Pair, padding: Any) -> jax.Array:

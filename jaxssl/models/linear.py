@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from jaxssl import lowering
@@ -43,6 +44,13 @@ def dot_general(x: jax.Array, kernel: jax.Array, dimensions: Any, **options: Any
 def product(rows: jax.Array, kernel: jax.Array) -> jax.Array:
     """Multiply rows [n, c], all of this device, with a kernel [c, o]; by oneDNN where it can."""
     return _product(rows, kernel) if onednn.takes(rows, kernel) else rows @ kernel
+
+
+def outer_sum(left: jax.Array, right: jax.Array) -> jax.Array:
+    """Sum the outer products of rows [n, a] and [n, b], in float32; by oneDNN where it can."""
+    if onednn.takes(left, right):
+        return onednn.product(left, right, True)
+    return jnp.matmul(left.T, right, preferred_element_type=jnp.float32)
 
 
 def _of_rows(x: jax.Array, kernel: jax.Array) -> jax.Array:

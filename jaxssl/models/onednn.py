@@ -30,7 +30,7 @@ def convolve(
     strides: Sequence[int],
     padding: Padding,
     dilation: Sequence[int] = (1, 1),
-    turned: bool = False,
+    layout: str = "HWIO",
 ) -> jax.Array:
     """Convolve on a CPU by oneDNN, the library that PyTorch convolves with there.
 
@@ -40,26 +40,25 @@ def convolve(
 
     Args:
       x: float32 [b, h, w, c].
-      kernel: float32 [k, k, c / g, o], for g groups of channels.
+      kernel: float32 [k, k, c / g, o], for g groups of channels; with another layout in its order.
       strides: of height and width.
       padding: before and after, of height and width; cut off where below 0.
       dilation: of the kernel's height and width.
-      turned: whether the kernel's channels lie the other way, [k, k, o, c / g]: oneDNN reads them
-        as they lie, where XLA would take a millisecond to turn the kernel of a middling layer.
+      layout: of the kernel, of which any is taken: oneDNN reads it as it lies, where XLA would take
+        a millisecond to turn the kernel of a middling layer.
 
     Returns:
       float32 [b, h', w', o].
     """
-    how = strides, padding, dilation, turned
+    how = strides, padding, dilation, layout
     result = jax.eval_shape(functools.partial(_xla, how=how), x, kernel)
     # oneDNN's own padding only adds.
     x = padded(x, [[min(side, 0) for side in pads] for pads in padding])
     images = {"dims": 4, "data": {"batch_dim": 0, "feature_dim": 3, "spatial_dims": [1, 2]}}
-    of_x, of_result = (3, 2) if turned else (2, 3)
     weights = {
-        "input_feature_dim": of_x,
-        "output_feature_dim": of_result,
-        "spatial_dims": [0, 1],
+        "input_feature_dim": layout.index("I"),
+        "output_feature_dim": layout.index("O"),
+        "spatial_dims": [layout.index("H"), layout.index("W")],
     }
     settings = {
         "dims": 4,
@@ -72,7 +71,7 @@ def convolve(
             "strides": list(strides),
             "window_dilations": list(dilation),
         },
-        "feature_groups": x.shape[3] // kernel.shape[of_x],
+        "feature_groups": x.shape[3] // kernel.shape[layout.index("I")],
     }
     call = jax.ffi.ffi_call(
         "__onednn$convolution",
@@ -84,11 +83,44 @@ def convolve(
     return call(x, kernel)
 
 
+def by_filter(
+    x: jax.Array,
+    gradient: jax.Array,
+    sides: Sequence[int],
+    strides: Sequence[int],
+    padding: Padding,
+) -> jax.Array:
+    """Compute a convolution's gradient by its kernel, itself a convolution by oneDNN.
+
+    Σ over images n and places p of x[n, s p + a - before, c] gradient[n, p, o]: a convolution of
+    the channels of x, images that have n channels, with the incoming gradient as a kernel of all
+    its places, s apart.
+
+    Args:
+      x: float32 [b, h, w, c].
+      gradient: float32 [b, h', w', o].
+      sides: the kernel's height and width.
+      strides: of height and width.
+      padding: before and after x, of height and width.
+
+    Returns:
+      float32 [k, k, c, o].
+    """
+    reach = [
+        (before, side - 1 + stride * (places - 1) + 1 - have - before)
+        for (before, _), side, stride, places, have in zip(
+            padding, sides, strides, gradient.shape[1:3], x.shape[1:3], strict=True
+        )
+    ]
+    found = convolve(x.transpose(3, 1, 2, 0), gradient, (1, 1), reach, strides, "IHWO")
+    return found.transpose(1, 2, 0, 3)
+
+
 def _xla(
-    x: jax.Array, kernel: jax.Array, how: tuple[Sequence[int], Padding, Sequence[int], bool]
+    x: jax.Array, kernel: jax.Array, how: tuple[Sequence[int], Padding, Sequence[int], str]
 ) -> Any:
-    strides, padding, dilation, turned = how
-    kernel = kernel.swapaxes(2, 3) if turned else kernel
+    strides, padding, dilation, layout = how
+    kernel = kernel.transpose([layout.index(axis) for axis in "HWIO"])
     x, padding = for_lax(x, kernel, padding)
     return lax.conv_general_dilated(
         x,
@@ -167,9 +199,9 @@ def check() -> None:
     x = jnp.arange(2 * 5 * 6 * 4, dtype=jnp.float32).reshape(2, 5, 6, 4)
     kernel = jnp.arange(3 * 2 * 2 * 6, dtype=jnp.float32).reshape(3, 2, 2, 6)
     found = []
-    for turned in (False, True):
-        how = ((2, 1), ((1, 0), (0, 2)), (1, 2), turned)
-        weights = kernel.swapaxes(2, 3) if turned else kernel
+    for axes in ((0, 1, 2, 3), (0, 1, 3, 2), (2, 0, 1, 3)):
+        how = ((2, 1), ((1, 0), (0, 2)), (1, 2), "".join("HWIO"[axis] for axis in axes))
+        weights = kernel.transpose(axes)
         forms = (lambda x, w, how=how: convolve(x, w, *how), functools.partial(_xla, how=how))
         found += [jax.jit(form)(x, weights) for form in forms]
     rows = x.reshape(-1, 4)

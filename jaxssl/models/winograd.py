@@ -14,6 +14,7 @@ from jax import lax
 from numpy.polynomial import polynomial
 
 from jaxssl import lowering
+from jaxssl.models import linear
 from jaxssl.models.windows import images_at_a_time, shifts
 
 Padding = Sequence[Sequence[int]]
@@ -181,7 +182,7 @@ def by_filter(x: jax.Array, gradient: jax.Array, padding: Padding, tile: int) ->
         incoming = _of_tiles(part[1], how.to_result.T, (0, 0), tile, tiles)
         return [
             [
-                total + left.reshape(-1, sizes[0]).T @ right.reshape(-1, sizes[1])
+                total + linear.outer_sum(left.reshape(-1, sizes[0]), right.reshape(-1, sizes[1]))
                 for total, left, right in zip(*row, strict=True)
             ]
             for row in zip(totals, seen, incoming, strict=True)

@@ -141,10 +141,10 @@ def _run_jax(
         forward = jax.jit(
             made_for(lambda state, x: nnx.merge(graphdef, state, copy=True)(x)),
             in_shardings=(whole, placement.sharded),
-            out_shardings=whole,
+            out_shardings=placement.sharded,
             compiler_options=options,
         )
-        # To the host, as in `embed`: on several devices to index is a program of its own.
+        # To the host, as in `embed`.
         return lambda: float(np.asarray(forward(state, x))[0, 0])
     if work == "step, kept":
         keep_statistics(model)
@@ -164,10 +164,17 @@ def _run_jax(
     compiled = jax.jit(
         made_for(step),
         in_shardings=(whole, whole, placement.sharded),
+        donate_argnums=(0, 1),
         out_shardings=whole,
         compiler_options=options,
     )
-    return lambda: float(jax.block_until_ready(compiled(params, rest, x))[2])
+
+    def run() -> float:
+        nonlocal params, rest
+        params, rest, value = jax.block_until_ready(compiled(params, rest, x))
+        return float(value)
+
+    return run
 
 
 def _run_torch(

@@ -112,7 +112,7 @@ def _in_tiles(
 
 def _turned(x: jax.Array, kernel: jax.Array, gradient: jax.Array, **how: Any) -> jax.Array:
     def one(*of: Any) -> jax.Array:
-        return onednn.convolve(*of, (1, 1), True)
+        return onednn.convolve(*of, (1, 1), "HWOI")
 
     return phases.by_input(one, kernel, gradient, x.shape[1:], how["strides"], how["padding"])
 

@@ -69,6 +69,7 @@ def lax_form(x, kernel, gradient, how):
 @pytest.mark.parametrize(("x", "kernel", "stride", "padding"), CASES.values(), ids=CASES.keys())
 def test_values_and_gradients_equal_torchs(x, kernel, stride, padding, either_form, monkeypatch):
     monkeypatch.setattr("jaxssl.models.convolution.WINDOW_BYTES", 30_000)  # several chunks
+    monkeypatch.setattr("jaxssl.models.convolution.IMAGES_AS_KERNEL", 1)
     monkeypatch.setattr("jaxssl.lowering.cores", lambda: 2)
     monkeypatch.setattr("jaxssl.models.convolution.FEW_CHANNELS", 0)
     random = np.random.default_rng(0)

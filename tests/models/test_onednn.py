@@ -56,15 +56,42 @@ def by_loops(x, kernel, strides, padding, dilation):
     return y
 
 
-@pytest.mark.parametrize("turned", [False, True], ids=["as it is", "channels turned"])
+@pytest.mark.parametrize("layout", ["HWIO", "HWOI", "IHWO"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-def test_equals_loops_in_float64(case, turned):
+def test_equals_loops_in_float64(case, layout):
     shape, kernel, *how = case
     x, kernel = drawn(shape, kernel)
     expected = by_loops(x, kernel, *how)
-    kernel = kernel.swapaxes(2, 3).copy() if turned else kernel
-    found = jax.jit(lambda x, kernel: onednn.convolve(x, kernel, *how, turned))(x, kernel)
+    kernel = kernel.transpose(["HWIO".index(axis) for axis in layout]).copy()
+    found = jax.jit(lambda x, kernel: onednn.convolve(x, kernel, *how, layout))(x, kernel)
     assert found.shape == expected.shape
+    np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
+
+
+@pytest.mark.parametrize(
+    ("sides", "strides", "padding"),
+    [
+        ((3, 3), (1, 1), ((1, 1), (1, 1))),
+        ((7, 7), (2, 2), ((3, 3), (3, 3))),
+        ((5, 2), (3, 1), ((0, 4), (1, 0))),
+        ((2, 3), (2, 4), ((0, 0), (0, 0))),  # the last row and columns meet no window
+        ((3, 2), (1, 2), ((-1, 1), (2, -2))),
+    ],
+    ids=["3x3", "a stem", "sides of their own", "not to the end", "cut off"],
+)
+def test_by_filter_equals_loops_in_float64(sides, strides, padding):
+    (x,) = drawn((4, 10, 12, 3))
+    places = onednn.convolve(x, np.ones((*sides, 3, 5), np.float32), strides, padding).shape
+    gradient = np.random.default_rng(1).normal(size=places).astype(np.float32)
+    found = jax.jit(lambda x, g: onednn.by_filter(x, g, sides, strides, padding))(x, gradient)
+    expected = np.zeros((*sides, 3, 5))
+    for row, column, i, j in np.ndindex(*places[1:3], *sides):
+        at = row * strides[0] + i - padding[0][0], column * strides[1] + j - padding[1][0]
+        ends = [side + min(pads[1], 0) for side, pads in zip((10, 12), padding, strict=True)]
+        starts = [max(-pads[0], 0) for pads in padding]
+        if all(start <= p < end for start, p, end in zip(starts, at, ends, strict=True)):
+            seen, came = x[:, *at].astype(np.float64), gradient[:, row, column].astype(np.float64)
+            expected[i, j] += seen.T @ came
     np.testing.assert_allclose(found, expected, atol=1e-5 * expected.std())
 
 
@@ -198,7 +225,10 @@ def test_several_cpus_convolve_each_their_own_images(name):
         return lowered.as_text(), lowered.compile()
 
     (one_text, one), (text, program) = on(1), on(8)
-    assert ("__onednn" in text) == ("__onednn" in one_text) == (name != "in tiles")
+    assert "__onednn" in text
+    for call in ("convolution", "matmul"):
+        assert (f"__onednn${call}" in text) == (f"__onednn${call}" in one_text)
+    assert ("__onednn$convolution" in text) == (form is not None and name != "in tiles")
     assert "stablehlo.convolution" not in text
     moved = communication(program.as_text(), strict=True)
     assert set(moved) == {"all-reduce"}, "images stay where they are"
