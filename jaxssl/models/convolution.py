@@ -236,7 +236,7 @@ def _by_input(
     if tile := winograd.best_tile(x, kernel, strides, padding):
         return winograd.by_input(x, kernel, gradient, padding, tile)
     wide = _is_wide(kernel, gradient.shape)
-    if not wide and onednn.takes(gradient, kernel) and (strides == (1, 1) or max(sides) > 1):
+    if not wide and onednn.takes(gradient, kernel):
         return in_phases(lambda *one: onednn.convolve(*one, (1, 1), "HWOI"))
     if wide or strides != (1, 1) or max(sides) == 1:
         form = _by_windows if max(sides) <= LARGEST_WINDOW else _xla

@@ -98,8 +98,13 @@ def _forward(x: jax.Array, how: How, some: bool) -> Any:
             return _largest(x, *how)
         # In a loop: else XLA would look for the places anew for each that asks where they are.
         images = images_at_a_time(x.shape[0], GROUP_BYTES / max(1, x[:1].nbytes))
-        parts = x.reshape(x.shape[0] // images, images, *x.shape[1:])
-        found = lax.map(lambda part: _largest(part, *how), parts)
+
+        def part(index: jax.Array) -> tuple[jax.Array, jax.Array]:
+            # Parts are counted here, as in `convolution._sum_over_images`.
+            parts = x.reshape(-1, images, *x.shape[1:])
+            return _largest(lax.dynamic_index_in_dim(parts, index, keepdims=False), *how)
+
+        found = lax.map(part, jnp.arange(x.shape[0] // images))
         return jax.tree.map(lambda v: v.reshape(-1, *v.shape[2:]), found)
 
     def default(x: jax.Array) -> tuple[jax.Array, jax.Array]:
