@@ -44,7 +44,8 @@ LARGEST_WINDOW = 5
 # 64 channels of 64 x 64 places, of which 8 were best, and of 16 of 32 x 32, 16).
 AS_KERNEL_BYTES = 2**23
 IMAGES_AS_KERNEL = 16
-# Of a window that oneDNN lays out; 27 were measured to be quicker and 147 slower.
+# Numbers of a window up to which the gradient is laid out in its place, if there are no strides: 9
+# and 27 were measured.
 FEW_NUMBERS = 32
 # XLA gives a convolution of more channels than this to YNNPACK ...
 FEW_CHANNELS = 16
@@ -71,10 +72,11 @@ def convolve(
     windows. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`) where
     there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
     windows. Its gradient by the filter is a product of windows, or their columns, and the incoming
-    gradient, a few images at a time, which stay in the cache; a stem's is a convolution with the
-    incoming gradient as the kernel. Several CPU devices do so each with its own images, where the
-    mesh is told (`lowering.made_for`, as in a training step); where it is not, and on a GPU or TPU,
-    XLA's form is used. What of a kernel meets padding alone is not computed anywhere.
+    gradient, a few images at a time, which stay in the cache; of a large window, or of few channels,
+    a convolution with the incoming gradient as the kernel. Several CPU devices do so each with its
+    own images, where the mesh is told (`lowering.made_for`, as in a training step); where it is not,
+    and on a GPU or TPU, XLA's form is used. What of a kernel meets padding alone is not computed
+    anywhere.
 
     There is no forward-mode derivative (`jax.jvp`, `jacfwd`, `hessian`): take `jacrev(grad(f))`.
 
@@ -250,12 +252,9 @@ def _by_filter(
     """Compute the kernel's gradient [k, k, c, o]: Σ over images and places of gradient ⊗ window."""
     height, width, channels, out = kernel.shape
     numbers = height * width * channels
-    few = numbers <= FEW_NUMBERS and max(height, width) > 1
-    narrow = few and out <= FEW_CHANNELS
-    if (narrow or max(height, width) > LARGEST_WINDOW) and onednn.takes(x, gradient):
+    few = numbers <= FEW_NUMBERS and max(height, width) > 1 and strides == (1, 1)
+    if (few or max(height, width) > LARGEST_WINDOW) and onednn.takes(x, gradient):
         found = _by_the_gradient(x, gradient, (height, width), strides, padding)
-    elif few and onednn.takes(x, gradient):
-        found = _of_windows_by_onednn(x, gradient, (height, width), strides, padding)
     elif height == width == 1 and strides == (1, 1):
         rows = padded(x, padding).reshape(-1, channels)
         found = linear.outer_sum(rows, gradient.reshape(-1, out))
@@ -275,32 +274,14 @@ def _by_the_gradient(
 ) -> jax.Array:
     """Compute the kernel's gradient [k, k, c, o] by oneDNN, with the incoming one as a kernel.
 
-    What is laid out is the gradient, once, and not every window: 147 numbers of a ResNet's stem for
-    64 of the gradient.
+    What is laid out is the gradient, once, and not every window: of a ResNet's stem 64 numbers for
+    147. Windows of few channels are many short copies, too.
     """
 
     def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
         return [onednn.by_filter(x, gradient, sides, strides, padding)]
 
     room = min(IMAGES_AS_KERNEL, AS_KERNEL_BYTES / (4 * math.prod(gradient.shape[1:])))
-    return _sum_over_images(products, room, x, gradient)[0]
-
-
-def _of_windows_by_onednn(
-    x: jax.Array, gradient: jax.Array, sides: Pair, strides: Pair, padding: Any
-) -> jax.Array:
-    """Compute the kernel's gradient [k k c, o] by windows that oneDNN makes.
-
-    A stem's windows are many short copies: oneDNN makes them by a kernel for each of their numbers.
-    """
-    numbers, out = sides[0] * sides[1] * x.shape[3], gradient.shape[3]
-    kernels = jnp.eye(numbers, dtype=x.dtype).reshape(*sides, x.shape[3], numbers)
-
-    def products(x: jax.Array, gradient: jax.Array) -> list[jax.Array]:
-        rows = onednn.convolve(x, kernels, strides, padding).reshape(-1, numbers)
-        return [linear.outer_sum(rows, gradient.reshape(-1, out))]
-
-    room = 2 * WINDOW_BYTES / (4 * numbers * gradient.shape[1] * gradient.shape[2])
     return _sum_over_images(products, room, x, gradient)[0]
 
 

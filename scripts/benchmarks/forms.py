@@ -47,6 +47,12 @@ LAYERS: list[Layer] = [
     (256, 16, 32, 32, 3, 1),
     (256, 8, 64, 64, 3, 1),
     (256, 4, 128, 128, 3, 1),
+    # Stems: of a ResNet, of the small network, of ResNet-18 of width 16 at 32 px.
+    (8, 128, 3, 64, 7, 2),
+    (8, 128, 3, 32, 3, 2),
+    (256, 32, 3, 16, 3, 1),
+    # The small network's second layer.
+    (8, 64, 32, 64, 3, 2),
     # 1x1, of ResNet-50.
     (8, 4, 512, 2048, 1, 1),
     (8, 8, 1024, 2048, 1, 2),
@@ -89,12 +95,20 @@ def forms(
             **tiles,
             "XLA": by(xla, 0),
         }
+    own = {
+        "windows, a few images": convolution._of_windows,
+        "columns and rows": convolution._of_columns_and_rows,
+        "the gradient as a kernel": convolution._by_the_gradient,
+    }
     return {
         "here": by(convolution.convolve, 1),
         "windows": by(windows, 1),
-        "columns and rows": lambda x, kernel, gradient: convolution._of_columns_and_rows(
-            x, gradient, kernel.shape[:2], strides, padding
-        ),
+        **{
+            name: lambda x, kernel, gradient, form=form: form(
+                x, gradient, kernel.shape[:2], strides, padding
+            )
+            for name, form in own.items()
+        },
         **tiles,
         "XLA": by(xla, 1),
     }
