@@ -72,11 +72,11 @@ def convolve(
     windows. Another, and its gradient by the input, is oneDNN's (`jaxssl.models.onednn`) where
     there is one; elsewhere it is made such that XLA shares it out by rows, or with strides by
     windows. Its gradient by the filter is a product of windows, or their columns, and the incoming
-    gradient, a few images at a time, which stay in the cache; of a large window, or of few channels,
-    a convolution with the incoming gradient as the kernel. Several CPU devices do so each with its
-    own images, where the mesh is told (`lowering.made_for`, as in a training step); where it is not,
-    and on a GPU or TPU, XLA's form is used. What of a kernel meets padding alone is not computed
-    anywhere.
+    gradient, a few images at a time, which stay in the cache; of a large window, or of few
+    channels, a convolution with the incoming gradient as the kernel. Several CPU devices do so each
+    with its own images, where the mesh is told (`lowering.made_for`, as in a training step); where
+    it is not, and on a GPU or TPU, XLA's form is used. What of a kernel meets padding alone is not
+    computed anywhere.
 
     There is no forward-mode derivative (`jax.jvp`, `jacfwd`, `hessian`): take `jacrev(grad(f))`.
 
