@@ -75,6 +75,19 @@ def test_several_cpus_pool_each_their_own_images(monkeypatch):
     np.testing.assert_allclose(gradient, of_one, rtol=1e-6)
 
 
+@pytest.mark.one_device
+@pytest.mark.parametrize(
+    ("shape", "padding", "places"),
+    [((0, 8, 8, 3), 1, (0, 4, 4, 3)), ((2, 2, 8, 3), 0, (2, 0, 3, 3))],
+    ids=["no image", "a map smaller than the window"],
+)
+def test_an_empty_result_has_a_gradient(shape, padding, places):
+    x = jnp.ones(shape)
+    y, pull = jax.vjp(lambda x: max_pool(x, (3, 3), (2, 2), (padding, padding)), x)
+    assert y.shape == places
+    np.testing.assert_array_equal(pull(y)[0], jnp.zeros(shape))
+
+
 def test_a_forward_derivative_is_refused_by_name():
     with pytest.raises(TypeError, match="max_pool has no forward-mode derivative"):
         jax.jvp(lambda x: max_pool(x, (2, 2), (2, 2), (0, 0)), *[[jnp.ones((1, 4, 4, 1))]] * 2)
