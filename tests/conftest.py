@@ -36,11 +36,20 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # and ours is another in every run: nothing would be found again.
 os.environ["JAX_PERSISTENT_CACHE_ENABLE_XLA_CACHES"] = "none"
 
+# Threads for eight devices' programs, and as many to start the next ones. XLA has one pool for both
+# and by default eight in it: where a test starts more than 32 programs before the first has ended,
+# those that start may hold all that are to run, for ever (jaxlib 0.10.2; `jaxssl.training.dispatch`
+# has the reason). For this process alone: those that tests start have a few devices, and threads
+# that compute come with it.
+os.environ["PJRT_NPROC"] = "16"
+
 import jax
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 DEVICES, DEVICE_COUNT = jax.devices, jax.device_count
+assert len(jax.devices()) == 8
+del os.environ["PJRT_NPROC"]
 
 
 @pytest.hookimpl(tryfirst=True)

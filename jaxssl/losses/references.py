@@ -10,8 +10,8 @@ import jax.numpy as jnp
 from jax import lax
 
 from jaxssl.losses._checks import as_labels, as_mask, as_rows, holds
+from jaxssl.losses._compiled import compiled
 from jaxssl.losses._rows import AxisName, dtype_of, gather_rows, only_where, unit_rows
-from jaxssl.lowering import on_any_mesh
 
 
 @jax.tree_util.register_dataclass
@@ -124,11 +124,11 @@ class Queue:
             raise ValueError("labels of a queue must fit 32 bits")
         where = jnp.ones(n, bool) if where is None else as_mask("where", where, n)
         new = (rows, jnp.asarray(labels).astype(jnp.int32), jnp.asarray(where))
-        return _pushed(self, new, axis_name)
+        return _pushed(self, new, axis_name=axis_name)
 
 
-@on_any_mesh
-def _pushed(queue: Queue, new: tuple[Any, Any, Any], axis_name: AxisName) -> Queue:
+@compiled
+def _pushed(queue: Queue, new: tuple[Any, Any, Any], *, axis_name: AxisName) -> Queue:
     size = len(queue.rows)
     rows, labels, where = (gather_rows(lax.stop_gradient(x), axis_name) for x in new)
     number = jnp.cumsum(where, dtype=jnp.int32)  # of those pushed up to a row

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 from collections.abc import Callable
 from typing import Any
 
@@ -14,6 +15,45 @@ from jaxssl.training.method import Batch, Metrics
 from jaxssl.training.state import TrainState
 
 Step = Callable[[TrainState, Batch, jax.Array], tuple[TrainState, Metrics]]
+
+# Programs that the host may start before several CPU devices have run the first. XLA lets 32 of a
+# device wait, and holds the thread that would start another: one of the threads that run them.
+# Where it holds too many the others wait for one another, for ever (jaxlib 0.10.2).
+AHEAD = 8
+
+
+class Pace:
+    """Keeps the host at most `AHEAD` programs ahead of several CPU devices; of others, any number.
+
+    Args:
+      placement: where the programs run.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> from jaxssl.training.devices import data_placement
+      >>> pace, double = Pace(data_placement(8)), jax.jit(lambda x: 2 * x)
+      >>> for i in range(100):
+      ...     pace.started(double(jnp.float32(i)))
+    """
+
+    def __init__(self, placement: Placement):
+        cpus = [d for d in placement.mesh.devices.flat if d.platform == "cpu"]
+        self._bounded = sum(d.process_index == jax.process_index() for d in cpus) > 1
+        self._results: collections.deque[jax.Array] = collections.deque()
+
+    def started(self, result: Any) -> None:
+        """Note what a program gives, and wait for what that of `AHEAD` programs before gives.
+
+        Args:
+          result: a tree of arrays, none of them to be donated. The smallest is kept; without any
+            the program is not counted.
+        """
+        arrays = jax.tree.leaves(result) if self._bounded else []
+        if not arrays:
+            return
+        self._results.append(min(arrays, key=lambda array: array.size))
+        if len(self._results) > AHEAD:
+            self._results.popleft().block_until_ready()
 
 
 class TrainStep:
@@ -80,12 +120,15 @@ class TrainStep:
         self._one = compiled(one, placement.sharded)
         self._several = compiled(several, placement.stacked)
         self._pixels = images.pixels if images else None
+        self._pace = Pace(placement)
 
     def __call__(
         self, state: TrainState, batch: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         """Make one step over a batch [b, ...]."""
-        return self._one(state, batch, key, self._pixels)
+        state, metrics = self._one(state, batch, key, self._pixels)
+        self._pace.started(metrics)
+        return state, metrics
 
     def lower(
         self, state: TrainState, batch: Batch, key: jax.Array, steps: int = 1
@@ -108,4 +151,6 @@ class TrainStep:
         self, state: TrainState, batches: Batch, key: jax.Array
     ) -> tuple[TrainState, Metrics]:
         """Make k steps over batches [k, b, ...] of `Placement.put_stacked`; metrics of the last."""
-        return self._several(state, batches, key, self._pixels)
+        state, metrics = self._several(state, batches, key, self._pixels)
+        self._pace.started(metrics)
+        return state, metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,8 @@ def chance_loss(rows: int) -> float:
     return math.log(2 * rows - 1) if rows > 1 else 0.0
 
 
+# Compiled as a whole where it is called on its own; in a jitted step it is part of it.
+@partial(jax.jit, inline=True)
 @on_any_mesh
 def pair_health(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
     """Measure chance, alignment, uniformity, spread and effective rank of projections of two views.
@@ -55,7 +58,7 @@ def pair_health(z_a: jax.Array, z_b: jax.Array) -> dict[str, jax.Array]:
       >>> import jax.numpy as jnp
       >>> same = jnp.eye(4)
       >>> {name: round(float(v), 2) for name, v in pair_health(same, same).items()}
-      {'chance': 1.95, 'alignment': 0.0, 'uniformity': -1.84, 'z_std': 0.87, 'effective_rank': 3.0}
+      {'alignment': 0.0, 'chance': 1.95, 'effective_rank': 3.0, 'uniformity': -1.84, 'z_std': 0.87}
     """
     if z_a.shape != z_b.shape or z_a.ndim != 2:
         raise ValueError(f"two [b, d] arrays of one shape expected, got {z_a.shape}, {z_b.shape}")

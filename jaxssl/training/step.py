@@ -13,7 +13,7 @@ from flax import nnx
 
 from jaxssl import lowering
 from jaxssl.training.devices import Placement, Resident
-from jaxssl.training.dispatch import TrainStep
+from jaxssl.training.dispatch import Pace, TrainStep
 from jaxssl.training.method import Batch, Method, Metrics
 from jaxssl.training.state import TrainState, split
 
@@ -123,7 +123,14 @@ def make_eval_step(
         out_shardings=placement.sharded if by_image and whole.is_fully_addressable else whole,
         compiler_options=placement.compiler_options,
     )
-    return lambda state, batch, key: compiled(state.params, state.rest, batch, key, state.step)
+    pace = Pace(placement)
+
+    def paced(state: TrainState, batch: Batch, key: jax.Array) -> Any:
+        result = compiled(state.params, state.rest, batch, key, state.step)
+        pace.started(result)
+        return result
+
+    return paced
 
 
 def _graphdef(model: nnx.Module, *, training: bool) -> nnx.GraphDef:

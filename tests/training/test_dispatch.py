@@ -5,6 +5,8 @@ import functools
 import itertools
 import os
 import signal
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -197,3 +199,46 @@ def test_a_stopped_run_ends_bit_for_bit_and_compiles_no_more(tmp_path, training)
     ]
     for mine, theirs in zip(rows(whole), rows(plain), strict=True):
         assert (mine.pop("split"), mine) == (theirs.pop("split"), pytest.approx(theirs, rel=1e-4))
+
+
+FAR_AHEAD = """
+import sys, types
+import jax, jax.numpy as jnp, numpy as np
+from flax import nnx
+from jaxssl.training.devices import data_placement
+from jaxssl.training.dispatch import TrainStep
+from jaxssl.training.step import make_eval_step
+
+placement = data_placement(8)
+state, key = placement.replicate((jnp.zeros(()), jax.random.key(0)))
+batch = placement.put({"x": np.ones((8, 100), np.float32)})
+if sys.argv[1] == "train":
+    step = TrainStep(lambda s, b, k: (s + b["x"].sum(), {"most": b["x"].max()}), placement)
+    for _ in range(3_000):
+        state, metrics = step(state, batch, key)
+else:
+    model = nnx.Linear(100, 1, rngs=nnx.Rngs(0))
+    params, rest = placement.replicate(nnx.split(model, nnx.Param, ...)[1:])
+    evaluate = make_eval_step(model, lambda m, b, k, s: b["x"].sum() + s, placement)
+    for _ in range(3_000):
+        now = types.SimpleNamespace(params=params, rest=rest, step=state)
+        state = evaluate(now, batch, key)
+print(float(state))
+"""
+
+
+@pytest.mark.parametrize("count", [2, 8])
+@pytest.mark.parametrize("what", ["train", "evaluate"])
+def test_a_host_far_ahead_of_several_cpu_devices_does_not_stop_them(what, count):
+    """Without `Pace` some hundred steps were made, and then none ever again."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("XLA_", "PJRT_"))}
+    ran = subprocess.run(
+        [sys.executable, "-c", FAR_AHEAD, what],
+        env=environment | {"JAX_NUM_CPU_DEVICES": str(count)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=100,
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert float(ran.stdout) == 3_000 * 800
