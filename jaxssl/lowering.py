@@ -113,6 +113,35 @@ def device_by_device(
     return cast(jax.Array, each(x, *whole))
 
 
+def summed_over_devices(own: Callable[..., jax.Array], *rows: jax.Array) -> jax.Array:
+    """Call a function that is a sum over rows; several CPUs each with their own, then summed.
+
+    The compiler would do as much for each sum by itself, and CPU devices meet once for every array
+    that they add up, for 45 us each on two cores: here what is returned is one array.
+
+    Args:
+      own: rows -> an array, that of all rows the sum of those of some.
+      *rows: each [b, ...], spread over the devices by its first axis.
+
+    Returns:
+      `own(*rows)`, on all devices.
+
+    Example:
+      >>> summed_over_devices(lambda x: x.sum(0), jax.numpy.ones((8, 2))).tolist()
+      [8.0, 8.0]
+    """
+    axis = axis_of(rows[0].shape[0])
+    if axis is None or platform() != "cpu":
+        return own(*rows)
+    added = jax.shard_map(
+        lambda *rows: jax.lax.psum(own(*rows), axis),
+        mesh=jax.sharding.get_abstract_mesh(),
+        in_specs=(PartitionSpec(axis),) * len(rows),
+        out_specs=PartitionSpec(),
+    )
+    return cast(jax.Array, added(*rows))
+
+
 def axis_of(rows: int) -> str | None:
     """Name the mesh's axis over which so many rows are shared out as a `shard_map` may have them.
 

@@ -1,11 +1,15 @@
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from jaxssl.lowering import made_for
 from jaxssl.models.layers import BatchNorm
 from jaxssl.models.normalization import normalize_by_batch
+from jaxssl.training.devices import data_placement
 
 SHAPES = {"maps": (3, 4, 5, 6), "rows": (7, 6), "one channel": (4, 3, 3, 1)}
 
@@ -98,3 +102,30 @@ def test_half_precision_is_summed_in_float32():
 
     for half, full in zip(value(jnp.bfloat16), value(jnp.float32), strict=True):
         np.testing.assert_allclose(half, full, atol=0.02 * np.abs(full).max())
+
+
+def test_devices_meet_once_for_the_statistics_and_once_for_the_gradients():
+    """Eight devices' numbers are one device's, and each sum over them is of one array."""
+    inputs = draw((16, 3, 3, 5), channels=5)
+    placement = data_placement(16)
+    of_y = np.random.default_rng(1).normal(size=inputs[0].shape).astype(np.float32)
+
+    def loss(x, scale, bias):
+        y, mean, variance = normalize_by_batch(x, scale, bias, 1e-3)
+        return (y**3 * of_y).sum() + (mean * variance).sum()
+
+    def slope(*inputs):  # whose gradient is of second order
+        return sum((g**2).sum() for g in jax.grad(loss, argnums=(0, 1, 2))(*inputs))
+
+    spread = (placement.sharded, placement.replicated, placement.replicated)
+    for function in (loss, slope):
+        gradients = jax.value_and_grad(function, argnums=(0, 1, 2))
+        alone = jax.tree.leaves(jax.jit(gradients)(*inputs))
+        together = jax.jit(made_for(placement.mesh)(gradients), in_shardings=spread)
+        for mine, theirs in zip(jax.tree.leaves(together(*inputs)), alone, strict=True):
+            np.testing.assert_allclose(mine, theirs, rtol=2e-4, atol=2e-4 * np.abs(theirs).max())
+        if function is loss:
+            text = together.lower(*inputs).compile().as_text()
+    summed = re.findall(r"= (.*) all-reduce\(", text)
+    arrays = sum(shapes.count("f32[") for shapes in summed)
+    assert arrays == 3, summed  # the statistics, the gradients, and the loss
