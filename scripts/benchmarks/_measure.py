@@ -65,9 +65,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
-Run = Callable[[], float | None]
+# Its number is asked for once, of the first run.
+Run = Callable[[], SupportsFloat | None]
 # Contenders that are this project as it is, and the same of another commit (`--before`).
 OWN, BEFORE = ("here", "no views"), ", before"
 # Of a contender that runs without the programs' setting of malloc.
@@ -382,7 +383,8 @@ def _serve() -> None:
     before = _memory("self", "VmRSS") - libc.mallinfo2().keepcost  # up to a huge page is kept
     run = module.CONTENDERS[name](**json.loads(case))
     begin = time.perf_counter()
-    value = run()
+    found = run()
+    value = None if found is None else float(found)
     took = time.perf_counter() - begin
     memory = _memory("self", "VmHWM") - before
     reply(memory_bytes=memory, device_bytes=_device_peak(), value=value, took=took)

@@ -169,10 +169,11 @@ def _run_jax(
         compiler_options=options,
     )
 
-    def run() -> float:
+    def run() -> jax.Array:
         nonlocal params, rest
-        params, rest, value = jax.block_until_ready(compiled(params, rest, x))
-        return float(value)
+        params, rest, value = compiled(params, rest, x)
+        # All a step gives is there at once. Nothing is fetched: the programs do so every ten steps.
+        return value.block_until_ready()
 
     return run
 
@@ -207,12 +208,12 @@ def _run_torch(
             part.train(not isinstance(part, torch.nn.BatchNorm2d))
     optimizer = torch.optim.SGD(network.parameters(), RATE)
 
-    def step() -> float:
+    def step() -> torch.Tensor:
         optimizer.zero_grad(set_to_none=True)
         loss = (network(x) ** 2).mean()
         loss.backward()
         optimizer.step()
-        return float(loss.detach())
+        return loss.detach()
 
     return step
 
