@@ -33,8 +33,9 @@ def plan_of(settings: config.Training, data: Data, method: training.Method) -> t
         log_every=settings.log_every,
         save_seconds=60 * settings.save_minutes,
         patience=method.patience,
-        # XLA runs a convolution inside a loop on a CPU 3 to 16 times slower than outside of it
-        # (scripts/benchmarks/simclr_step.py), and a CPU is its own host.
+        # A CPU is its own host, and its steps are long: Ctrl-C waits for a dispatch, and a second
+        # program is compiled. By XLA's own convolutions a loop is 3 to 16 times slower, by oneDNN's
+        # up to a twentieth quicker (BENCHMARKS.md).
         steps_per_dispatch=1 if jax.default_backend() == "cpu" else settings.steps_per_dispatch,
     )
 
