@@ -63,7 +63,7 @@ class TrainStep:
     its images. With `images` on the device the host sends positions alone, and the step gathers
     the pixels; with `several` the host dispatches once in k steps, and `lax.scan` runs the same
     function over them. Both programs are compiled at their first call and kept; the state is
-    donated.
+    donated. The host is kept at most `AHEAD` dispatches before several CPU devices.
 
     What holds: k calls and one call of `several` do the same arithmetic on the same batches and
     keys (a key is a function of `state.step`, which the scan counts). They are two programs to the

@@ -57,7 +57,8 @@ def fit(
     input. Near 0 the input keeps up.
 
     Between evaluations the host never waits for the devices, except that writing a log line waits
-    for the step logged before it: batches are read and sent while the devices make earlier steps.
+    for the step logged before it, and that it stays within a few steps of several CPU devices
+    (`dispatch.Pace`): batches are read and sent while the devices make earlier steps.
 
     The order of a step (with `plan.steps_per_dispatch`, of a dispatch, whose logged metrics are
     its last step's) is fixed: next batch, step, log, evaluate, save. Batches and keys are
