@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any
 
 import jax
@@ -46,7 +47,7 @@ def normalize_by_batch(
       ([-1.0, 1.0], 2.0, 1.0)
     """
     wide = x.astype(jnp.float32)
-    mean, square = (total / (x.size // scale.size) for total in _sums(x, x))
+    mean, square = (total / math.prod(x.shape[:-1]) for total in _sums(x, x))
     # A constant channel's can come out below 0 by rounding.
     variance = jnp.maximum(0, square - lax.square(mean))
     factor = scale.reshape(mean.shape) * lax.rsqrt(variance + epsilon)
@@ -75,7 +76,11 @@ def _written(kept: tuple[jax.Array, ...], gradients: Normalized, *, epsilon: flo
     channels = (1,) * (x.ndim - 1) + scale.shape
     mean, variance = (v.reshape(channels) for v in statistics)
     of_y, of_mean, of_variance = (gradient.astype(jnp.float32) for gradient in gradients)
-    wide, root, count = x.astype(jnp.float32), lax.rsqrt(variance + epsilon), x.size // scale.size
+    wide, root, count = (
+        x.astype(jnp.float32),
+        lax.rsqrt(variance + epsilon),
+        math.prod(x.shape[:-1]),
+    )
     factor = scale.reshape(channels) * root
     of_bias, of_y_by_x = _sums(of_y, x)
     of_scale = root * (of_y_by_x - mean * of_bias)

@@ -93,13 +93,18 @@ class Placement:
         return self.mesh.size
 
     @property
+    def cpu_count(self) -> int:
+        """The number of this process's CPU devices in the mesh."""
+        here = [device for device in self.mesh.devices.flat if device.platform == "cpu"]
+        return len(here) // jax.process_count()
+
+    @property
     def compiler_options(self) -> dict[str, bool | int]:
         """What the compiler is told: of as many CPU devices as cores each computes on one core.
 
         Its memory comes in parts, then, which malloc keeps for threads other than the main one.
         """
-        here = [device for device in self.mesh.devices.flat if device.platform == "cpu"]
-        if len(here) // jax.process_count() < max(2, CORES):
+        if self.cpu_count < max(2, CORES):
             return {}
         return {
             "xla_cpu_multi_thread_eigen": False,
